@@ -36,8 +36,8 @@ from rnet.store import Document, StageFolder, Store, ensure
 from rnet.training import Run, resolve_device
 from rnet.victim import train_classifier
 
-METHOD_VERSION = 1
-"""Part of every id: raised whenever a change of the code changes results."""
+METHOD_VERSIONS = {"train": 1, "attack": 1, "fingerprint": 2, "verify": 1}
+"""Part of every id: a stage's is raised whenever a change of the code changes its results."""
 
 
 def train_document(config: RunConfig) -> Document:
@@ -47,7 +47,7 @@ def train_document(config: RunConfig) -> Document:
         model["weights_sha256"] = _file_digest(config.model.weights)
     return {
         "stage": "train",
-        "method": METHOD_VERSION,
+        "method": METHOD_VERSIONS["train"],
         "dataset": as_dict(config.dataset, hashed_only=True),
         "model": model,
         "train": as_dict(config.train, hashed_only=True),
@@ -59,7 +59,7 @@ def attack_document(config: RunConfig) -> Document:
     """What a suspect is computed from: its victim's document and the attack."""
     return {
         "stage": "attack",
-        "method": METHOD_VERSION,
+        "method": METHOD_VERSIONS["attack"],
         "victim": train_document(config),
         "attack": as_dict(config.attack, hashed_only=True),
         "precision": config.precision,
@@ -70,7 +70,7 @@ def fingerprint_document(config: RunConfig) -> Document:
     """What a fingerprint is computed from: its victim's document and the defence."""
     return {
         "stage": "fingerprint",
-        "method": METHOD_VERSION,
+        "method": METHOD_VERSIONS["fingerprint"],
         "victim": train_document(config),
         "defense": as_dict(config.defense, hashed_only=True),
         "seed": config.seed,
@@ -81,7 +81,7 @@ def verify_document(config: RunConfig) -> Document:
     """What scores are computed from: a fingerprint's document and a suspect's."""
     return {
         "stage": "verify",
-        "method": METHOD_VERSION,
+        "method": METHOD_VERSIONS["verify"],
         "fingerprint": fingerprint_document(config),
         "suspect": attack_document(config),
     }

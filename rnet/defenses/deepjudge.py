@@ -91,8 +91,9 @@ class DeepJudgeConfig:
     """Fuzzing: Adam's step size in pixel units."""
     max_steps: int = 1000
     """Fuzzing: Adam steps after which a (seed, neuron) pair is given up."""
-    box: bool = True
-    """Fuzzing: keep images in [0, 1]. The authors' program does not."""
+    box: bool = False
+    """Fuzzing: keep images in [0, 1]. The authors' program does not, and within the box three times the largest output
+    in training is often out of reach."""
     memory_mb: int = field(default=512, metadata={"execution_only": True})
     """Memory for searching in MiB; pairs and cases are searched in as many chunks as that takes."""
     max_fingerprint_mb: int = field(default=4096, metadata={"execution_only": True})

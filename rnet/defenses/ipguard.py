@@ -27,7 +27,9 @@ from rnet.defenses.queries import (
     seeded_indices,
     train_mode_logits,
 )
+from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError, unknown_name
+from rnet.models.folding import folded
 
 TARGETS = ("least_likely", "random")
 RELEASED_PORT = ("train_mode_verification", "adam_rebuilt", "no_box")
@@ -90,8 +92,10 @@ class IPGuard(Defense):
         x_NCHW, i_N, j_N = self.starting_points(victim, dataset, seed)
         chunk = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
         with frozen_eval(victim):
+            searched = folded(victim)  # the same function to the last bits, at half the cost per step
+            use_channels_last(searched)
             chunks = [
-                self._search(victim, *part)
+                self._search(searched, *part)
                 for part in zip(x_NCHW.split(chunk), i_N.split(chunk), j_N.split(chunk), strict=True)
             ]
         queries_NCHW, done_N, steps_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))

@@ -259,12 +259,11 @@ def test_the_released_ports_seeds_are_others(victim: TinyCNN, dataset: Dataset) 
     assert not torch.equal(made[0].tensors["case_NCHW"], made[1].tensors["case_NCHW"])
 
 
-def test_the_released_ports_queries_leave_pixel_space_and_ours_do_not(
-    victim: TinyCNN, dataset: Dataset, fingerprint: Fingerprint
-) -> None:
-    port = DeepJudge(config(released_port=["scalar_box"])).extract(victim, dataset, seed=0)
+def test_the_released_ports_queries_leave_pixel_space_and_ours_do_not(victim: TinyCNN, dataset: Dataset) -> None:
+    boxed = DeepJudge(config(box=True)).extract(victim, dataset, seed=0)
+    port = DeepJudge(config(box=True, released_port=["scalar_box"])).extract(victim, dataset, seed=0)
     for name in ("case_NCHW", "fuzz_NCHW"):
-        ours, theirs = fingerprint.tensors[name], port.tensors[name]
+        ours, theirs = boxed.tensors[name], port.tensors[name]
         assert float(ours.min()) >= 0
         assert float(ours.max()) <= 1
         assert float(theirs.min()) < 0 or float(theirs.max()) > 1
