@@ -11,15 +11,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rnet.errors import UserError
+from rnet.signals import Preempted
+
+if TYPE_CHECKING:
+    from rnet.config import RunConfig
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_PREEMPTED = 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,9 @@ def guarded(action: Callable[[], None]) -> int:
     except UserError as error:
         print(f"rnet: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_USER_ERROR
+    except Preempted as error:
+        print(f"rnet: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_PREEMPTED
     except KeyboardInterrupt:
         print("rnet: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
@@ -47,26 +55,44 @@ def guarded(action: Callable[[], None]) -> int:
 
 
 def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
-    """Runs one stage for every combination of attacks and defences given, and shows what came out."""
+    """Runs one stage for every combination of attacks and defences given, and shows what came out.
+
+    Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
+    """
     from rnet.config import expand_choices, load_config, run_to_dict, to_yaml
-    from rnet.stages import DOCUMENTS, STAGES
-    from rnet.store import Store
-    from rnet.verification import examine, separations
+    from rnet.engines.processes import launched, process_group
+    from rnet.stages import DOCUMENTS
+    from rnet.training import resolve_device
 
     configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]
     if options.print_config:
         document = {"run": run_to_dict(configs[0]), "hashed": DOCUMENTS[stage](configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
         return
+    device = resolve_device(configs[0].engine.device)
+    with process_group(launched(), device.type, backend=configs[0].engine.backend, agreed=(Preempted,)):
+        _run_stage(stage, configs, options)
+
+
+def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
+    from rnet.engines.collectives import rank
+    from rnet.stages import STAGES
+    from rnet.store import Store
+    from rnet.verification import examine, separations
+
     store = Store(options.root)
     if stage == "verify":
         rows = examine(configs, store)
-        show_verdicts(rows, separations(rows, configs, store), as_json=options.as_json)
+        separated = separations(rows, configs, store)
+        if rank() == 0:
+            show_verdicts(rows, separated, as_json=options.as_json)
         return
     found: list[dict[str, Any]] = []
     for config in configs:
         folder = STAGES[stage](config, store)
         found.append({"stage": stage, "id": folder.id, "folder": str(folder.path), "result": folder.result()})
+    if rank() > 0:
+        return
     if options.as_json:
         show_json(found[0] if len(found) == 1 else {"rows": found})
         return

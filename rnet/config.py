@@ -34,7 +34,7 @@ from rnet.models.registry import ModelConfig
 from rnet.victim import TrainConfig
 
 GROUPS = ("dataset", "model", "train", "attack", "defense", "engine")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RunConfig:
     seed: int
     """The run's seed; components whose own seed is not set take this one."""
     precision: str
-    """fp32, or bf16 for bfloat16 autocast over float32 parameters."""
+    """fp32; bf16 or fp16 for autocast over float32 parameters."""
     negatives: int
     """How many independently trained models calibrate a verdict."""
     false_positive_rate: float

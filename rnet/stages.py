@@ -9,6 +9,7 @@ made; parents that are missing are built; what is finished is never computed aga
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,10 @@ from rnet.defenses.base import Defense
 from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
 from rnet.draws import derive_seed
+from rnet.engines.choice import check_batch, check_engine, resolve_engine
+from rnet.engines.collectives import rank, world_size
 from rnet.engines.memory_format import use_channels_last
+from rnet.engines.processes import launched
 from rnet.errors import UserError
 from rnet.evaluation.fidelity import fidelity, measure_on, predict
 from rnet.models.classifier import Classifier
@@ -36,7 +40,7 @@ from rnet.store import Document, StageFolder, Store, ensure
 from rnet.training import Run, resolve_device
 from rnet.victim import train_classifier
 
-METHOD_VERSIONS = {"train": 1, "attack": 1, "fingerprint": 2, "verify": 1}
+METHOD_VERSIONS = {"train": 2, "attack": 2, "fingerprint": 2, "verify": 1}
 """Part of every id: a stage's is raised whenever a change of the code changes its results."""
 
 
@@ -104,7 +108,11 @@ def train(config: RunConfig, store: Store) -> StageFolder:
         found = fidelity(dataset.test.labels_N, predict(model, dataset.test))
         return {**found, "training_samples": len(dataset.train), "test_samples": len(dataset.test)}
 
-    _check_model(config)
+    if (folder := store.folder(train_document(config))).result() is not None:
+        return folder
+    model = _check_model(config)
+    if not config.model.weights:
+        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, launched())
     return ensure(store, train_document(config), compute)
 
 
@@ -118,10 +126,11 @@ def attack(config: RunConfig, store: Store) -> StageFolder:
         device = resolve_device(config.engine.device)
         victim = load_model(config, victim_folder).to(device)
         victim.requires_grad_(False)
-        victim_N = predict(victim, dataset.test)
+        victim_forward = _victim_forward(config, victim, device)
+        victim_N = predict(victim_forward, dataset.test)
         run = _run(config, folder, f"attack {config.attack.name}", dataset, victim_N)
         context = AttackContext(
-            victim=victim, train=config.train, default_layer=default_layer, run=run,
+            victim=victim, victim_forward=victim_forward, train=config.train, default_layer=default_layer, run=run,
             build=lambda seed: build(config.model, dataset, seed), seed=getattr(config.attack, "seed", 0) or 0,
         )  # fmt: skip
         suspect = method.run(dataset, context)
@@ -145,7 +154,8 @@ def fingerprint(config: RunConfig, store: Store) -> StageFolder:
         dataset = _dataset(config.dataset)
         victim = load_model(config, victim_folder).to(resolve_device(config.engine.device))
         made = defense.extract(victim, dataset, seed=derive_seed(config.seed, "fingerprint"))
-        save_fingerprint(folder.path, made, victim_id=victim_folder.id)
+        if rank() == 0:
+            save_fingerprint(folder.path, made, victim_id=victim_folder.id)
         return {"metadata": made.metadata}
 
     _check_model(config)
@@ -192,6 +202,8 @@ def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
 
 def save_model(folder: StageFolder, model: Classifier) -> None:
     """Writes model.safetensors: the backbone's own state dict, so that other tools can load it."""
+    if rank() > 0:
+        return
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.export_state().items()}
     write_atomic(folder.path / "model.safetensors", safetensors_bytes(state))
 
@@ -217,7 +229,7 @@ def _dataset(config: DatasetConfig) -> Dataset:
 
 def _check_model(config: RunConfig) -> Classifier:
     """An untrained model as configured; raises UserError if it cannot be built, or its weights cannot be loaded."""
-    resolve_device(config.engine.device)
+    check_engine(config.engine, config.precision, launched(), resolve_device(config.engine.device))
     model = build(config.model, _dataset(config.dataset), seed=0)
     if config.model.weights:
         model.load_exported(load_weights(Path(config.model.weights)))
@@ -227,7 +239,19 @@ def _check_model(config: RunConfig) -> Classifier:
 def check_attack(config: RunConfig) -> None:
     """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
     method: Attack = ATTACKS.build(config.attack)
-    method.check(_check_model(config), _dataset(config.dataset), default_cut_layer(config.model))
+    model = _check_model(config)
+    if (batch_size := getattr(config.attack, "batch_size", None)) is not None:
+        check_batch(config.engine, "attack.batch_size", batch_size, model, launched())
+    method.check(model, _dataset(config.dataset), default_cut_layer(config.model))
+
+
+def _victim_forward(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
+    """The victim, or a copy whose parameters the processes share."""
+    if resolve_engine(config.engine, victim, device, world_size()).victim == "replica":
+        return victim
+    from rnet.engines.deepspeed import sharded_inference
+
+    return sharded_inference(copy.deepcopy(victim), device)
 
 
 def _run(

@@ -3,7 +3,8 @@
     <root>/<stage>/<id>/{config.yaml, status.json, checkpoints/, tensorboard/, log.jsonl, result.json, ...}
 
 result.json appears atomically, only when the stage is complete, and holds only what the configuration determines;
-times and places are in status.json.
+times and places are in status.json. Where several processes share a stage, they call the same functions together: rank
+0 reads and writes, the others are told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import torch
 import rnet
 from rnet.checkpoint import write_atomic
 from rnet.config import content_id, to_yaml
+from rnet.engines.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.errors import UserError
+from rnet.signals import Preempted
 
 Document = dict[str, Any]
 
@@ -64,6 +67,9 @@ class StageFolder:
 
     def result(self) -> dict[str, Any] | None:
         """What the finished stage found, or None."""
+        return same_on_all(self._read_result() if rank() == 0 else None)
+
+    def _read_result(self) -> dict[str, Any] | None:
         try:
             text = (self.path / "result.json").read_text()
         except FileNotFoundError:
@@ -90,6 +96,10 @@ class StageFolder:
 
         An exception leaves checkpoints for the next attempt; a UserError before any checkpoint leaves nothing.
         """
+        if rank() > 0:
+            wait_for_all()
+            yield
+            return
         fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,15 +108,19 @@ class StageFolder:
             raise UserError(f"cannot write {error.filename}: {error.strerror}; choose another --root") from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.result() is None:
+            if self._read_result() is None:
                 before = self.status()
                 self._attempt = before.get("attempt", 0) + 1
                 self._seconds_before = before.get("seconds", 0.0)
                 self._started = time.monotonic()
                 write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())
                 self.write_status("running")
+            wait_for_all()
             try:
                 yield
+            except Preempted as error:
+                self.write_status("preempted", error=str(error), step=error.step, total=error.total)
+                raise
             except UserError as error:
                 self.write_status("failed", error=str(error))
                 if fresh and not any((self.path / "checkpoints").glob("*")):
@@ -120,6 +134,8 @@ class StageFolder:
 
     def commit(self, result: dict[str, Any]) -> dict[str, Any]:
         """Declares the stage complete: writes result.json, then removes the checkpoints. Returns the result."""
+        if rank() > 0:
+            return result
         write_atomic(self.path / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
         self.write_status("done")
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
@@ -127,6 +143,8 @@ class StageFolder:
 
     def write_status(self, state: str, **extra: Any) -> None:
         """Records the state of this attempt beside how long all attempts took so far."""
+        if rank() > 0:
+            return
         status = {
             "state": state,
             "attempt": self._attempt,
@@ -134,6 +152,7 @@ class StageFolder:
             "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "pid": os.getpid(),
             "host": platform.node(),
+            "processes": world_size(),
             "versions": {"rnet": rnet.__version__, "torch": torch.__version__, "python": platform.python_version()},
             **extra,
         }
@@ -153,4 +172,5 @@ def ensure(store: Store, document: Document, compute: Callable[[StageFolder], di
         with folder.building():
             if folder.result() is None:
                 folder.commit(compute(folder))
+                wait_for_all()
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,11 +16,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.checkpoint import Checkpoints
+from rnet.data.batches import TrainingBatches
+from rnet.data.images import Part
+from rnet.draws import derive_seed
+from rnet.engines.base import Engine
+from rnet.engines.choice import build_engine, resolve_engine
+from rnet.engines.collectives import rank, same_on_all, sum_over_ranks, world_size
 from rnet.engines.config import EngineConfig
 from rnet.engines.memory_format import use_channels_last
-from rnet.engines.plain import PlainEngine
 from rnet.errors import UserError
-from rnet.monitor import Monitor
+from rnet.monitor import Monitor, NullMonitor
+from rnet.signals import Preempted, StopFlag
+
+logger = logging.getLogger(__name__)
 
 Step = Callable[[int], dict[str, Tensor]]
 Measure = Callable[[nn.Module], dict[str, float]]
@@ -44,37 +53,54 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
-    def engine(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> PlainEngine:
+    def batches(self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0) -> TrainingBatches:
+        """This process's share of the training batches."""
+        return TrainingBatches(
+            part, batch_size=batch_size, seed=seed, flip=flip, crop_padding=crop_padding, device=self.device,
+            rank=rank(), world_size=world_size(),
+        )  # fmt: skip
+
+    def engine(
+        self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, *, clip_norm: float | None = None
+    ) -> Engine:
         """The engine that will train the model, in the memory format that is fastest for it."""
         use_channels_last(model)
-        return PlainEngine(model, optimizer, scheduler, precision=self.precision)
+        config = resolve_engine(self.config, model, self.device, world_size())
+        engine = build_engine(config, model, optimizer, scheduler, precision=self.precision, clip_norm=clip_norm)
+        if rank() == 0 and not self.quiet:
+            logger.info("%s: %s", self.label, engine.describe())
+        return engine
 
-    def optimise(self, engine: PlainEngine, *, num_steps: int, step: Step, seed: int) -> None:
+    def optimise(self, engine: Engine, *, num_steps: int, step: Step, seed: int) -> None:
         """Calls step(t) for t = 0 .. num_steps-1, resuming after the latest checkpoint of this run if there is one.
 
         step returns named 0-dim tensors; they are read only every engine.log_every steps, so that a step never waits
-        for the device. seed sets torch's global generators (dropout), which are put back after. Raises UserError if a
-        loss is not finite.
+        for the device. seed and step decide what torch's global generators draw (dropout), which are put back after.
+        At the end the engine gives the model back. Raises UserError if a loss is not finite, and Preempted, after
+        saving, if the process was asked to stop (SIGTERM, SIGUSR2).
         """
-        with torch.random.fork_rng():
-            self._optimise(engine, num_steps, step, seed)
+        with torch.random.fork_rng(), StopFlag() as stop:
+            self._optimise(engine, num_steps, step, seed, stop)
+        engine.finish()
 
-    def _optimise(self, engine: PlainEngine, num_steps: int, step: Step, seed: int) -> None:
+    def _optimise(self, engine: Engine, num_steps: int, step: Step, seed: int, stop: StopFlag) -> None:
         checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
-        torch.manual_seed(seed)
         start = 0
-        if (found := checkpoints.latest()) is not None:
+        if (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
             start, state = found
             engine.load(state["engine"])
-            _set_random_state(state["random"])
+            if rank() == 0 and not self.quiet:
+                logger.info("%s: goes on after step %d", self.label, start)
         saved_at = time.monotonic()
-        with Monitor(self.folder, self.label, num_steps, start, quiet=self.quiet) as monitor:
+        with self._monitor(num_steps, start) as monitor:
             for t in range(start, num_steps):
                 learning_rate = engine.learning_rate
+                torch.manual_seed(derive_seed(seed, f"step {t} of process {engine.rank}"))
                 metrics = step(t)
                 done, last = t + 1, t + 1 == num_steps
-                if t % self.config.log_every == 0 or last:
-                    values = {name: float(value) for name, value in metrics.items()}
+                look = t % self.config.log_every == 0 or last
+                if look:
+                    values = _mean_over_ranks(metrics)
                     _check_finite(values, t, self.label)
                     monitor.scalars(t, {**values, "lr": learning_rate})
                     monitor.advance(done, {name.split("/")[-1]: value for name, value in values.items()})
@@ -83,18 +109,35 @@ class Run:
                     monitor.advance(done, measured)
                     if last:
                         monitor.hyperparameters(self.settings, measured)
-                due = time.monotonic() - saved_at >= self.config.checkpoint_seconds
-                if last or due or (self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0):
+                due, stopping = time.monotonic() - saved_at >= self.config.checkpoint_seconds, stop.raised
+                if engine.world_size > 1:  # they agree only now and then, because that waits for the device
+                    due, stopping = (look and engine.agree(flag) for flag in (due, stopping))
+                planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
+                if last or due or stopping or planned:
                     monitor.flush()  # what is logged before a checkpoint survives with it
-                    checkpoints.save(done, {"engine": engine.save(), "random": _random_state()})
-                    self.on_checkpoint(done, num_steps)
+                    state = engine.save()
+                    if rank() == 0:
+                        checkpoints.save(done, {"engine": state})
+                        self.on_checkpoint(done, num_steps)
                     saved_at = time.monotonic()
+                if stopping and not last:
+                    raise Preempted(stop.signal, done, num_steps)
+
+    def _monitor(self, num_steps: int, start: int) -> Monitor:
+        if rank() > 0:
+            return NullMonitor()
+        return Monitor(self.folder, self.label, num_steps, start, quiet=self.quiet)
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises UserError for a device that is not there."""
+    """`auto` is CUDA where there is one; `auto` and `cuda` are the current device, in a process group each rank's own.
+
+    Raises UserError for a device that is not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -114,12 +157,8 @@ def _check_finite(values: dict[str, float], step: int, label: str) -> None:
             raise UserError(f"{label}: {name} is {value} at step {step}; lower the learning rate (e.g. halve it)")
 
 
-def _random_state() -> dict[str, Any]:
-    cuda = [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def _mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Each rank has measured its share of the batch."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+    means = (sum_over_ranks(stacked) / world_size()).tolist()
+    return dict(zip(metrics, means, strict=True))

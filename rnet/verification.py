@@ -16,6 +16,7 @@ from rnet.defenses.calibration import deepjudge_verdict, leave_one_out, predicti
 from rnet.defenses.calibration import verdict as judge
 from rnet.defenses.registry import DEFENSES
 from rnet.defenses.zest import normalise
+from rnet.engines.collectives import rank
 from rnet.errors import UserError
 from rnet.evaluation.roc import separation
 from rnet.stages import attack, attack_document, check_attack, fingerprint, fingerprint_document, verify
@@ -169,6 +170,8 @@ def _keep_calibration(config: RunConfig, store: Store, negatives: dict[str, dict
             }
     document = {"false_positive_rate": alpha, "negatives": negatives, "metrics": thresholds}
     path = fingerprint(config, store).path / "calibration.json"
+    if rank() > 0:
+        return
     write_atomic(path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
 
 

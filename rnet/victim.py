@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnet.data.batches import TrainingBatches
 from rnet.data.images import Part
 from rnet.draws import derive_seed
 from rnet.errors import UserError
@@ -34,6 +33,8 @@ class TrainConfig:
     """Of SGD."""
     weight_decay: float = 5e-4
     """On all parameters."""
+    clip_norm: float | None = None
+    """Largest l2 norm of all gradients together; None does not clip."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     crop_padding: int = 2
@@ -45,10 +46,9 @@ def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfi
     if len(part) == 0:
         raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
-    batches = TrainingBatches(
-        part, batch_size=config.batch_size, seed=derive_seed(seed, "batches"), flip=flip,
-        crop_padding=config.crop_padding, device=run.device,
-    )  # fmt: skip
+    batches = run.batches(
+        part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding
+    )
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,
@@ -56,15 +56,17 @@ def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfi
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.learning_rate, total_steps=num_steps + 1, cycle_momentum=False
     )
-    engine = run.engine(model, optimizer, scheduler)
+    engine = run.engine(model, optimizer, scheduler, clip_norm=config.clip_norm)
 
     def step(t: int) -> dict[str, Tensor]:
         batch = batches(t)
         model.train()
-        logits_BK = engine.forward(batch.x_BCHW).float()
-        loss = F.cross_entropy(logits_BK, batch.labels_B, label_smoothing=config.label_smoothing)
-        engine.backward(loss)
-        engine.step()
-        return {"loss/total": loss.detach(), "accuracy/batch": (logits_BK.argmax(1) == batch.labels_B).float().mean()}
+
+        def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            logits_BK, y_B = engine.forward(batch.x_BCHW[rows]).float(), batch.labels_B[rows]
+            accuracy = (logits_BK.detach().argmax(1) == y_B).float().mean()
+            return F.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing), {"accuracy/batch": accuracy}
+
+        return engine.descend(loss, len(batch.labels_B))
 
     run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))

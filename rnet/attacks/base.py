@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnet.data.images import Dataset, Part
+from rnet.engines.collectives import map_rows
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.training import Run
@@ -21,12 +22,14 @@ from rnet.victim import TrainConfig
 class AttackContext:
     """What the attacker is given besides the data.
 
-    victim: the stolen model, frozen, in eval mode, on run.device. build: a freshly initialised model of the same
-    architecture on the CPU, from a seed. train: how the victim was trained. default_layer: its usual cut. seed: the
-    attack's own.
+    victim: the stolen model, frozen, in eval mode, on run.device. victim_forward: the same function of pixels, to be
+    asked by all processes together (the model itself, or one whose parameters they share). build: a freshly
+    initialised model of the same architecture on the CPU, from a seed. train: how the victim was trained.
+    default_layer: its usual cut. seed: the attack's own.
     """
 
     victim: Classifier
+    victim_forward: Callable[[Tensor], Tensor]
     build: Callable[[int], Classifier]
     train: TrainConfig
     default_layer: str | None
@@ -67,16 +70,20 @@ def check_positive(place: str, **values: float) -> None:
 
 
 @torch.no_grad()
-def label_table(victim: nn.Module, part: Part, device: torch.device, *, batch_size: int = 512) -> Tensor:
+def label_table(
+    victim: Callable[[Tensor], Tensor], part: Part, device: torch.device, *, batch_size: int = 512
+) -> Tensor:
     """The victim's labels for every image of a part, as is and mirrored: int64 (N, 2) on the device.
 
-    Images are only ever mirrored, so this is the label of the image as augmented, computed once.
+    Images are only ever mirrored, so this is the label of the image as augmented, computed once; each process asks for
+    its share.
     """
-    columns = []
-    for mirrored in (False, True):
-        labels = []
-        for indices in torch.arange(len(part)).split(batch_size):
-            x_BCHW = part.pixels(indices, device)
-            labels.append(victim(x_BCHW.flip(-1) if mirrored else x_BCHW).argmax(dim=1))
-        columns.append(torch.cat(labels))
-    return torch.stack(columns, dim=1)
+
+    def labels(indices_N: Tensor) -> Tensor:
+        found = []
+        for indices_B in indices_N.split(batch_size):
+            x_BCHW = part.pixels(indices_B, device)
+            found.append(torch.stack([victim(x).argmax(dim=1) for x in (x_BCHW, x_BCHW.flip(-1))], dim=1))
+        return torch.cat(found)
+
+    return map_rows(labels, torch.arange(len(part)))

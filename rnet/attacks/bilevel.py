@@ -18,9 +18,18 @@ from torch import Tensor
 Distance = Literal["l2", "cosine"]
 TargetMode = Literal["official", "logits", "probs"]
 
+Total = Callable[[Tensor], Tensor]
+"""A scalar of this process -> its sum over all processes that share the batch."""
+
 MIXING_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOG_DISTANCE_WEIGHT = 0.1
 STEP_SIZE = 0.01
+COSINE_FLOOR = 1e-12
+
+
+def alone(value: Tensor) -> Tensor:
+    """The Total of one process."""
+    return value
 
 
 def apply_permutation(z: Tensor, perm_BC: Tensor, channel_axis: int) -> Tensor:
@@ -33,12 +42,22 @@ def apply_permutation(z: Tensor, perm_BC: Tensor, channel_axis: int) -> Tensor:
     return torch.gather(z, axis, perm_BC.view(shape).expand_as(z))
 
 
-def log_distance(z1: Tensor, z: Tensor, kind: Distance = "l2") -> Tensor:
-    """log D(z1, z), a scalar. `l2`: D is ONE Frobenius norm over the batch; `cosine`: sum of (1 - cos) + 1e-12."""
+def latent_distance(z1: Tensor, z: Tensor, kind: Distance = "l2", total: Total = alone) -> Tensor:
+    """D(z1, z), a scalar. `l2`: ONE Frobenius norm over the global batch; `cosine`: its sum of (1 - cos) + 1e-12."""
     if kind == "l2":
-        return torch.linalg.vector_norm(z1 - z).log()
-    cosines_B = F.cosine_similarity(z1.flatten(1), z.flatten(1), dim=1)
-    return ((1 - cosines_B).sum() + 1e-12).log()
+        return total((z1 - z).square().sum()).sqrt()
+    return total(_cosine_distances(z1, z).sum()) + COSINE_FLOOR
+
+
+def log_distance_gradient(z1: Tensor, z: Tensor, kind: Distance = "l2", total: Total = alone) -> Tensor:
+    """Gradient of log D(z1, z) at this process's z1, same shape."""
+    if kind == "l2":
+        difference = z1 - z
+        return difference / total(difference.square().sum())
+    with torch.enable_grad():
+        leaf = z1.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(_cosine_distances(leaf, z).sum(), leaf)
+    return gradient / latent_distance(z1, z, kind, total)
 
 
 def latent_start(z: Tensor, u: Tensor, perm_BC: Tensor | None, channel_axis: int) -> Tensor:
@@ -57,18 +76,27 @@ def latent_gradient(
     y_B: Tensor,
     kind: Distance = "l2",
     weight: float = LOG_DISTANCE_WEIGHT,
+    *,
+    processes: int = 1,
+    total: Total = alone,
+    chunks: int = 1,
 ) -> Tensor:
     """Gradient at z1 of [mean cross-entropy of tail(z1) with y - weight * log D(z1, z)]; no `.grad` is touched.
 
-    tail must be in eval mode. Cross-entropy and distance are computed in float32 or better.
+    tail must be in eval mode. Cross-entropy and distance are computed in float32 or better, and both over the global
+    batch: of `processes` equal shares, whose scalars `total` adds up. chunks: how many parts go through the tail one
+    after the other, to save memory.
     """
-    with torch.enable_grad():
-        leaf = z1.detach().requires_grad_(True)
-        logits_BK = tail(leaf)
-        objective = F.cross_entropy(_at_least_float32(logits_BK), y_B)
-        objective = objective - weight * log_distance(_at_least_float32(leaf), _at_least_float32(z.detach()), kind)
-        (gradient,) = torch.autograd.grad(objective, leaf)
-    return gradient
+    gradients = []
+    for part, y_b in zip(z1.detach().chunk(chunks), y_B.chunk(chunks), strict=True):
+        with torch.enable_grad():
+            leaf = part.detach().requires_grad_(True)
+            # The sum and not the mean: in float16 a mean's gradients would underflow.
+            loss = F.cross_entropy(_at_least_float32(tail(leaf)), y_b, reduction="sum")
+            gradients.append(torch.autograd.grad(loss, leaf)[0])
+    gradient = torch.cat(gradients) if chunks > 1 else gradients[0]
+    away = log_distance_gradient(_at_least_float32(z1.detach()), _at_least_float32(z.detach()), kind, total)
+    return (_at_least_float32(gradient) / (len(z1) * processes) - weight * away).to(z1.dtype)
 
 
 def latent_step(
@@ -82,13 +110,16 @@ def latent_step(
     step_size: float = STEP_SIZE,
     kind: Distance = "l2",
     weight: float = LOG_DISTANCE_WEIGHT,
+    processes: int = 1,
+    total: Total = alone,
+    chunks: int = 1,
 ) -> Tensor:
     """One step of the latent level: shuffle z1, then move it by step_size against the sign of its gradient.
 
-    perm_BC: the shuffle; None for one that moves nothing.
+    perm_BC: the shuffle; None for one that moves nothing. The rest is as in latent_gradient.
     """
     shuffled = z1 if perm_BC is None else apply_permutation(z1, perm_BC, channel_axis)
-    gradient = latent_gradient(tail, shuffled, z, y_B, kind, weight)
+    gradient = latent_gradient(tail, shuffled, z, y_B, kind, weight, processes=processes, total=total, chunks=chunks)
     return shuffled - step_size * gradient.sign()
 
 
@@ -160,6 +191,10 @@ def upper_loss(
     mse = F.mse_loss(_at_least_float32(z), _at_least_float32(z1.detach()))
     ce = F.cross_entropy(logits_BK, y_B)
     return alpha * kl + beta * mse + gamma * ce, {"kl": kl.detach(), "mse": mse.detach(), "ce": ce.detach()}
+
+
+def _cosine_distances(z1: Tensor, z: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(z1.flatten(1), z.flatten(1), dim=1)
 
 
 def _first_argmax(values: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnet.attacks.base import Attack, AttackContext, Suspect, check_positive, label_table
-from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import derive_seed
@@ -38,6 +37,8 @@ class FineTuneConfig:
     """Of SGD."""
     weight_decay: float = 1e-4
     """On all trained parameters."""
+    clip_norm: float | None = None
+    """Largest l2 norm of all gradients together; None does not clip."""
     fraction: float = 1.0
     """Only the last int(fraction * number) parameter tensors are trained."""
 
@@ -75,32 +76,31 @@ class FineTune(Attack):
         """A fine-tuned copy of the victim."""
         config, run, seed = self.config, context.run, derive_seed(context.seed, "finetune")
         part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
-        labels_N2 = label_table(context.victim, part, run.device)
+        labels_N2 = label_table(context.victim_forward, part, run.device)
         surrogate = copy.deepcopy(context.victim)
         for parameter in surrogate.parameters():
             parameter.requires_grad_(False)
         parameters = self.trained_parameters(surrogate)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        batches = TrainingBatches(
-            part, batch_size=config.batch_size, seed=derive_seed(seed, "batches"), flip=dataset.flip, crop_padding=0,
-            device=run.device,
-        )  # fmt: skip
+        batches = run.batches(part, config.batch_size, derive_seed(seed, "batches"), flip=dataset.flip)
         optimizer = torch.optim.SGD(
             parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.iterations)
-        engine = run.engine(surrogate, optimizer, scheduler)
+        engine = run.engine(surrogate, optimizer, scheduler, clip_norm=config.clip_norm)
 
         def step(t: int) -> dict[str, Tensor]:
             batch = batches(t)
             y_B = labels_N2[batch.indices_B.to(run.device), batch.flipped_B.long()]
             surrogate.train()
-            logits_BK = engine.forward(batch.x_BCHW).float()
-            loss = F.cross_entropy(logits_BK, y_B)
-            engine.backward(loss)
-            engine.step()
-            return {"loss/total": loss.detach(), "agreement/batch": (logits_BK.argmax(1) == y_B).float().mean()}
+
+            def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+                logits_BK = engine.forward(batch.x_BCHW[rows]).float()
+                agreement = (logits_BK.detach().argmax(1) == y_B[rows]).float().mean()
+                return F.cross_entropy(logits_BK, y_B[rows]), {"agreement/batch": agreement}
+
+            return engine.descend(loss, len(y_B))
 
         run.optimise(engine, num_steps=config.iterations, step=step, seed=derive_seed(seed, "global"))
         cost = {"substitute_samples": len(part), "iterations": config.iterations, "victim_queries": labels_N2.numel()}

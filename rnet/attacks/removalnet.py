@@ -18,11 +18,12 @@ from torch import Tensor
 
 from rnet.attacks import bilevel
 from rnet.attacks.base import Attack, AttackContext, Suspect, check_positive, label_table
-from rnet.data.batches import Batch, TrainingBatches
+from rnet.data.batches import Batch
 from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
-from rnet.engines.plain import PlainEngine
+from rnet.engines.base import Engine
+from rnet.engines.collectives import gather_rows, sum_over_ranks, world_size
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
 from rnet.models.split import SplitModel, channel_axis
@@ -66,6 +67,8 @@ class RemovalNetConfig:
     """Of SGD."""
     weight_decay: float = 1e-4
     """On all parameters."""
+    clip_norm: float | None = None
+    """Largest l2 norm of all gradients together; None does not clip."""
 
 
 class RemovalNet(Attack):
@@ -109,59 +112,66 @@ class RemovalNet(Attack):
         """The surrogate: a copy of the victim moved away from its fingerprint."""
         config, run, seed = self.config, context.run, derive_seed(context.seed, "removalnet")
         part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
-        labels_N2 = label_table(context.victim, part, run.device)
+        labels_N2 = label_table(context.victim_forward, part, run.device)
         surrogate = copy.deepcopy(context.victim)
         for parameter in surrogate.parameters():
             parameter.requires_grad_(True)
         split = self.split(surrogate, context.default_layer)
-        batches = TrainingBatches(
-            part, batch_size=config.batch_size, seed=derive_seed(seed, "batches"), flip=dataset.flip, crop_padding=0,
-            device=run.device,
-        )  # fmt: skip
+        batches = run.batches(part, config.batch_size, derive_seed(seed, "batches"), flip=dataset.flip)
         optimizer = torch.optim.SGD(
             split.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
-        engine = run.engine(split, optimizer, scheduler)
+        engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
 
         def step(t: int) -> dict[str, Tensor]:
             batch = batches(t)
             y_B = labels_N2[batch.indices_B.to(run.device, non_blocking=True), batch.flipped_B.long()]
             z1, q_BK, metrics = self.lower_level(engine, split, batch, y_B, seed, t)
             split.train()
-            logits_BK, z = engine.forward(batch.x_BCHW, return_features=True)
-            total, parts = self.loss(logits_BK, z, z1, q_BK, y_B)
-            engine.backward(total)
-            engine.step()
-            agreement = (logits_BK.detach().argmax(1) == y_B).float().mean()
-            return {
-                "loss/total": total.detach(),
-                **{f"loss/{name}": value for name, value in parts.items()},
-                **metrics,
-                "agreement/batch": agreement,
-            }
+
+            def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+                logits_BK, z = engine.forward(batch.x_BCHW[rows], return_features=True)
+                total, parts = self.loss(logits_BK, z, z1[rows], q_BK[rows], y_B[rows])
+                agreement = (logits_BK.detach().argmax(1) == y_B[rows]).float().mean()
+                return total, {**{f"loss/{name}": v for name, v in parts.items()}, "agreement/batch": agreement}
+
+            return {**engine.descend(upper_level, len(y_B)), **metrics}
 
         run.optimise(engine, num_steps=config.iterations, step=step, seed=derive_seed(seed, "global"))
         cost = {"substitute_samples": len(part), "iterations": config.iterations, "victim_queries": labels_N2.numel()}
         return Suspect(model=surrogate, derived=True, cost=cost)
 
     def lower_level(
-        self, engine: PlainEngine, split: SplitModel, batch: Batch, y_B: Tensor, seed: int, t: int
+        self, engine: Engine, split: SplitModel, batch: Batch, y_B: Tensor, seed: int, t: int
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Both lower-level targets (z1, q) for a batch. The surrogate is in eval mode; no `.grad` or buffer changes."""
         split.eval()
-        with torch.no_grad(), engine.autocast():
-            z = split.head(batch.x_BCHW).float()  # bfloat16 would swallow the small latent steps
-            logits_BK = split.tail(z)
-        with engine.autocast():
-            z1 = self.latent_target(split.tail, z, y_B, batch.stream_ids_B, seed, t)
-        metrics = {"latent/distance": torch.linalg.vector_norm(z1 - z)}
+        with engine.lower_level():
+            with torch.no_grad(), engine.autocast():
+                z = split.head(batch.x_BCHW).float()  # bfloat16 would swallow the small latent steps
+                logits_BK = split.tail(z)
+            with engine.autocast():
+                z1 = self.latent_target(split.tail, z, y_B, batch.stream_ids_B, seed, t, chunks=engine.accumulate)
+        metrics = {"latent/distance": bilevel.latent_distance(z1, z, total=sum_over_ranks)}
         return z1, self.logits_target(logits_BK, y_B), metrics
 
     def latent_target(
-        self, tail: Callable[[Tensor], Tensor], z: Tensor, y_B: Tensor, sample_ids_B: Tensor, seed: int, t: int
+        self,
+        tail: Callable[[Tensor], Tensor],
+        z: Tensor,
+        y_B: Tensor,
+        sample_ids_B: Tensor,
+        seed: int,
+        t: int,
+        *,
+        chunks: int = 1,
     ) -> Tensor:
-        """z1: features far from z that the tail still gives the label y, after num_poison_steps shuffled sign steps."""
+        """z1: features far from z that the tail still gives the label y, after num_poison_steps shuffled sign steps.
+
+        D is one norm over the batch of all processes, and every draw belongs to a sample: shares of a batch come out
+        as they would within it. chunks: parts that go through the tail one after the other.
+        """
         config = self.config
         axis = channel_axis(z)
         u = uniform(seed, "latent start", t, sample_ids_B, math.prod(z.shape[1:]), device=z.device).view(z.shape)
@@ -172,12 +182,22 @@ class RemovalNet(Attack):
             permutations = drawn.unbind()
         z1 = bilevel.latent_start(z, u, permutations[0], axis)
         for perm_BC in permutations[1:]:
-            z1 = bilevel.latent_step(tail, z1, z, y_B, perm_BC, axis, kind=config.distance)  # type: ignore[arg-type]
+            z1 = bilevel.latent_step(
+                tail, z1, z, y_B, perm_BC, axis, kind=config.distance,  # type: ignore[arg-type]
+                processes=world_size(), total=sum_over_ranks, chunks=chunks,
+            )  # fmt: skip
         return z1
 
     def logits_target(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        """q: the distribution the student's logits are drawn to."""
-        return bilevel.logits_target(logits_BK, y_B, self.config.temperature, self.config.target)  # type: ignore[arg-type]
+        """q: the distribution the student's logits are drawn to; partners come from the batch of all processes."""
+        gallery_GK = gather_rows(logits_BK)
+        return bilevel.logits_target(
+            logits_BK,
+            y_B,
+            self.config.temperature,
+            self.config.target,  # type: ignore[arg-type]
+            gallery_GK=gallery_GK,
+        )
 
     def loss(
         self, logits_BK: Tensor, z: Tensor, z1: Tensor, q_BK: Tensor, y_B: Tensor

@@ -174,6 +174,8 @@ def _check_share(batch_size: int, n: int, world_size: int) -> None:
         raise UserError("there is no image to train on; the part is empty")
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more")
+    if world_size > n:
+        raise UserError(f"{world_size} processes share {n} images; start at most {n} processes")
     if batch_size % world_size:
         raise UserError(
             f"batch_size={batch_size} cannot be shared equally by {world_size} processes; "

@@ -29,7 +29,7 @@ from rnet.defenses.deepjudge_blackbox import (
     robustness_distance,
 )
 from rnet.defenses.deepjudge_whitebox import (
-    fuzz,
+    fuzz_shared,
     largest_outputs,
     neuron_outputs,
     outputs_in_chunks,
@@ -37,6 +37,7 @@ from rnet.defenses.deepjudge_whitebox import (
 )
 from rnet.defenses.queries import check_released_port, check_suspect, logits_of, samples_per_chunk, seeded_indices
 from rnet.draws import uniform
+from rnet.engines.collectives import map_rows
 from rnet.errors import UserError, unknown_name
 from rnet.models.cuts import usual_cut_layers
 from rnet.models.split import SplitModel
@@ -219,12 +220,15 @@ class DeepJudge(Defense):
     def _extract_black_box(
         self, victim: nn.Module, dataset: Dataset, seeds_N: Tensor, seed: int, chunk: int
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        found = []
-        for indices_B in seeds_N.split(chunk):
-            x_BCHW = dataset.test.pixels(indices_B, device_of(victim))
-            labels_B = dataset.test.labels_N[indices_B].to(x_BCHW.device)
-            found.append(self._adversarial(victim, x_BCHW, labels_B, dataset, indices_B, seed))
-        x_NCHW, labels_N = torch.cat(found), dataset.test.labels_N[seeds_N]
+        def search(share_N: Tensor) -> Tensor:
+            found = []
+            for indices_B in share_N.split(chunk):
+                x_BCHW = dataset.test.pixels(indices_B, device_of(victim))
+                labels_B = dataset.test.labels_N[indices_B].to(x_BCHW.device)
+                found.append(self._adversarial(victim, x_BCHW, labels_B, dataset, indices_B, seed))
+            return torch.cat(found)
+
+        x_NCHW, labels_N = map_rows(search, seeds_N), dataset.test.labels_N[seeds_N]
         found_N = logits_of(victim, x_NCHW, chunk, role="victim").argmax(dim=1).cpu()
         fooled_A = (found_N != labels_N).nonzero().squeeze(1)
         if len(fooled_A) == 0:
@@ -279,16 +283,17 @@ class DeepJudge(Defense):
                 f"MiB, more than defense.max_fingerprint_mb={config.max_fingerprint_mb}; raise it, or set "
                 f"defense.max_neurons={max(1, int(len(neuron_M) * config.max_fingerprint_mb / size_mb))}"
             )
-        fuzzed = fuzz(
+        fuzzed = fuzz_shared(
             phi, seeds_NCHW, neuron_M, config.threshold_factor * maximum_C[neuron_M.to(device)],
             learning_rate=config.learning_rate, max_steps=config.max_steps,
             box=config.box and "scalar_box" not in self.port, chunk=chunk,
         )  # fmt: skip
         kept = len(fuzzed.neuron_P)
         if kept == 0:
+            unbox = "set defense.box=false, " if config.box else ""
             raise UserError(
                 f"fuzzing brought none of {fuzzed.attempted} (seed, neuron) pairs of {layer} above "
-                f"defense.threshold_factor={config.threshold_factor} times the largest output in training; raise "
+                f"defense.threshold_factor={config.threshold_factor} times the largest output in training; {unbox}raise "
                 f"defense.max_steps, lower the factor, choose another defense.layer, or set defense.white_box=false"
             )
         tensors = {

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnet.data.images import Part
+from rnet.engines.collectives import gather_objects, map_rows, rank, world_size
 from rnet.models.split import SplitModel, channel_axis
 
 Phi = Callable[[Tensor], Tensor]
@@ -54,8 +56,12 @@ def neuron_outputs(split: SplitModel, *, image_columns: bool = False) -> Phi:
 
 def outputs_in_chunks(phi: Phi, x_NCHW: Tensor, chunk: int, device: torch.device) -> Tensor:
     """Neuron outputs (N, C) of images on any device, without gradient, `chunk` at a time; on `device`."""
+
+    def outputs(share_NCHW: Tensor) -> Tensor:
+        return torch.cat([phi(x_BCHW.to(device)) for x_BCHW in share_NCHW.split(chunk)])
+
     with torch.no_grad():
-        return torch.cat([phi(x_BCHW.to(device)) for x_BCHW in x_NCHW.split(chunk)])
+        return map_rows(outputs, x_NCHW)
 
 
 def largest_outputs(phi: Phi, part: Part, count: int, chunk: int, device: torch.device) -> Tensor:
@@ -140,6 +146,18 @@ def fuzz(
     pair_P, order_P = torch.cat([pair for pair, _ in cases]).sort()
     x_PCHW = torch.cat([x for _, x in cases])[order_P]
     return Fuzzed(x_PCHW=x_PCHW, neuron_P=neuron_M.cpu()[pair_P % M], attempted=attempted)
+
+
+def fuzz_shared(phi: Phi, seeds_NCHW: Tensor, neuron_M: Tensor, threshold_M: Tensor, **settings: Any) -> Fuzzed:
+    """What fuzz finds, the seeds shared among the processes."""
+    shares = seeds_NCHW.tensor_split(world_size())
+    own = fuzz(phi, shares[rank()], neuron_M, threshold_M, **settings)
+    found = gather_objects(own)
+    return Fuzzed(
+        x_PCHW=torch.cat([part.x_PCHW for part in found]),
+        neuron_P=torch.cat([part.neuron_P for part in found]),
+        attempted=sum(part.attempted for part in found),
+    )
 
 
 def _ascend(

@@ -27,6 +27,7 @@ from rnet.defenses.queries import (
     seeded_indices,
     train_mode_logits,
 )
+from rnet.engines.collectives import map_rows
 from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError, unknown_name
 from rnet.models.folding import folded
@@ -90,15 +91,18 @@ class IPGuard(Defense):
         not converge are kept; metadata says how many did.
         """
         x_NCHW, i_N, j_N = self.starting_points(victim, dataset, seed)
-        chunk = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
+        size = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
         with frozen_eval(victim):
             searched = folded(victim)  # the same function to the last bits, at half the cost per step
             use_channels_last(searched)
-            chunks = [
-                self._search(searched, *part)
-                for part in zip(x_NCHW.split(chunk), i_N.split(chunk), j_N.split(chunk), strict=True)
-            ]
-        queries_NCHW, done_N, steps_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+            def search(*starts_N: Tensor) -> tuple[Tensor, ...]:
+                chunks = [
+                    self._search(searched, *part) for part in zip(*(t.split(size) for t in starts_N), strict=True)
+                ]
+                return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+            queries_NCHW, done_N, steps_N = map_rows(search, x_NCHW, i_N, j_N)
         logits_NK = logits_of(victim, queries_NCHW, role="victim")
         converged_N = done_N | (objective(logits_NK, i_N, j_N, self.config.k) <= CONVERGED)
         return Fingerprint(

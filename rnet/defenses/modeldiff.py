@@ -29,6 +29,7 @@ from rnet.defenses.queries import (
     seeded_indices,
     train_mode_logits,
 )
+from rnet.engines.collectives import map_rows
 from rnet.errors import UserError, unknown_name
 
 PAIRS = ("default", "original")
@@ -192,20 +193,24 @@ class ModelDiff(Defense):
             return lambda x: shift_objective(victim(x).float(), far_MK).sum()
 
         size = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
-        parts = zip(*(t.split(size) for t in (x_NCHW, start_NCHW, goal_N, far_NK)), strict=True)
-        return torch.cat(
-            [
-                linf_pgd(
-                    objective_of(label_M, far_MK),
-                    x_MCHW,
-                    step=step * unit_C11,
-                    steps=self.config.steps,
-                    radius=radius * unit_C11,
-                    start=start_MCHW,
-                )
-                for x_MCHW, start_MCHW, label_M, far_MK in parts
-            ]
-        )
+
+        def search(*starts_N: Tensor) -> Tensor:
+            parts = zip(*(t.split(size) for t in starts_N), strict=True)
+            return torch.cat(
+                [
+                    linf_pgd(
+                        objective_of(label_M, far_MK),
+                        x_MCHW,
+                        step=step * unit_C11,
+                        steps=self.config.steps,
+                        radius=radius * unit_C11,
+                        start=start_MCHW,
+                    )
+                    for x_MCHW, start_MCHW, label_M, far_MK in parts
+                ]
+            )
+
+        return map_rows(search, x_NCHW, start_NCHW, goal_N, far_NK)
 
 
 def shift_objective(logits_NK: Tensor, far_NK: Tensor) -> Tensor:

@@ -13,17 +13,20 @@ from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint, device_of, frozen_eval
 from rnet.draws import derive_seed
+from rnet.engines.collectives import map_rows
 from rnet.errors import UserError, unknown_name
 
 
 def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int = 256, *, role: str = "suspect") -> Tensor:
     """Float32 logits (N, K) of a model in eval mode, without gradient, on the model's device.
 
-    x_NCHW: pixels on any device; they are sent to the model `batch_size` at a time. role: what to call the model in
-    errors. Raises UserError when the model does not return finite (N, K) logits. The model is left as it was.
+    x_NCHW: pixels on any device; processes share them and send them to the model `batch_size` at a time. role: what to
+    call the model in errors. Raises UserError when the model does not return finite (N, K) logits. The model is left as
+    it was.
     """
     with frozen_eval(model), torch.no_grad():
-        return _forward_in_chunks(model, x_NCHW, batch_size, role)
+        logits_NK = map_rows(lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
+    return _require_finite(logits_NK, model, role)
 
 
 def train_mode_logits(
@@ -39,7 +42,7 @@ def train_mode_logits(
     with frozen_eval(model), torch.no_grad(), _forked_random_state(device, seed):
         model.train()
         try:
-            return _forward_in_chunks(model, x_NCHW, batch_size, role)
+            return _require_finite(_forward_in_chunks(model, x_NCHW, batch_size, role), model, role)
         finally:
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
@@ -140,7 +143,10 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
                 f"tensor of shape ({len(x_BCHW)}, number of classes)"
             )
         chunks.append(logits_BK.float())
-    logits_NK = torch.cat(chunks)
+    return torch.cat(chunks)
+
+
+def _require_finite(logits_NK: Tensor, model: nn.Module, role: str) -> Tensor:
     broken = int((~logits_NK.isfinite().all(dim=1)).sum())
     if broken:
         raise UserError(

@@ -1,4 +1,4 @@
-"""How a stage is executed: engine, device, checkpoints and curves."""
+"""How a stage is executed: engine, processes, device, checkpoints and curves."""
 
 from __future__ import annotations
 
@@ -9,16 +9,30 @@ from dataclasses import dataclass
 class EngineConfig:
     """How a stage is executed. Nothing here changes a result, and nothing here is part of an id."""
 
-    name: str = "plain"
-    """plain: one process, one device."""
+    name: str = "auto"
+    """plain (one process), ddp, deepspeed, or auto: plain on one process, ddp on several, ZeRO-3 if that is too big."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """auto (CUDA where there is one), cpu, cuda (each process its own) or cuda:N."""
+    backend: str = "auto"
+    """What processes talk through: auto (nccl on CUDA, gloo on CPUs), nccl or gloo."""
+    zero_stage: int = 2
+    """engine=deepspeed: divide nothing (0), optimizer state (1), also gradients (2), also parameters (3)."""
+    offload: bool = False
+    """engine=deepspeed: keep optimizer state, and parameters at stage 3, in the host's memory."""
+    victim: str = "replica"
+    """The frozen victim in an attack: a replica on each process, or zero3 to divide its parameters among them."""
+    accumulate: int = 1
+    """Micro-batches of a step; 2 halves the memory for activations. Not for networks with batch norm."""
+    activation_checkpointing: bool = False
+    """Recompute the activations of repeated blocks in the backward pass rather than keep them."""
+    compile: bool = False
+    """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0
     """A checkpoint is written at the first step boundary after this many seconds."""
     checkpoint_steps: int = 0
     """If above 0, also after every so many steps."""
     log_every: int = 10
-    """Steps between two points of the TensorBoard curves."""
+    """Steps between two points of the TensorBoard curves; several processes agree on checkpoints as often."""
     eval_every: int = 100
     """Steps between two measurements of accuracy and agreement while training."""
     eval_samples: int = 1000

@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from rnet.data.images import Part
 from rnet.defenses.base import device_of, frozen_eval
+from rnet.engines.collectives import map_rows
 
 
 @torch.no_grad()
 def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
-    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU."""
+    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work."""
     device = device_of(model)
+
+    def labels(indices_N: Tensor) -> Tensor:
+        found = [model(part.pixels(indices_B, device)).argmax(dim=1) for indices_B in indices_N.split(batch_size)]
+        return torch.cat(found)
+
     with frozen_eval(model):
-        labels = [
-            model(part.pixels(indices, device)).argmax(dim=1) for indices in torch.arange(len(part)).split(batch_size)
-        ]
-    return torch.cat(labels).cpu()
+        return map_rows(labels, torch.arange(len(part))).cpu()
 
 
 def fidelity(labels_N: Tensor, suspect_N: Tensor, victim_N: Tensor | None = None) -> dict[str, float]:

@@ -46,7 +46,7 @@ def test_every_image_comes_exactly_once_per_epoch(n: int, batch_size: int, seed:
 
 
 @settings(deadline=None, max_examples=40)
-@given(n=st.integers(1, 40), local=st.integers(1, 12), world_size=st.integers(1, 5), step=st.integers(0, 10**6))
+@given(n=st.integers(5, 40), local=st.integers(1, 12), world_size=st.integers(1, 5), step=st.integers(0, 10**6))
 def test_the_shares_of_all_processes_are_the_whole_batch(n: int, local: int, world_size: int, step: int) -> None:
     shares = [
         batch_positions(3, step, local * world_size, n, rank=rank, world_size=world_size) for rank in range(world_size)
@@ -232,3 +232,8 @@ def test_a_batch_on_the_gpu_has_the_same_bits(two_parts: tuple[Part, Part]) -> N
             evaluation_batches(part, 5, "cuda"), evaluation_batches(part, 5, "cpu"), strict=True
         ):
             assert all(torch.equal(one.cpu(), other) for one, other in zip(found_pair, expected_pair, strict=True))
+
+
+def test_more_processes_than_images_are_refused() -> None:
+    with pytest.raises(UserError, match="5 processes share 4 images; start at most 4"):
+        batch_positions(0, 0, 5, 4, rank=0, world_size=5)

@@ -1,0 +1,225 @@
+"""The contract of an engine: it owns a model in training, and every forward, backward and step goes through it.
+
+Engines differ in how many processes share the work and what each of them holds, never in what is computed: the loss is
+the mean over the global batch, whatever the number of processes (rank r holds the r-th contiguous share).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rnet.engines.activation_checkpointing import checkpoint_activations, keep_activations
+from rnet.engines.batch_norm import use_global_batch_norm, use_local_batch_norm
+from rnet.engines.collectives import any_rank, rank, world_size
+from rnet.errors import UserError
+from rnet.models.split import SplitModel
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LossOf = Callable[[slice], tuple[Tensor, dict[str, Tensor]]]
+"""Rows of the local batch -> their mean loss and named parts of it, computed through Engine.forward."""
+
+
+class Engine(ABC):
+    """Trains `unwrapped` with an optimizer and a schedule.
+
+    precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
+    many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
+    torch.compile the forward pass, of a split model its head and its tail.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        *,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        activation_checkpointing: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.unwrapped = model
+        self.rank, self.world_size = rank(), world_size()
+        self.device = next(model.parameters()).device
+        self.accumulate = accumulate
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._precision = precision
+        self._clip_norm = clip_norm
+        self._open = 0  # forwards whose backward has not come yet
+        self._inside = False
+        use_global_batch_norm(model)
+        self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
+        self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
+        if compiled:
+            for name in self._compiled:
+                setattr(model, name, torch.compile(getattr(model, name)))
+        self._guard = model.register_forward_pre_hook(self._refuse_unwrapped_training)
+
+    # --- what every training loop uses
+
+    def descend(self, loss_of: LossOf, samples: int) -> dict[str, Tensor]:
+        """One optimizer step on the mean loss of the `samples` rows of the local batch; the parts, averaged.
+
+        loss_of is called once for each of `accumulate` equal micro-batches.
+        """
+        if samples % self.accumulate:
+            raise UserError(
+                f"engine.accumulate={self.accumulate} does not divide the {samples} samples that each process has in a "
+                f"batch; choose a divisor of {samples}"
+            )
+        size = samples // self.accumulate
+        totals: dict[str, Tensor] = {}
+        for number in range(self.accumulate):
+            last = number + 1 == self.accumulate
+            with self._synchronised(last):
+                loss, parts = loss_of(slice(number * size, (number + 1) * size))
+                self.backward(loss)
+            for name, value in {"loss/total": loss, **parts}.items():
+                share = value.detach() / self.accumulate
+                totals[name] = totals[name] + share if name in totals else share
+        self.step()
+        return totals
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision policy, the same for both levels of the optimisation."""
+        if self._precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self._precision])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's training forward under the precision policy; exactly one before each backward."""
+        if self._open:
+            raise RuntimeError("a second training forward before backward(); its gradients would not be synchronised")
+        self._open, self._inside = 1, True
+        try:
+            return self._wrapped_forward(*args, **kwargs)
+        finally:
+            self._inside = False
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulates the gradients of a loss that was computed from the last forward()."""
+        if not self._open:
+            raise RuntimeError("backward() of a loss that did not come through forward(); ranks would drift apart")
+        self._open = 0
+        self._backward(loss / self.accumulate if self.accumulate > 1 else loss)
+
+    def step(self) -> None:
+        """One optimizer and schedule step; gradients are cleared."""
+        self._step()
+        self._scheduler.step()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first parameter group, for the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @contextmanager
+    def lower_level(self) -> Iterator[None]:
+        """Inside, parts of the unwrapped model may be called in eval mode, without gradients of parameters."""
+        yield
+
+    def save(self) -> dict[str, Any]:
+        """Everything a restart needs, on any engine and number of processes; called by all ranks.
+
+        {"model": state dict, "optimizer": {parameter name: its state}, "scheduler": ...}, whole tensors.
+        """
+        return {
+            "model": self.model_state(),
+            "optimizer": self._optimizer_state(),
+            "scheduler": self._scheduler.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes over what save() returned, on whatever engine; called by all ranks."""
+        self._load_model(state["model"])
+        self._load_optimizer(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(self._optimizer.param_groups, state["scheduler"]["_last_lr"], strict=True):
+            group["lr"] = rate
+
+    def finish(self) -> None:
+        """Gives the model back as an ordinary module with whole parameters; the engine cannot be used after."""
+        self._guard.remove()
+        self._dissolve()
+        for name in self._compiled:
+            vars(self.unwrapped).pop(name, None)
+        keep_activations(self.unwrapped)
+        use_local_batch_norm(self.unwrapped)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any rank raises the flag; called by all."""
+        return any_rank(flag)
+
+    def describe(self) -> str:
+        """What was chosen, for the log."""
+        parts = [self.name, f"{self.world_size} process{'es' if self.world_size > 1 else ''}", str(self.device.type)]
+        parts.append(self._precision)
+        if self.accumulate > 1:
+            parts.append(f"{self.accumulate} micro-batches")
+        if self.checkpointed:
+            parts.append(f"activations of {len(self.checkpointed)} blocks recomputed")
+        return ", ".join(parts)
+
+    # --- what engines do differently
+
+    @abstractmethod
+    def _wrapped_forward(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None: ...
+
+    @abstractmethod
+    def _step(self) -> None: ...
+
+    @contextmanager
+    def _synchronised(self, last: bool) -> Iterator[None]:
+        """Around a micro-batch; gradients need to be exchanged after the last one only."""
+        yield
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The unwrapped model's whole state dict."""
+        return self.unwrapped.state_dict()
+
+    def _optimizer_state(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: dict(self._optimizer.state[parameter])
+            for name, parameter in self._trained()
+            if parameter in self._optimizer.state
+        }
+
+    def _load_model(self, state: dict[str, Tensor]) -> None:
+        self.unwrapped.load_state_dict(state)
+
+    def _load_optimizer(self, state: dict[str, dict[str, Any]]) -> None:
+        for name, parameter in self._trained():
+            if name in state:
+                self._optimizer.state[parameter] = {
+                    key: value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                    for key, value in state[name].items()
+                }
+
+    def _dissolve(self) -> None:  # noqa: B027 - plain engines have none
+        """Takes the wrapper off."""
+
+    # --- shared parts of engines
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.unwrapped.named_parameters() if p.requires_grad]
+
+    def _refuse_unwrapped_training(self, module: nn.Module, args: Any) -> None:
+        if self.world_size > 1 and module.training and torch.is_grad_enabled() and not self._inside:
+            raise RuntimeError(
+                "a training forward of the unwrapped model: its gradients would not be synchronised; use Engine.forward"
+            )

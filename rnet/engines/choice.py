@@ -1,0 +1,113 @@
+"""Which engine a run gets, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rnet.engines.base import Engine
+from rnet.engines.config import EngineConfig
+from rnet.engines.ddp import DDPEngine
+from rnet.engines.plain import PlainEngine
+from rnet.engines.processes import Launch
+from rnet.errors import UserError, unknown_name
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "plain", "ddp", "deepspeed")
+BACKENDS = ("auto", "gloo", "nccl")
+VICTIMS = ("replica", "zero3")
+COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
+SHARE_OF_MEMORY = 0.6  # the rest is for activations
+
+
+def check_engine(config: EngineConfig, precision: str, launch: Launch, device: torch.device) -> None:
+    """Raises UserError for a combination that cannot run; needs no process group."""
+    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS)):
+        if getattr(config, key) not in valid:
+            raise unknown_name(f"engine.{key}", getattr(config, key), valid)
+    if config.zero_stage not in range(4):
+        raise UserError(f"engine.zero_stage={config.zero_stage} must be 0, 1, 2 or 3")
+    for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
+        if getattr(config, key) < 1:
+            raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
+    if config.name == "plain" and launch.world_size > 1:
+        raise UserError(f"engine=plain is one process, but {launch.world_size} were started; use engine=ddp")
+    if config.compile and config.name == "deepspeed":
+        raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
+    if config.offload and (config.name != "deepspeed" or config.zero_stage == 0):
+        raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")
+    if config.victim == "zero3" and launch.world_size == 1:
+        raise UserError("engine.victim=zero3 divides the victim among processes, but there is one; use replica")
+    if precision == "fp16" and config.name == "deepspeed":
+        raise UserError("precision=fp16 is not supported with engine=deepspeed; use bf16, or engine=ddp")
+    if precision == "fp16" and device.type == "cpu" and not cpu_has_fp16():
+        raise UserError("precision=fp16 needs a GPU or a CPU with AVX512-FP16; use precision=bf16 or fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("precision=bf16 is not supported by this GPU; use precision=fp16 or fp32")
+    if config.backend == "nccl" and device.type == "cpu":
+        raise UserError("engine.backend=nccl needs CUDA devices; use gloo or auto")
+
+
+def cpu_has_fp16() -> bool:
+    """Whether this CPU computes convolutions in float16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, launch: Launch) -> None:
+    """Raises UserError unless the processes and micro-batches can share the batch and it stays the same experiment."""
+    pieces = launch.world_size * config.accumulate
+    if batch_size % pieces:
+        what = (
+            f"{launch.world_size} processes" if config.accumulate == 1 else f"{pieces} shares (processes x accumulate)"
+        )
+        raise UserError(
+            f"{place}={batch_size} cannot be divided into {what}; use a multiple of {pieces}, "
+            f"e.g. {-(-batch_size // pieces) * pieces}"
+        )
+    if config.accumulate > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise UserError(
+            f"engine.accumulate={config.accumulate} would change the statistics of this network's batch norm, so the "
+            f"result; use engine.activation_checkpointing=true or more processes to save memory"
+        )
+
+
+def resolve_engine(config: EngineConfig, model: nn.Module, device: torch.device, world_size: int) -> EngineConfig:
+    """The configuration with `auto` (and ddp of one process) decided."""
+    if world_size == 1:
+        return replace(config, name="plain") if config.name in ("auto", "ddp") else config
+    if config.name != "auto":
+        return config
+    if device.type == "cuda":
+        needed = COPIES_IN_TRAINING * sum(p.numel() * p.element_size() for p in model.parameters())
+        room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory
+        if needed > room:
+            logger.info(
+                "engine=auto: %.1f GiB for weights, gradients, momentum and victim exceed %.0f %% of the device's "
+                "memory, so parameters are divided (ZeRO-3)", needed / 2**30, 100 * SHARE_OF_MEMORY,
+            )  # fmt: skip
+            return replace(config, name="deepspeed", zero_stage=3, victim="zero3")
+    return replace(config, name="ddp")
+
+
+def build_engine(
+    config: EngineConfig, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, **settings: Any
+) -> Engine:
+    """The engine of a resolved configuration. settings: precision and clip_norm."""
+    settings |= {"accumulate": config.accumulate, "activation_checkpointing": config.activation_checkpointing}
+    settings["compiled"] = config.compile
+    if config.name == "plain":
+        return PlainEngine(model, optimizer, scheduler, **settings)
+    if config.name == "ddp":
+        return DDPEngine(model, optimizer, scheduler, **settings)
+    from rnet.engines.deepspeed import DeepSpeedEngine
+
+    stage, offload = config.zero_stage, config.offload
+    return DeepSpeedEngine(model, optimizer, scheduler, zero_stage=stage, offload=offload, **settings)

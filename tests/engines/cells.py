@@ -1,0 +1,176 @@
+"""The cells of the equivalence table: small victims and attacks, trained for a few steps by any engine.
+
+Run as a program by each of several processes (`python -m tests.engines.cells FOLDER CELL...`), it trains the cells and
+the first process saves what came out; imported, it trains them in this process. A cell is a name such as
+`removalnet-norm-zero3`: task, network, engine, and further settings; `stop` among them ends it half way, as a signal
+to one process does. `CELL:NAME` keeps its checkpoints under NAME, so that another cell can go on with them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from rnet import stages
+from rnet.attacks.base import AttackContext
+from rnet.attacks.finetune import FineTune, FineTuneConfig
+from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.data.registry import load_dataset
+from rnet.engines.base import Engine
+from rnet.engines.collectives import gather_rows, rank, world_size
+from rnet.engines.config import EngineConfig
+from rnet.engines.processes import launched, process_group
+from rnet.models.classifier import Classifier
+from rnet.models.registry import ModelConfig
+from rnet.signals import Preempted
+from rnet.training import Run
+from rnet.victim import TrainConfig, train_classifier
+from tests.tiny_runs import tiny
+
+STEPS = 6
+ENGINES: dict[str, dict[str, Any]] = {
+    "plain": {"name": "plain"},
+    "ddp": {"name": "ddp"},
+    **{f"zero{stage}": {"name": "deepspeed", "zero_stage": stage} for stage in range(4)},
+    "offload": {"name": "deepspeed", "zero_stage": 2, "offload": True},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulate": {"accumulate": 2},
+    "checkpointing": {"activation_checkpointing": True},
+    "sharded": {"victim": "zero3"},
+}
+STOP_AT = 3
+
+
+class WithoutNorm(nn.Module):
+    """Convolutions and no batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 32, 3, padding=1))
+        self.layer2 = nn.Sequential(nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.Tanh())
+        self.fc = nn.Linear(64 * 16, 10)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.fc(self.layer2(self.layer1(x_BCHW)).flatten(1))
+
+
+def network(name: str, seed: int) -> tuple[Classifier, str]:
+    """The network in eval mode and its cut layer."""
+    dataset = load_dataset(tiny().dataset)
+    torch.manual_seed(seed)
+    if name == "norm":
+        model, layer = stages.build(ModelConfig(width=16), dataset, seed), "layer1"
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.5, 0.5)
+    elif name == "flat":
+        model, layer = Classifier(WithoutNorm(), dataset.mean_C, dataset.std_C), "layer1"
+    else:
+        vit = timm.create_model(
+            "vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=48, depth=2, num_heads=2, num_classes=10,
+            in_chans=1,
+        )  # fmt: skip
+        model, layer = Classifier(vit, dataset.mean_C, dataset.std_C), "blocks.0"
+    return model.eval(), layer
+
+
+def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What the cell's task makes of its network, and what was seen on the way; called by all processes."""
+    task, kind, engine_name, *extras = cell.split("-")
+    settings = ENGINES[engine_name] | {
+        key: v for extra in extras if extra in SETTINGS for key, v in SETTINGS[extra].items()
+    }
+    dataset = load_dataset(tiny().dataset)
+    seen: dict[str, float] = {}
+
+    class Watched(Run):
+        """Looks at the engine between steps."""
+
+        def engine(self, *args: Any, **kwargs: Any) -> Engine:
+            engine = super().engine(*args, **kwargs)
+            if "stop" in extras:
+                _signal_after(engine, STOP_AT)
+            if hasattr(engine, "held_bytes"):
+                seen["held_bytes"] = engine.held_bytes()
+            seen["whole_bytes"] = sum(4 * getattr(p, "ds_numel", p.numel()) for p in engine.unwrapped.parameters())
+            return engine
+
+    run = Watched(
+        folder=folder, label=cell, config=EngineConfig(**{"device": "cpu", "log_every": 1, **settings, **changes}),
+        device=torch.device("cpu"), precision="bf16" if "bf16" in extras else "fp32", identity="cell",
+        measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
+    )  # fmt: skip
+    clip_norm = 0.5 if "clip" in extras else None
+    model, layer = network(kind, seed=3)
+    if task == "train":
+        config = TrainConfig(epochs=1, batch_size=32, learning_rate=0.02, clip_norm=clip_norm, crop_padding=1)
+        train_classifier(run, model, dataset.train.subset(torch.arange(32 * STEPS)), config, flip=True, seed=5)
+    else:
+        model.requires_grad_(False)
+        victim_forward = model
+        if "sharded" in extras:
+            from rnet.engines.deepspeed import sharded_inference
+
+            victim_forward = sharded_inference(copy.deepcopy(model), torch.device("cpu"))
+        context = AttackContext(
+            victim=model, victim_forward=victim_forward, train=TrainConfig(), default_layer=layer, run=run, seed=1,
+            build=lambda seed: network(kind, seed)[0],
+        )  # fmt: skip
+        common: dict[str, Any] = {"seed": 1, "substitute_size": 48, "iterations": STEPS, "batch_size": 16}
+        if task == "finetune":
+            attack: Any = FineTune(FineTuneConfig(**common, fraction=0.5, clip_norm=clip_norm))
+        else:
+            distance = "cosine" if "cosine" in extras else "l2"
+            attack = RemovalNet(
+                RemovalNetConfig(**common, num_poison_steps=4, rho=0.3, clip_norm=clip_norm, distance=distance)
+            )
+        model = attack.run(dataset, context).model
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    for name, value in state.items():
+        copies = gather_rows(value.reshape(1, -1))
+        assert (copies == copies[:1]).all(), f"{cell}: {name} differs between processes"
+    assert all(type(p) is nn.Parameter for p in model.parameters()), "the engine left its own parameters behind"
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "the engine left hooks behind"
+    return state, seen
+
+
+def _signal_after(engine: Engine, steps: int) -> None:
+    """The last process gets SIGUSR2 in that step."""
+    descend, done = engine.descend, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done == steps and engine.rank + 1 == engine.world_size:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return descend(*args)
+
+    engine.descend = counted  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Trains the named cells with the processes that were started."""
+    folder, cells = Path(sys.argv[1]), sys.argv[2:]
+    with process_group(launched(), "cpu"):
+        for cell in cells:
+            name, _, kept = cell.partition(":")
+            try:
+                state, seen = train_cell(name, folder / (kept or name))
+            except Preempted:
+                continue
+            if rank() == 0:
+                torch.save({"state": state, "seen": seen, "processes": world_size()}, folder / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    main()

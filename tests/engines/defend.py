@@ -1,0 +1,27 @@
+"""Run by each of several processes (`python -m tests.engines.defend FOLDER`): suspects of lines.json to verdicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rnet.config import load_config
+from rnet.engines.collectives import rank
+from rnet.engines.processes import launched, process_group
+from rnet.store import Store
+from rnet.verification import examine
+
+
+def main() -> None:
+    """Writes rows.json: the row of each defence."""
+    folder = Path(sys.argv[1])
+    with process_group(launched(), "cpu"):
+        lines = json.loads((folder / "lines.json").read_text())
+        rows = {row["defense"]: row for line in lines for row in examine([load_config(line)], Store(folder / "two"))}
+        if rank() == 0:
+            (folder / "rows.json").write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

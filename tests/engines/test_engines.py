@@ -1,0 +1,225 @@
+"""Engines in one process: what they refuse, what they guard, what they put back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rnet.engines.base import Engine
+from rnet.engines.choice import build_engine, check_batch, check_engine, resolve_engine
+from rnet.engines.config import EngineConfig
+from rnet.engines.ddp import DDPEngine
+from rnet.engines.plain import PlainEngine
+from rnet.engines.processes import Launch
+from rnet.errors import UserError
+from rnet.models.split import SplitModel
+from tests.engines.cells import network
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ONE = Launch(launcher="single", rank=0, world_size=1, local_rank=0, local_world_size=1)
+TWO = Launch(launcher="torchrun", rank=0, world_size=2, local_rank=0, local_world_size=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group_of_one() -> Iterator[None]:
+    """What DDP needs to exist."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def made(engine: type[Engine], model: nn.Module, **settings: Any) -> Engine:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return engine(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), **settings)
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision", "launch", "device", "message"),
+    [
+        ({"name": "dpp"}, "fp32", ONE, CPU, "engine.name='dpp'.*ddp"),
+        ({"name": "plain"}, "fp32", TWO, CPU, "engine=plain is one process, but 2 were started; use engine=ddp"),
+        ({"name": "deepspeed", "zero_stage": 4}, "fp32", TWO, CPU, "engine.zero_stage=4 must be 0, 1, 2 or 3"),
+        ({"victim": "zero2"}, "fp32", TWO, CPU, "engine.victim='zero2'.*zero3"),
+        ({"victim": "zero3"}, "fp32", ONE, CPU, "engine.victim=zero3 divides the victim among processes"),
+        ({"offload": True, "name": "ddp"}, "fp32", TWO, CPU, "engine.offload=true needs engine=deepspeed"),
+        ({"backend": "nccl"}, "fp32", TWO, CPU, "engine.backend=nccl needs CUDA devices; use gloo or auto"),
+        ({"name": "deepspeed"}, "fp16", TWO, CUDA, "precision=fp16 is not supported with engine=deepspeed"),
+        ({"name": "deepspeed", "compile": True}, "fp32", TWO, CPU, "engine.compile=true.*use engine=ddp"),
+        ({"accumulate": 0}, "fp32", ONE, CPU, "engine.accumulate=0 must be at least 1"),
+        ({"log_every": 0}, "fp32", ONE, CPU, "engine.log_every=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_remedy(
+    settings: dict[str, Any], precision: str, launch: Launch, device: torch.device, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_engine(EngineConfig(**settings), precision, launch, device)
+
+
+def test_fp16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rnet.engines.choice.cpu_has_fp16", lambda: False)
+    with pytest.raises(UserError, match=r"precision=fp16 needs a GPU.*use precision=bf16 or fp32"):
+        check_engine(EngineConfig(), "fp16", ONE, CPU)
+
+
+def test_batches_must_be_divisible_among_processes_and_micro_batches() -> None:
+    with pytest.raises(UserError, match=r"attack.batch_size=33 cannot be divided into 2 processes.*e.g. 34"):
+        check_batch(EngineConfig(), "attack.batch_size", 33, linear(), TWO)
+    with pytest.raises(UserError, match=r"train.batch_size=34 cannot be divided into 4 shares.*e.g. 36"):
+        check_batch(EngineConfig(accumulate=2), "train.batch_size", 34, linear(), TWO)
+    check_batch(EngineConfig(accumulate=2), "train.batch_size", 36, linear(), TWO)
+
+
+def test_accumulation_is_refused_with_batch_norm_whose_statistics_it_would_change() -> None:
+    with pytest.raises(UserError, match=r"engine.accumulate=2 would change the statistics.*activation_checkpointing"):
+        check_batch(EngineConfig(accumulate=2), "train.batch_size", 32, network("norm", 0)[0], ONE)
+
+
+def test_auto_is_plain_on_one_process_and_ddp_on_several() -> None:
+    auto = EngineConfig()
+    assert resolve_engine(auto, linear(), CPU, 1).name == "plain"
+    assert resolve_engine(replace(auto, name="ddp"), linear(), CPU, 1).name == "plain"
+    assert resolve_engine(auto, linear(), CPU, 2).name == "ddp"
+    assert resolve_engine(replace(auto, name="deepspeed"), linear(), CPU, 2).name == "deepspeed"
+
+
+def test_auto_divides_what_would_not_fit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Small:
+        total_memory = 4 * 8 * 4  # weights, gradients, momentum and victim of eight parameters would just fill it
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Small)
+    with caplog.at_level("INFO"):
+        found = resolve_engine(EngineConfig(), linear(), CUDA, 2)
+    assert (found.name, found.zero_stage, found.victim) == ("deepspeed", 3, "zero3")
+    assert "ZeRO-3" in caplog.text
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, DDPEngine])
+def test_a_step_out_of_order_is_an_error_not_a_wrong_gradient(engine: type[Engine]) -> None:
+    model = linear()
+    made_engine = made(engine, model)
+    with pytest.raises(RuntimeError, match="did not come through forward"):
+        made_engine.backward(model(torch.ones(1, 3)).sum())
+    made_engine.forward(torch.ones(1, 3))
+    with pytest.raises(RuntimeError, match="second training forward"):
+        made_engine.forward(torch.ones(1, 3))
+
+
+def test_an_unwrapped_training_forward_of_one_of_several_processes_is_refused() -> None:
+    model = linear()
+    engine = made(DDPEngine, model)
+    engine.world_size = 2  # as the guard sees it
+    with pytest.raises(RuntimeError, match="unwrapped model"):
+        model(torch.ones(1, 3))
+    engine.backward(engine.forward(torch.ones(1, 3)).sum())
+    with torch.no_grad():
+        model(torch.ones(1, 3))
+    model.eval()
+    model(torch.ones(1, 3))
+
+
+def test_a_loss_of_a_part_of_the_model_is_an_error_in_ddp() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.first(x), self.second(x)
+
+    engine = made(DDPEngine, Two())
+    with pytest.raises(RuntimeError, match=r"second.weight, second.bias got no gradient"):
+        engine.backward(engine.forward(torch.ones(1, 3))[0].sum())
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    x_B3, y_B = torch.randn(8, 3), torch.randint(0, 2, (8,))
+    states: list[tuple[Tensor, Tensor]] = []
+    for accumulate in (1, 4):
+        engine = made(PlainEngine, linear(), accumulate=accumulate)
+
+        def loss(rows: slice, engine: Engine = engine) -> tuple[Tensor, dict[str, Tensor]]:
+            found = nn.functional.cross_entropy(engine.forward(x_B3[rows]), y_B[rows])
+            return found, {"rows": torch.tensor(float(rows.stop - rows.start))}
+
+        totals = engine.descend(loss, 8)
+        assert totals["rows"] == 8 / accumulate
+        states.append((totals["loss/total"], engine.unwrapped.get_parameter("weight").detach().clone()))
+    for one, four in zip(*states, strict=True):
+        torch.testing.assert_close(one, four)
+
+
+def test_micro_batches_of_unequal_size_are_refused() -> None:
+    engine = made(PlainEngine, linear(), accumulate=3)
+    with pytest.raises(UserError, match=r"engine.accumulate=3 does not divide the 8 samples"):
+        engine.descend(lambda rows: (torch.zeros(()), {}), 8)
+
+
+def test_gradients_are_clipped_to_the_norm_given() -> None:
+    start = linear().weight.detach().clone()
+    moved = []
+    for clip_norm in (None, 1e-3):
+        model = linear()
+        engine = made(PlainEngine, model, clip_norm=clip_norm)
+        engine.descend(lambda rows, e=engine: (100 * e.forward(torch.ones(1, 3)).sum(), {}), 1)
+        moved.append(float((model.weight.detach() - start).norm()))
+    assert moved[0] > 1
+    assert moved[1] <= 0.1 * 1e-3 * 1.001  # the learning rate times the norm, of weight and bias together
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [PlainEngine, DDPEngine])
+def test_a_compiled_split_model_takes_the_same_step(engine: type[Engine]) -> None:
+    states = []
+    for compiled in (False, True):
+        model, layer = network("flat", seed=1)
+        split = SplitModel(model.train(), layer)
+        trained = made(engine, split, compiled=compiled)
+        x_BCHW = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        def loss(rows: slice, e: Engine = trained, x_BCHW: Tensor = x_BCHW) -> tuple[Tensor, dict[str, Tensor]]:
+            logits_BK, z = e.forward(x_BCHW[rows], return_features=True)
+            return logits_BK.square().mean() + z.mean(), {}
+
+        trained.descend(loss, 4)
+        trained.finish()
+        assert "head" not in vars(split)
+        states.append(copy.deepcopy(model.state_dict()))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value)
+
+
+def test_the_engine_of_a_configuration_says_what_it_is() -> None:
+    model = network("norm", 0)[0]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    config = EngineConfig(name="plain", activation_checkpointing=True)
+    engine = build_engine(config, model, optimizer, schedule, precision="bf16", clip_norm=None)
+    assert (
+        engine.describe() == f"plain, 1 process, cpu, bf16, activations of {len(engine.checkpointed)} blocks recomputed"
+    )
+    assert engine.checkpointed
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_on_cuda_scales_the_loss() -> None:
+    """Gradients of 1e-6 are below float16's smallest number; the scaled ones are not."""
+    model = nn.Linear(64, 64).cuda()
+    start = model.weight.detach().clone()
+    engine = made(PlainEngine, model, precision="fp16")
+    engine.descend(lambda rows: (1e-6 * engine.forward(torch.ones(4, 64, device="cuda")).mean(), {}), 4)
+    assert not torch.equal(model.weight, start)
+    assert model.weight.isfinite().all()
