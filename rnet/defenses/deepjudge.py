@@ -293,8 +293,9 @@ class DeepJudge(Defense):
             unbox = "set defense.box=false, " if config.box else ""
             raise UserError(
                 f"fuzzing brought none of {fuzzed.attempted} (seed, neuron) pairs of {layer} above "
-                f"defense.threshold_factor={config.threshold_factor} times the largest output in training; {unbox}raise "
-                f"defense.max_steps, lower the factor, choose another defense.layer, or set defense.white_box=false"
+                f"defense.threshold_factor={config.threshold_factor} times the largest output in training; "
+                f"{unbox}raise defense.max_steps, lower the factor, choose another defense.layer, or set "
+                f"defense.white_box=false"
             )
         tensors = {
             "fuzz_NCHW": fuzzed.x_PCHW,

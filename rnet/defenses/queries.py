@@ -135,7 +135,15 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
     device = device_of(model)
     chunks = []
     for x_BCHW in x_NCHW.split(batch_size):
-        logits_BK = model(x_BCHW.to(device))
+        try:
+            logits_BK = model(x_BCHW.to(device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # what torch raises for shapes that do not fit
+            raise UserError(
+                f"{role} {type(model).__name__} cannot take queries of shape {tuple(x_BCHW.shape[1:])} "
+                f"({_first_line(error)}); test a model for images of that size and number of channels, or set model.input_size"
+            ) from error
         if not isinstance(logits_BK, Tensor) or logits_BK.dim() != 2 or len(logits_BK) != len(x_BCHW):
             shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
             raise UserError(
@@ -144,6 +152,10 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
             )
         chunks.append(logits_BK.float())
     return torch.cat(chunks)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_finite(logits_NK: Tensor, model: nn.Module, role: str) -> Tensor:

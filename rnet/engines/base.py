@@ -6,6 +6,7 @@ the mean over the global batch, whatever the number of processes (rank r holds t
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,8 @@ from rnet.engines.batch_norm import use_global_batch_norm, use_local_batch_norm
 from rnet.engines.collectives import any_rank, rank, world_size
 from rnet.errors import UserError
 from rnet.models.split import SplitModel
+
+logger = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LossOf = Callable[[slice], tuple[Tensor, dict[str, Tensor]]]
@@ -61,6 +64,8 @@ class Engine(ABC):
         self._inside = False
         use_global_batch_norm(model)
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
+        if activation_checkpointing and not self.checkpointed:
+            logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
         if compiled:
             for name in self._compiled:

@@ -42,6 +42,8 @@ def check_engine(config: EngineConfig, precision: str, launch: Launch, device: t
         raise UserError(f"engine=plain is one process, but {launch.world_size} were started; use engine=ddp")
     if config.compile and config.name == "deepspeed":
         raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
+    if config.compile and config.activation_checkpointing:
+        raise UserError("engine.compile=true and engine.activation_checkpointing=true exclude each other; choose one")
     if config.offload and (config.name != "deepspeed" or config.zero_stage == 0):
         raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")
     if config.victim == "zero3" and launch.world_size == 1:
@@ -52,6 +54,8 @@ def check_engine(config: EngineConfig, precision: str, launch: Launch, device: t
         raise UserError("precision=fp16 needs a GPU or a CPU with AVX512-FP16; use precision=bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("precision=bf16 is not supported by this GPU; use precision=fp16 or fp32")
+    if precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        logger.warning("precision=bf16 is emulated by this CPU, many times slower than precision=fp32")
     if config.backend == "nccl" and device.type == "cpu":
         raise UserError("engine.backend=nccl needs CUDA devices; use gloo or auto")
 

@@ -357,3 +357,11 @@ def test_a_gpu_makes_and_verifies_fingerprints_like_a_cpu(fingerprint: Fingerpri
     assert all(tensor.device.type == "cpu" for tensor in found.tensors.values())
     torch.testing.assert_close(found.tensors["queries_NCHW"], fingerprint.tensors["queries_NCHW"], atol=2e-2, rtol=0)
     assert guard().verify(found, tiny_model(0)) == guard().verify(fingerprint, victim) == {"matching_rate": 1.0}
+
+
+def test_a_suspect_for_images_of_another_size_is_refused_with_the_shape(fingerprint: Fingerprint) -> None:
+    larger = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+    with pytest.raises(
+        UserError, match=r"suspect Sequential cannot take queries of shape \(3, 8, 8\).*model.input_size"
+    ):
+        guard().verify(fingerprint, larger)

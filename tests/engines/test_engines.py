@@ -57,6 +57,7 @@ def linear() -> nn.Module:
         ({"backend": "nccl"}, "fp32", TWO, CPU, "engine.backend=nccl needs CUDA devices; use gloo or auto"),
         ({"name": "deepspeed"}, "fp16", TWO, CUDA, "precision=fp16 is not supported with engine=deepspeed"),
         ({"name": "deepspeed", "compile": True}, "fp32", TWO, CPU, "engine.compile=true.*use engine=ddp"),
+        ({"compile": True, "activation_checkpointing": True}, "fp32", ONE, CPU, "exclude each other; choose one"),
         ({"accumulate": 0}, "fp32", ONE, CPU, "engine.accumulate=0 must be at least 1"),
         ({"log_every": 0}, "fp32", ONE, CPU, "engine.log_every=0 must be at least 1"),
     ],
@@ -211,6 +212,11 @@ def test_the_engine_of_a_configuration_says_what_it_is() -> None:
         engine.describe() == f"plain, 1 process, cpu, bf16, activations of {len(engine.checkpointed)} blocks recomputed"
     )
     assert engine.checkpointed
+
+
+def test_checkpointing_without_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    made(PlainEngine, linear(), activation_checkpointing=True)
+    assert "engine.activation_checkpointing=true has no effect" in caplog.text
 
 
 @pytest.mark.gpu
