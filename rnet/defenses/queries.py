@@ -142,7 +142,8 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
         except RuntimeError as error:  # what torch raises for shapes that do not fit
             raise UserError(
                 f"{role} {type(model).__name__} cannot take queries of shape {tuple(x_BCHW.shape[1:])} "
-                f"({_first_line(error)}); test a model for images of that size and number of channels, or set model.input_size"
+                f"({_first_line(error)}); test a model for images of that size and number of channels, or set "
+                f"model.input_size"
             ) from error
         if not isinstance(logits_BK, Tensor) or logits_BK.dim() != 2 or len(logits_BK) != len(x_BCHW):
             shape = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
