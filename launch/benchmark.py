@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from rnet.command import Options, console, show_json
+from rnet.command import Options, console, require_one_process, show_json
 from rnet.errors import unknown_name
 
 SUBJECTS = ("fingerprint",)
@@ -14,6 +14,7 @@ SUBJECTS = ("fingerprint",)
 
 def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
     """Runs one benchmark; with --json {"device", "threads", "torch", "rows": [...]} on standard output."""
+    require_one_process("rnet bench")
     if subject not in SUBJECTS:
         raise unknown_name("bench", subject, SUBJECTS)
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rnet.command import Options, console, show_json
+from rnet.command import Options, console, require_one_process, show_json
 
 SUSPECTS = ("identity", "finetune", "removalnet")
 
@@ -24,6 +24,7 @@ def run_demo(overrides: Sequence[str], options: Options) -> None:
     from rnet.store import Store
     from rnet.verification import check, examine, negative_configs
 
+    require_one_process("rnet demo")
     started = time.monotonic()
     store = Store(options.root)
     base = ["negatives=3", *overrides]

@@ -54,6 +54,14 @@ def guarded(action: Callable[[], None]) -> int:
     return 0
 
 
+def require_one_process(command: str) -> None:
+    """Raises UserError where torchrun, srun or mpiexec started several."""
+    from rnet.engines.processes import launched
+
+    if (count := launched().world_size) > 1:
+        raise UserError(f"{command} is one process, but {count} were started; start it alone")
+
+
 def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     """Runs one stage for every combination of attacks and defences given, and shows what came out.
 
