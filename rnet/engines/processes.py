@@ -160,13 +160,14 @@ def process_group(
     device_type: str,
     *,
     backend: str = "auto",
-    timeout_seconds: float = 1800.0,
+    timeout_seconds: float = 86_400.0,
     agreed: tuple[type[BaseException], ...] = (),
 ) -> Iterator[None]:
     """The default process group of torch.distributed for the block, with a watch that ends all ranks when one fails.
 
     device_type: cpu or cuda; on CUDA each rank gets a device of its own, made current. backend: auto is gloo on CPUs
-    and nccl on CUDA. timeout_seconds: of every collective. While the block runs, RANK, WORLD_SIZE, LOCAL_RANK,
+    and nccl on CUDA. timeout_seconds: of every collective; a day, because rank 0 may wait for another job that computes
+    the same stage, and a failed rank is noticed by the watch. While the block runs, RANK, WORLD_SIZE, LOCAL_RANK,
     MASTER_ADDR and MASTER_PORT are set, as DeepSpeed wants them (LOCAL_RANK is the CUDA device's index).
     All ranks leave the block together. If one raises, the others print its first line and exit with status 1; its own
     error goes on to the caller. agreed: exceptions that all ranks raise at the same point, no failure but another way
