@@ -24,8 +24,10 @@ from rnet.data.splits import substitute_subset
 from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
 from rnet.engines.base import Engine
 from rnet.engines.collectives import gather_rows, sum_over_ranks, world_size
+from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
+from rnet.models.folding import FoldedSplit
 from rnet.models.split import SplitModel, channel_axis
 
 
@@ -122,12 +124,17 @@ class RemovalNet(Attack):
             split.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
+        use_channels_last(split)
+        folded = FoldedSplit(split)
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
+        inner = folded.split if engine.whole else split
 
         def step(t: int) -> dict[str, Tensor]:
             batch = batches(t)
             y_B = labels_N2[batch.indices_B.to(run.device, non_blocking=True), batch.flipped_B.long()]
-            z1, q_BK, metrics = self.lower_level(engine, split, batch, y_B, seed, t)
+            if engine.whole:
+                folded.refresh()
+            z1, q_BK, metrics = self.lower_level(engine, inner, batch, y_B, seed, t)
             split.train()
 
             def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:

@@ -39,6 +39,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    whole: ClassVar[bool] = True
+    """Whether every process holds whole parameters, updated in place."""
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class DeepSpeedEngine(Engine):
     """
 
     name: ClassVar[str] = "deepspeed"
+    whole: ClassVar[bool] = False
 
     def __init__(
         self,

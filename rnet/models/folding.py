@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+from rnet.models.split import SplitModel
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,14 +23,62 @@ def folded(model: M) -> M:
     without such pairs, or one that torch.fx cannot trace, is simply copied.
     """
     result = copy.deepcopy(model).eval().requires_grad_(False)
+    for conv_name, norm_name in foldable_pairs(result):
+        _fold(result, conv_name, norm_name)
+    return result
+
+
+class FoldedSplit:
+    """A folded copy of a split model that follows its weights: `split` computes what the model does in eval mode.
+
+    The copy is frozen, so calling it touches no gradient. Call refresh() whenever the model's weights or statistics
+    have changed; what is not folded is shared with the model and needs none. Build it before the model is wrapped.
+    """
+
+    def __init__(self, source: SplitModel) -> None:
+        inside = f"{source.cut}."
+        pairs = [  # z must stay what it was: a convolution that ends the cut layer keeps the norm outside of it
+            (conv, norm)
+            for conv, norm in foldable_pairs(source.model)
+            if norm.startswith(inside) or not f"{conv}.".startswith(inside)
+        ]
+        model = copy.deepcopy(source.model).eval().requires_grad_(False)
+        for conv_name, norm_name in pairs:
+            _fold(model, conv_name, norm_name)
+        self._followed: list[
+            tuple[Any, Any, Any]
+        ] = [  # convolution, batch norm, and the convolution that stands for them
+            (source.model.get_submodule(conv), source.model.get_submodule(norm), model.get_submodule(conv))
+            for conv, norm in pairs
+        ]
+        replaced = {name for pair in pairs for name in pair}
+        for name, module in source.model.named_modules():
+            if name not in replaced:
+                own = model.get_submodule(name)
+                own._buffers = module._buffers
+                for key, parameter in module._parameters.items():
+                    if parameter is not None:
+                        own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
+        self.split = SplitModel(model, source.layer, place=source.place).eval()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Takes over the model's present weights and statistics."""
+        for conv, norm, own in self._followed:
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            own.weight.copy_(weight)
+            own.bias.copy_(bias)
+
+
+def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
-        for conv_name, norm_name in foldable_pairs(result):
-            conv, norm = result.get_submodule(conv_name), result.get_submodule(norm_name)
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            result.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-            result.set_submodule(norm_name, nn.Identity())
-    return result.requires_grad_(False)
+        model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm).requires_grad_(False))
+    model.set_submodule(norm_name, nn.Identity())
 
 
 def foldable_pairs(model: nn.Module) -> list[tuple[str, str]]:

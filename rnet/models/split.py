@@ -77,6 +77,11 @@ class SplitModel(nn.Module):
         return program.writes_z
 
     @property
+    def cut(self) -> str:
+        """The cut layer's full name in `model`."""
+        return self._cut
+
+    @property
     def modes(self) -> dict[str, tuple[str, str]]:
         """The source of head and tail in "train" and in "eval" mode, to look at."""
         count = len(self._ancestors())

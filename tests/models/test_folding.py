@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from rnet.models.folding import foldable_pairs, folded
+from rnet.models.folding import FoldedSplit, foldable_pairs, folded
 from rnet.models.resnet import SmallResNet
+from rnet.models.split import SplitModel
 
 
 def lived_in(model: nn.Module) -> nn.Module:
@@ -96,3 +97,39 @@ def test_training_mode_of_the_original_is_kept() -> None:
     model = SmallResNet(5, width=4).train()
     folded(model)
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "pairs"),
+    [
+        (lambda: SmallResNet(5, width=4), "layer1", 9),
+        (lambda: SmallResNet(5, width=4), "conv1", 8),
+        (lambda: models.vgg11_bn(weights=None, init_weights=False, num_classes=5), "features", 8),
+        (lambda: models.vgg11_bn(weights=None, init_weights=False, num_classes=5), "features.8", 7),
+    ],
+    ids=["between blocks", "at a convolution", "vgg", "at a convolution of vgg"],
+)
+def test_a_folded_split_follows_the_weights_and_keeps_z(build, layer: str, pairs: int) -> None:  # type: ignore[no-untyped-def]
+    """z is what the cut layer returns, also where that is a convolution whose batch norm belongs to the tail."""
+    torch.manual_seed(0)
+    source = SplitModel(lived_in(build()), layer)
+    follower = FoldedSplit(source)
+    assert sum(isinstance(module, nn.Identity) for module in follower.split.modules()) >= pairs
+    x_BCHW = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(source.parameters(), lr=1e-3)
+    for _ in range(2):
+        source.train()
+        source(x_BCHW).square().mean().backward()
+        optimizer.step()
+        source.eval()
+        with torch.no_grad():
+            stale = follower.split(x_BCHW)
+            follower.refresh()
+            z = source.head(x_BCHW)
+            torch.testing.assert_close(follower.split.head(x_BCHW), z, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(follower.split.tail(z), source.tail(z), rtol=1e-9, atol=1e-9)
+            assert not torch.allclose(stale, follower.split(x_BCHW), rtol=1e-9, atol=1e-9), "the weights have moved"
+    z.requires_grad_(True)
+    gradients = [torch.autograd.grad(split.tail(z).square().sum(), z)[0] for split in (source, follower.split)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+    assert not any(parameter.requires_grad for parameter in follower.split.parameters())
