@@ -1,24 +1,44 @@
-"""`rnet bench SUBJECT`: trains or finds the configured victim, measures on it, and shows the ratios."""
+"""`rnet bench SUBJECT`: measures on this machine and shows the ratios."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
 from rnet.errors import unknown_name
 
-SUBJECTS = ("fingerprint",)
+Document = dict[str, Any]
 
 
 def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
-    """Runs one benchmark; with --json {"device", "threads", "torch", "rows": [...]} on standard output."""
-    require_one_process("rnet bench")
+    """Runs one benchmark; with --json {"title", "device", "threads", "torch", "rows": [...]} on standard output."""
     if subject not in SUBJECTS:
         raise unknown_name("bench", subject, SUBJECTS)
+    require_one_process("rnet bench")
+    measure, show = SUBJECTS[subject]
+    document = measure(overrides, options)
+    if options.as_json:
+        show_json(document)
+    else:
+        show(document)
+
+
+def _about(title: str, device: Any, rows: list[dict[str, Any]]) -> Document:
     import torch
 
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    threads = torch.get_num_threads()
+    return {
+        "title": f"{title}{name}, {threads} threads", "device": name, "threads": threads, "torch": torch.__version__,
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document:
+    """Trains or finds the configured victim first."""
     from rnet.bench.fingerprint import bench_fingerprint
     from rnet.config import load_config
     from rnet.data.registry import load_dataset
@@ -32,18 +52,43 @@ def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
     victim = load_model(config, train(config, Store(options.root))).to(device)
     layer = default_cut_layer(config.model) or victim.layer_names()[0]
     rows = bench_fingerprint(victim, load_dataset(config.dataset), layer)
-    about = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    document = {"device": about, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-    if options.as_json:
-        show_json(document)
-        return
-    title = f"{config.model.name} on {config.dataset.name}, {about}, {torch.get_num_threads()} threads"
-    table = Table(title=title, title_justify="left")
+    return _about(f"{config.model.name} on {config.dataset.name}, ", device, rows)
+
+
+def _show_fingerprint(document: Document) -> None:
+    table = Table(title=document["title"], title_justify="left")
     for name in ("measured", "work", "one at a time", "batched", "ratio", "memory / budget"):
         table.add_column(name, justify="left" if name in ("measured", "work") else "right")
-    for row in rows:
+    for row in document["rows"]:
         memory = f"{row['memory_mb']:.0f} / {row['budget_mb']} MiB"
         slow = f"{row['sequential_seconds']:.1f} s*"
         table.add_row(row["name"], row["work"], slow, f"{row['batched_seconds']:.2f} s", f"{row['ratio']:.1f}x", memory)
     console().print(table)
-    console().print("* measured on " + ", ".join(row["sequential_measured_on"] for row in rows) + ", and scaled.")
+    console().print(
+        "* measured on " + ", ".join(row["sequential_measured_on"] for row in document["rows"]) + ", scaled."
+    )
+
+
+def _measure_kernels(overrides: Sequence[str], options: Options) -> Document:
+    from rnet.bench.kernels import bench_kernels
+    from rnet.config import load_config
+    from rnet.training import resolve_device
+
+    device = resolve_device(load_config(overrides, config_dir=options.config_dir).engine.device)
+    return _about("fused operations, ", device, bench_kernels(device))
+
+
+def _show_kernels(document: Document) -> None:
+    table = Table(title=document["title"], title_justify="left")
+    for name in ("operation", "work", "fused", "eager", "compiled", "to eager", "to compiled"):
+        table.add_column(name, justify="left" if name in ("operation", "work") else "right")
+    for row in document["rows"]:
+        times = [f"{row[f'{way}_ms']:.3f} ms" for way in ("kernel", "eager", "compiled")]
+        table.add_row(row["name"], row["work"], *times, f"{row['ratio_eager']:.2f}x", f"{row['ratio_compiled']:.2f}x")
+    console().print(table)
+
+
+SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable[[Document], None]]] = {
+    "fingerprint": (_measure_fingerprint, _show_fingerprint),
+    "kernels": (_measure_kernels, _show_kernels),
+}

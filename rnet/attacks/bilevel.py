@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rnet.kernels.admissible_mix import MIXING_WEIGHTS
+from rnet.kernels.partners import first_argmax
+
 Distance = Literal["l2", "cosine"]
 TargetMode = Literal["official", "logits", "probs"]
 
 Total = Callable[[Tensor], Tensor]
 """A scalar of this process -> its sum over all processes that share the batch."""
 
-MIXING_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOG_DISTANCE_WEIGHT = 0.1
 STEP_SIZE = 0.01
 COSINE_FLOOR = 1e-12
@@ -130,7 +132,7 @@ def partners(p_BK: Tensor, gallery_GK: Tensor | None = None) -> Tensor:
     """
     gallery_GK = p_BK if gallery_GK is None else gallery_GK
     distances_BG = torch.cdist(p_BK, gallery_GK, compute_mode="donot_use_mm_for_euclid_dist")
-    return _first_argmax(distances_BG)
+    return first_argmax(distances_BG)
 
 
 def first_admissible(scores_iK: Tensor, scores_jK: Tensor, y_B: Tensor) -> Tensor:
@@ -140,8 +142,8 @@ def first_admissible(scores_iK: Tensor, scores_jK: Tensor, y_B: Tensor) -> Tenso
     """
     b_W = scores_iK.new_tensor(MIXING_WEIGHTS)
     mixed_BWK = b_W[None, :, None] * scores_iK[:, None] + (1 - b_W)[None, :, None] * scores_jK[:, None]
-    admissible_BW = _first_argmax(mixed_BWK) == y_B[:, None]
-    first_B = _first_argmax(admissible_BW.to(b_W.dtype))
+    admissible_BW = first_argmax(mixed_BWK) == y_B[:, None]
+    first_B = first_argmax(admissible_BW.to(b_W.dtype))
     return torch.where(admissible_BW.any(dim=1), b_W[first_B], torch.ones_like(b_W[first_B]))
 
 
@@ -195,13 +197,6 @@ def upper_loss(
 
 def _cosine_distances(z1: Tensor, z: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(z1.flatten(1), z.flatten(1), dim=1)
-
-
-def _first_argmax(values: Tensor) -> Tensor:
-    """argmax over the last axis, the lowest index on ties (torch.argmax does not promise which)."""
-    size = values.shape[-1]
-    is_max = values == values.amax(dim=-1, keepdim=True)
-    return torch.where(is_max, torch.arange(size, device=values.device), size).amin(dim=-1).clamp_(max=size - 1)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

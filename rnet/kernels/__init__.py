@@ -1,0 +1,1 @@
+"""Fused operations: each is one public op with a torch reference (any device) and a Triton kernel (CUDA)."""

@@ -1,0 +1,122 @@
+"""The latent step in one pass over memory: each program moves and gathers one tile of one sample.
+
+Shapes: B samples, C channels, S positions; a tile is (outer, inner) in the order of the output's memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from rnet.kernels.latent_step import empty_next
+
+TILE = 2048
+"""Elements per program: 16 for each of 128 threads."""
+
+
+@triton.jit
+def latent_step_kernel(  # type: ignore[no-untyped-def]
+    z1_ptr,  # (B, C, S), strides z1_b, z1_c, z1_s, and so on
+    z_ptr,  # (B, C, S)
+    gradient_ptr,  # (B, C, S)
+    distance_ptr,  # ()
+    perm_ptr,  # (B, C), contiguous; not read without HAS_PERM
+    out_ptr,  # (B, C, S)
+    squares_ptr,  # (programs,)
+    C,
+    S,
+    z1_b,
+    z1_c,
+    z1_s,
+    z_b,
+    z_c,
+    z_s,
+    gradient_b,
+    gradient_c,
+    gradient_s,
+    out_b,
+    out_c,
+    out_s,
+    weight,
+    step_size,
+    HAS_PERM: tl.constexpr,
+    CHANNELS_INNER: tl.constexpr,
+    OUTER: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    program = tl.program_id(0)
+    tiles_across = tl.cdiv(C if CHANNELS_INNER else S, INNER)
+    tiles = tl.cdiv(S if CHANNELS_INNER else C, OUTER) * tiles_across
+    b = (program // tiles).to(tl.int64)
+    tile = program % tiles
+    outer = ((tile // tiles_across) * OUTER + tl.arange(0, OUTER))[:, None]
+    inner = ((tile % tiles_across) * INNER + tl.arange(0, INNER))[None, :]
+    if CHANNELS_INNER:
+        c, s = inner, outer
+    else:
+        c, s = outer, inner
+    inside = (c < C) & (s < S)
+    z_here = tl.load(z_ptr + b * z_b + c * z_c + s * z_s, mask=inside, other=0.0).to(tl.float32)
+    if HAS_PERM:
+        source = tl.load(perm_ptr + b * C + c, mask=c < C, other=0)
+        readable = inside & (source >= 0) & (source < C)
+        elsewhere = readable & (source != c)
+        z_there = tl.load(z_ptr + b * z_b + source * z_c + s * z_s, mask=elsewhere, other=0.0).to(tl.float32)
+        z_source = tl.where(elsewhere, z_there, z_here)
+    else:
+        source = c
+        readable = inside
+        z_source = z_here
+    z1 = tl.load(z1_ptr + b * z1_b + source * z1_c + s * z1_s, mask=readable, other=float("nan")).to(tl.float32)
+    gradient_at = gradient_ptr + b * gradient_b + source * gradient_c + s * gradient_s
+    gradient = tl.load(gradient_at, mask=readable, other=0.0).to(tl.float32)
+    distance = tl.load(distance_ptr).to(tl.float32)
+    # Rounded as torch does it (and launched without fused multiply-add), so that the same signs come out.
+    total = tl.div_rn(z1 - z_source, distance) * tl.div_rn(-weight, distance) + gradient
+    sign = tl.where(total > 0, 1.0, tl.where(total < 0, -1.0, 0.0))
+    moved = (z1 - step_size * sign).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + b * out_b + c * out_c + s * out_s, moved, mask=inside)
+    off = tl.where(inside, moved.to(tl.float32) - z_here, 0.0)
+    tl.store(squares_ptr + program, tl.sum(tl.sum(off * off, axis=1), axis=0))
+
+
+def launch(
+    z1: Tensor,
+    z: Tensor,
+    gradient: Tensor,
+    distance: Tensor,
+    next_perm_BC: Tensor | None,
+    channel_axis: int,
+    weight: float,
+    step_size: float,
+) -> tuple[Tensor, Tensor]:
+    """latent_step for up to float32, on CUDA, or on a CPU under Triton's interpreter."""
+    out = empty_next(z1)
+    z1_BCS, z_BCS, gradient_BCS = (_as_BCS(tensor, channel_axis) for tensor in (z1, z, gradient))
+    out_BCS = _as_BCS(out, channel_axis)
+    assert out_BCS.data_ptr() == out.data_ptr()
+    B, C, S = out_BCS.shape
+    channels_inner = out_BCS.stride(1) == 1 and C > 1
+    across, down = (C, S) if channels_inner else (S, C)
+    INNER = min(triton.next_power_of_2(across), TILE // 2)
+    OUTER = min(triton.next_power_of_2(down), TILE // INNER)
+    programs = B * triton.cdiv(across, INNER) * triton.cdiv(down, OUTER)
+    squares = torch.empty(programs, dtype=torch.float32, device=z1.device)
+    perm_BC = squares if next_perm_BC is None else next_perm_BC.contiguous()
+    with torch.cuda.device_of(z1):
+        latent_step_kernel[(programs,)](
+            z1_BCS, z_BCS, gradient_BCS, distance, perm_BC, out_BCS, squares, C, S,
+            *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(), weight, step_size,
+            HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, OUTER=OUTER, INNER=INNER,
+            num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+    return out, squares.sum()
+
+
+def _as_BCS(tensor: Tensor, channel_axis: int) -> Tensor:
+    """A view as (samples, channels, positions) wherever strides allow one and 32-bit offsets reach, else a copy."""
+    view = tensor.movedim(channel_axis, 1).flatten(2) if tensor.ndim > 2 else tensor.unsqueeze(2)
+    reach = sum((size - 1) * stride for size, stride in zip(view.shape[1:], view.stride()[1:], strict=True))
+    return view if reach < 2**31 else view.contiguous()
