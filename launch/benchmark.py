@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
-from rnet.errors import unknown_name
+from rnet.errors import UserError, unknown_name
 
 Document = dict[str, Any]
 
@@ -69,6 +69,42 @@ def _show_fingerprint(document: Document) -> None:
     )
 
 
+def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
+    """On an untrained network: what it has learned does not change what a step costs."""
+    from rnet.attacks.removalnet import RemovalNetConfig
+    from rnet.bench.attack import bench_attack
+    from rnet.config import load_config
+    from rnet.data.registry import load_dataset
+    from rnet.models.registry import default_cut_layer
+    from rnet.stages import build
+    from rnet.training import resolve_device
+
+    config = load_config(overrides, config_dir=options.config_dir)
+    if not isinstance(config.attack, RemovalNetConfig):
+        raise UserError(f"rnet bench attack measures RemovalNet, not attack={config.attack.name}; leave attack= out")
+    device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)
+    victim = build(config.model, dataset, seed=0).to(device).eval().requires_grad_(False)
+    rows = bench_attack(
+        victim, dataset, config.attack, layer=default_cut_layer(config.model), precision=config.precision
+    )
+    title = f"{config.model.name}, {dataset.image_size} px, batch {config.attack.batch_size}, {config.precision}, "
+    return _about(title, device, rows)
+
+
+def _show_attack(document: Document) -> None:
+    table = Table(title=document["title"], title_justify="left")
+    for name in ("a step", "median", "spread", "times rnet's", "memory", "GFLOP/s"):
+        table.add_column(name, justify="left" if name == "a step" else "right")
+    *rows, ceiling = document["rows"]
+    for row in rows:
+        table.add_row(
+            row["name"], f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", f"{row['ratio']:.2f}x",
+            f"{row['memory_mb']:.0f} MiB", f"{row['gflops']:.0f}",
+        )  # fmt: skip
+    table.add_row("matrix product (ceiling)", "", "", "", "", f"{ceiling['gflops']:.0f}")
+    console().print(table)
+
+
 def _measure_kernels(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.kernels import bench_kernels
     from rnet.config import load_config
@@ -89,6 +125,7 @@ def _show_kernels(document: Document) -> None:
 
 
 SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable[[Document], None]]] = {
+    "attack": (_measure_attack, _show_attack),
     "fingerprint": (_measure_fingerprint, _show_fingerprint),
     "kernels": (_measure_kernels, _show_kernels),
 }

@@ -76,7 +76,7 @@ _register("demo", "The main job: a victim, RemovalNet, fine-tuning, three negati
 
 @app.command("bench")
 def bench(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="What to measure: fingerprint, kernels.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="What to measure: attack, fingerprint, kernels.")],
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,

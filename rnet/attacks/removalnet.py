@@ -12,13 +12,14 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnet.attacks import bilevel
 from rnet.attacks.base import Attack, AttackContext, Suspect, check_positive, label_table
-from rnet.data.batches import Batch
+from rnet.data.batches import Batch, TrainingBatches
 from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
@@ -29,6 +30,7 @@ from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
 from rnet.models.folding import FoldedSplit
 from rnet.models.split import SplitModel, channel_axis
+from rnet.training import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,18 @@ class RemovalNetConfig:
     """Largest l2 norm of all gradients together; None does not clip."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An attack about to start: step(t) is its t-th step, on batches(t), whose labels are in labels_N2 (base.py)."""
+
+    engine: Engine
+    step: Step
+    surrogate: Classifier
+    batches: TrainingBatches
+    labels_N2: Tensor
+    cost: dict[str, Any]
+
+
 class RemovalNet(Attack):
     """The attack. `latent_target`, `logits_target` and `loss` are seams: override them for variants and ablations."""
 
@@ -112,6 +126,13 @@ class RemovalNet(Attack):
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """The surrogate: a copy of the victim moved away from its fingerprint."""
+        ready = self.prepare(dataset, context)
+        seed = derive_seed(derive_seed(context.seed, "removalnet"), "global")
+        context.run.optimise(ready.engine, num_steps=self.config.iterations, step=ready.step, seed=seed)
+        return Suspect(model=ready.surrogate, derived=True, cost=ready.cost)
+
+    def prepare(self, dataset: Dataset, context: AttackContext) -> Prepared:
+        """Everything up to the first step."""
         config, run, seed = self.config, context.run, derive_seed(context.seed, "removalnet")
         part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
         labels_N2 = label_table(context.victim_forward, part, run.device)
@@ -145,9 +166,8 @@ class RemovalNet(Attack):
 
             return {**engine.descend(upper_level, len(y_B)), **metrics}
 
-        run.optimise(engine, num_steps=config.iterations, step=step, seed=derive_seed(seed, "global"))
         cost = {"substitute_samples": len(part), "iterations": config.iterations, "victim_queries": labels_N2.numel()}
-        return Suspect(model=surrogate, derived=True, cost=cost)
+        return Prepared(engine=engine, step=step, surrogate=surrogate, batches=batches, labels_N2=labels_N2, cost=cost)
 
     def lower_level(
         self, engine: Engine, split: SplitModel, batch: Batch, y_B: Tensor, seed: int, t: int

@@ -1,0 +1,168 @@
+"""A step of RemovalNet against the network passes it needs and against a straightforward program, in one run.
+
+The three take turns, so that a busy machine disturbs them alike; medians and interquartile ranges are reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rnet.attacks.base import AttackContext
+from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.bench.memory import peak_memory
+from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
+from rnet.data.images import Dataset
+from rnet.draws import channel_permutations, derive_seed, uniform
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
+from rnet.models.classifier import Classifier
+from rnet.models.split import SplitModel, channel_axis
+from rnet.training import Run
+from rnet.victim import TrainConfig
+
+
+def bench_attack(
+    victim: Classifier,
+    dataset: Dataset,
+    config: RemovalNetConfig,
+    *,
+    layer: str | None,
+    precision: str,
+    rounds: int = 5,
+) -> list[dict[str, Any]]:
+    """Rows for rnet's step, the bare passes in its precision, and the straightforward program in float32.
+
+    Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, per second), and ratio: how
+    many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of a large matrix product.
+    Raises UserError for a configuration that the straightforward program does not cover.
+    """
+    if config.distance != "l2" or config.target != "official":
+        raise UserError("rnet bench attack measures attack.distance=l2 attack.target=official; leave both as they are")
+    device = next(victim.parameters()).device
+    config = replace(config, seed=config.seed or 0)
+    attack = RemovalNet(config)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(
+            folder=Path(folder), label="bench", config=EngineConfig(name="plain"), device=device, precision=precision,
+            identity="bench", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
+        )  # fmt: skip
+        context = AttackContext(
+            victim=victim, victim_forward=victim, train=TrainConfig(), default_layer=layer, run=run,
+            build=lambda seed: copy.deepcopy(victim), seed=config.seed or 0,
+        )  # fmt: skip
+        ready = attack.prepare(dataset, context)
+    bare = attack.split(copy.deepcopy(ready.surrogate), layer)  # in the memory format that rnet chose
+    plain = attack.split(copy.deepcopy(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
+    optimizer = torch.optim.SGD(
+        plain.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    seed = derive_seed(context.seed, "removalnet")
+
+    def inputs(t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        batch = ready.batches(t)
+        y_B = ready.labels_N2[batch.indices_B.to(device), batch.flipped_B.long()]
+        return batch.x_BCHW, y_B, batch.stream_ids_B
+
+    def straightforward(t: int) -> None:
+        x_BCHW, y_B, ids_B = inputs(t)
+        with torch.no_grad():
+            z = plain.eval().head(x_BCHW)
+        u = uniform(seed, "latent start", t, ids_B, math.prod(z.shape[1:]), device=device).view(z.shape)
+        calls, channels = config.num_poison_steps + 1, z.shape[channel_axis(z)]
+        perms = channel_permutations(seed, "shuffle", t, ids_B, calls, channels, config.rho, device=device)
+        straightforward_step(
+            plain, optimizer, x_BCHW, y_B, u, perms, temperature=config.temperature, alpha=config.alpha,
+            beta=config.beta, gamma=config.gamma,
+        )  # fmt: skip
+
+    def passes(t: int) -> None:
+        x_BCHW, y_B, _ = inputs(t)
+        with ready.engine.autocast():
+            bare_passes(bare, x_BCHW, y_B, config.num_poison_steps)
+
+    candidates: dict[str, Callable[[int], object]] = {
+        "rnet": ready.step, "bare passes": passes, "straightforward float32": straightforward
+    }  # fmt: skip
+    flops = _flops(bare, inputs(0)[0], config.num_poison_steps)
+    rows = _measure(candidates, device, rounds)
+    own = rows[0]["median_ms"]
+    for row in rows:
+        row |= {"ratio": row["median_ms"] / own, "gflops": flops / row["median_ms"] / 1e6}
+    return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
+
+
+def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> int:
+    """Of the bare passes: a backward pass costs its forward pass for the data and again for the weights."""
+    split.eval()
+    counts = []
+    with torch.no_grad():
+        z = split.head(x_BCHW)
+        for work in (lambda: split.tail(z), lambda: split(x_BCHW)):
+            with FlopCounterMode(display=False) as counter:
+                work()
+            counts.append(counter.get_total_flops())
+    tail, whole = counts
+    return steps * 2 * tail + whole + 3 * whole
+
+
+def _measure(candidates: dict[str, Callable[[int], object]], device: torch.device, rounds: int) -> list[dict[str, Any]]:
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    memory: dict[str, float] = {}
+    for t in range(rounds + 1):
+        for name, work in candidates.items():
+            if t == 0:  # warms up, too
+                with peak_memory(device) as found:
+                    work(t)
+                memory[name] = found["mb"]
+                continue
+            started = _now(device)
+            work(t)
+            times[name].append(1000 * (_now(device) - started))
+    return [
+        {
+            "name": name,
+            "median_ms": statistics.median(found),
+            "spread_ms": _interquartile_range(found),
+            "memory_mb": memory[name],
+            "rounds": rounds,
+        }
+        for name, found in times.items()
+    ]
+
+
+def _matmul_gflops(device: torch.device, precision: str) -> float:
+    """The best of a few products of two matrices in the attack's precision."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    seconds = []
+    for _ in range(5):
+        started = _now(device)
+        a @ b
+        seconds.append(_now(device) - started)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def _interquartile_range(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4)
+    return high - low
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,87 @@
+"""The yardstick of the attack's benchmark computes what the attack computes, and the benchmark compares the two."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnet.attacks.base import AttackContext
+from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.bench.attack import bench_attack
+from rnet.bench.straightforward_removalnet import straightforward_step
+from rnet.data.registry import load_dataset
+from rnet.draws import channel_permutations, derive_seed, uniform
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
+from rnet.training import Run
+from rnet.victim import TrainConfig
+from tests.engines.cells import network
+from tests.tiny_runs import tiny
+
+STEPS = 5
+CONFIG = RemovalNetConfig(seed=1, substitute_size=48, iterations=STEPS, batch_size=16, num_poison_steps=20, rho=0.3)
+
+
+@pytest.mark.parametrize("kind", ["norm", "flat"])
+def test_the_attack_takes_the_steps_of_the_straightforward_program(kind: str, tmp_path: Path) -> None:
+    """Folded, channels_last and vectorised, yet the same numbers: 20 latent steps in each of 5 optimizer steps."""
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network(kind, seed=3)
+    victim.requires_grad_(False)
+    run = Run(
+        folder=tmp_path, label="test", config=EngineConfig(name="plain"), device=torch.device("cpu"), precision="fp32",
+        identity="test", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
+    )  # fmt: skip
+    context = AttackContext(
+        victim=victim, victim_forward=victim, train=TrainConfig(), default_layer=layer, run=run, seed=1,
+        build=lambda seed: network(kind, seed)[0],
+    )  # fmt: skip
+    attack = RemovalNet(CONFIG)
+    ready = attack.prepare(dataset, context)
+    plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))
+    seed = derive_seed(1, "removalnet")
+    for t in range(STEPS):
+        found = ready.step(t)["loss/total"]
+        batch = ready.batches(t)
+        y_B = ready.labels_N2[batch.indices_B, batch.flipped_B.long()]
+        with torch.no_grad():
+            z = plain.eval().head(batch.x_BCHW)
+        ids_B = batch.stream_ids_B
+        u = uniform(seed, "latent start", t, ids_B, math.prod(z.shape[1:]), device="cpu").view(z.shape)
+        perms = channel_permutations(seed, "shuffle", t, ids_B, 21, z.shape[1], 0.3, device="cpu")
+        expected = straightforward_step(
+            plain, optimizer, batch.x_BCHW, y_B, u, perms, temperature=20.0, alpha=0.2, beta=2.0, gamma=0.6
+        )
+        scheduler.step()
+        assert found == pytest.approx(float(expected), rel=1e-5)
+    ready.engine.finish()
+    for name, value in plain.model.state_dict().items():
+        own = ready.surrogate.state_dict()[name]
+        assert (own - value).float().norm() <= 1e-5 * value.float().norm().clamp_min(1e-6), name
+
+
+def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network("norm", seed=3)
+    victim.requires_grad_(False)
+    before = copy.deepcopy(victim.state_dict())
+    rows = bench_attack(victim, dataset, CONFIG, layer=layer, precision="fp32", rounds=2)
+    assert [row["name"] for row in rows] == ["rnet", "bare passes", "straightforward float32", "ceiling"]
+    for row in rows[:-1]:
+        assert row["ratio"] == pytest.approx(row["median_ms"] / rows[0]["median_ms"])
+        assert row["gflops"] * row["median_ms"] == pytest.approx(rows[0]["gflops"] * rows[0]["median_ms"])
+    assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+
+
+def test_what_the_yardstick_does_not_cover_is_refused() -> None:
+    victim, layer = network("flat", seed=3)
+    other = RemovalNetConfig(distance="cosine")
+    with pytest.raises(UserError, match=r"attack.distance=l2 attack.target=official"):
+        bench_attack(victim, load_dataset(tiny().dataset), other, layer=layer, precision="fp32")
