@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of
-from rnet.defenses.queries import check_suspect, logits_of, samples_per_chunk, seeded_generator, seeded_indices
+from rnet.defenses.queries import (
+    check_suspect,
+    logits_of,
+    quick_copy,
+    samples_per_chunk,
+    seeded_generator,
+    seeded_indices,
+)
 from rnet.draws import uniform
 from rnet.errors import UserError
 
@@ -161,6 +168,7 @@ class DatasetInference(Defense):
         """
         config, device = self.config, device_of(model)
         batch_size = samples_per_chunk(model, pixels(images_NCHW[:1]), config.memory_mb)
+        walked = quick_copy(model)
         walk_bytes = 4 * images_NCHW[0].numel() * (2 * MULTIPLES_AT_ONCE + 6)
         images = max(1, int(config.memory_mb * 2**20 // (walk_bytes * 3 * config.num_directions)))
         rows = []
@@ -171,7 +179,7 @@ class DatasetInference(Defense):
             x_WCHW = x_BCHW.repeat_interleave(walks, dim=0)
             label_W = label_N[indices_B].to(device).repeat_interleave(walks)
             delta_WCHW = delta_BDCHW.flatten(0, 1)
-            stop_W = last_multiples(model, x_WCHW, label_W, delta_WCHW, config.max_multiple, batch_size, role)
+            stop_W = last_multiples(walked, x_WCHW, label_W, delta_WCHW, config.max_multiple, batch_size, role)
             moved_WCHW = stop_W[:, None, None, None] * delta_WCHW
             clamped_WCHW = torch.minimum(torch.maximum(moved_WCHW, -x_WCHW), 1 - x_WCHW)
             by_norm_B3DE = clamped_WCHW.double().view(len(x_BCHW), len(NORMS), config.num_directions, -1)

@@ -22,15 +22,14 @@ from rnet.defenses.queries import (
     check_released_port,
     check_suspect,
     logits_of,
+    quick_copy,
     samples_per_chunk,
     seeded_generator,
     seeded_indices,
     train_mode_logits,
 )
 from rnet.engines.collectives import map_rows
-from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError, unknown_name
-from rnet.models.folding import folded
 
 TARGETS = ("least_likely", "random")
 RELEASED_PORT = ("train_mode_verification", "adam_rebuilt", "no_box")
@@ -93,8 +92,7 @@ class IPGuard(Defense):
         x_NCHW, i_N, j_N = self.starting_points(victim, dataset, seed)
         size = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
         with frozen_eval(victim):
-            searched = folded(victim)  # the same function to the last bits, at half the cost per step
-            use_channels_last(searched)
+            searched = quick_copy(victim)
 
             def search(*starts_N: Tensor) -> tuple[Tensor, ...]:
                 chunks = [

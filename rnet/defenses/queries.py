@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from rnet.defenses.base import Fingerprint, device_of, frozen_eval
 from rnet.draws import derive_seed
 from rnet.engines.collectives import map_rows
+from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError, unknown_name
+from rnet.models.folding import folded
 
 
 def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int = 256, *, role: str = "suspect") -> Tensor:
@@ -27,6 +29,16 @@ def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int = 256, *, role: 
     with frozen_eval(model), torch.no_grad():
         logits_NK = map_rows(lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
     return _require_finite(logits_NK, model, role)
+
+
+def quick_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy for many passes in eval mode: the same function up to rounding, at about half the cost.
+
+    Convolutions have taken over the batch norms after them, and weights lie in the fastest memory format.
+    """
+    found = folded(model)
+    use_channels_last(found)
+    return found
 
 
 def train_mode_logits(

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
-from rnet.defenses.queries import check_released_port, logits_of, seeded_generator, train_mode_logits
+from rnet.defenses.queries import check_released_port, logits_of, quick_copy, seeded_generator, train_mode_logits
 from rnet.errors import UserError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -185,6 +185,7 @@ class Zest(Defense):
         """For each image in turn, its masks and the model's logits (S, K) on the masked images."""
         device = masks_NSM.device
         mean_C = tensors["mean_C"].to(device)
+        asked = quick_copy(model)
         in_train_mode = "train_mode_verification" in self.port
         batch = _PORT_BATCH
         if not in_train_mode:
@@ -199,7 +200,7 @@ class Zest(Defense):
                     draw = seed * 1_000_003 + n * len(masks_SM) + b  # another dropout draw for every forward pass
                     parts.append(train_mode_logits(model, x_BCHW, batch, seed=draw, role=role))
                 else:
-                    parts.append(logits_of(model, x_BCHW, batch, role=role))
+                    parts.append(logits_of(asked, x_BCHW, batch, role=role))
             yield masks_SM, torch.cat(parts)
 
 
