@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from launch.sweep_cli import sweep_app
 from rnet import __version__
 from rnet.command import Options, guarded, run_stage
 
@@ -72,6 +73,8 @@ _STAGES = {
 for _name, _summary in _STAGES.items():
     _register(_name, _summary, partial(run_stage, _name))
 _register("demo", "The main job: a victim, RemovalNet, fine-tuning, three negatives, and IPGuard on each.", _demo)
+
+app.add_typer(sweep_app, name="sweep")
 
 
 @app.command("bench")

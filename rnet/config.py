@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,13 +129,14 @@ def as_dict(config: Any, *, hashed_only: bool = False) -> dict[str, Any]:
 
 
 def to_yaml(document: dict[str, Any]) -> str:
-    """The canonical text of a document: sorted keys, block style. These bytes are shown, saved and hashed."""
+    """A document to read: sorted keys, block style. Shown and saved."""
     return yaml.safe_dump(document, sort_keys=True, default_flow_style=False, allow_unicode=True)
 
 
 def content_id(document: dict[str, Any]) -> str:
-    """16 hexadecimal digits that name a document by its content."""
-    return hashlib.sha256(to_yaml(document).encode()).hexdigest()[:16]
+    """16 hexadecimal digits that name a document by its content, whatever the order of keys and shared objects."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run_to_dict(run: RunConfig) -> dict[str, Any]:

@@ -129,3 +129,10 @@ def test_comma_lists_of_attacks_and_defences_become_one_run_each() -> None:
 def test_all_stands_for_every_defence() -> None:
     defenses = [load_config(line).defense.name for line in expand_choices(["defense=all"])]
     assert {"ipguard", "modeldiff", "zest", "deepjudge", "sac", "akh", "dataset_inference", "random"} == set(defenses)
+
+
+def test_an_id_depends_on_content_only_not_on_shared_objects_or_order() -> None:
+    shared: list[str] = []
+    assert content_id({"a": shared, "b": shared}) == content_id({"b": [], "a": []})
+    assert content_id({"a": 0.0}) != content_id({"a": -0.0})
+    assert content_id({"a": 1}) != content_id({"a": 1.0}) != content_id({"a": "1.0"})

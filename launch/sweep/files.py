@@ -1,0 +1,84 @@
+"""Small JSON files that many processes on many machines read while they change: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rnet.errors import UserError
+
+
+def write_json(path: Path, document: Any, *, new: bool = False) -> bool:
+    """Replaces the file atomically and durably. new: only if there is none yet; returns whether it was written.
+
+    A new file appears by a hard link, which is atomic on NFS too. Raises UserError when the disk is full or read-only.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with temporary.open("w") as file:
+            json.dump(document, file, separators=(",", ":"))
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if not new:
+            os.replace(temporary, path)
+            return True
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        return True
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any | None:
+    """What the file holds; None if there is none. Raises UserError if it cannot be read or is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the owner of the store") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; delete it and run the command again") from None
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, none if it does not exist. Raises UserError if it cannot be listed."""
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}; check --root and the owner of the store") from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on the file; others wait. The system releases it when the process dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = path.open("w")
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error for a file that cannot be written: what Linux says, and what helps."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
+    return UserError(f"cannot write {path}: {error.strerror}; choose another --root")

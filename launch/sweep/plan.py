@@ -1,0 +1,262 @@
+"""From a sweep to its stage graph: rows of the final table, and the cells they share, each once.
+
+A cell is one stage with one content id: a folder of the store. Its parents come before it in the list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.sweep.files import names_in, read_json, write_json
+from launch.sweep.resources import Profile, Shape, load_profile, make_shape
+from launch.sweep.spec import STAGES, Sweep, load_sweep
+from rnet.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One stage to compute. parents, shape: places in the plan's lists; victim: the place of its train cell."""
+
+    stage: str
+    id: str
+    parents: tuple[int, ...]
+    overrides: tuple[str, ...]
+    shape: int
+    victim: int
+
+    @property
+    def label(self) -> str:
+        """Stage and id, for messages and as a key: train/0123456789abcdef."""
+        return f"{self.stage}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: axis values and the cells (by place) with its suspect, its scores and its negatives'."""
+
+    values: dict[str, str]
+    cells: dict[str, int]
+    negatives: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep, expanded. seconds: how long that took; composed: how many configurations were composed for it."""
+
+    name: str
+    cluster: str
+    profile: Profile
+    common: tuple[str, ...]
+    config_dir: str | None
+    cells: list[Cell]
+    rows: list[Row]
+    shapes: list[Shape]
+    seconds: float = 0.0
+    composed: int = 0
+
+    def overrides(self, cell: Cell) -> list[str]:
+        """The overrides that make the cell's configuration."""
+        return [*self.common, *cell.overrides]
+
+    def folder(self, root: Path, cell: Cell) -> Path:
+        """The cell's folder in the store."""
+        return root / cell.stage / cell.id
+
+
+def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
+    """The plan of a sweep file; every configuration is resolved and every hyperparameter checked.
+
+    Raises UserError for the first row that cannot work, naming its axes.
+    """
+    from rnet.config import config_folder  # these bring torch, which commands on a finished plan do without
+
+    started = time.monotonic()
+    sweep = load_sweep(path, changes)
+    folders = [config_folder(), *([config_dir] if config_dir else [])]
+    builder = _Builder(sweep, config_dir)
+    gc.freeze()  # what torch brought is not looked through again for every few thousand rows
+    for row in sweep.rows():
+        builder.add(row)
+    gc.unfreeze()
+    return Plan(
+        name=sweep.name, cluster=sweep.cluster, profile=load_profile(sweep.cluster, folders), common=sweep.common,
+        config_dir=str(config_dir.resolve()) if config_dir else None, cells=builder.cells, rows=builder.rows,
+        shapes=list(builder.shapes), seconds=time.monotonic() - started, composed=builder.configs.composed,
+    )  # fmt: skip
+
+
+class _Builder:
+    """Cells and rows as they are found."""
+
+    def __init__(self, sweep: Sweep, config_dir: Path | None) -> None:
+        from launch.sweep.configs import ConfigCache
+
+        self.sweep = sweep
+        self.configs = ConfigCache(config_dir)
+        self.cells: list[Cell] = []
+        self.rows: list[Row] = []
+        self.shapes: dict[Shape, int] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._checked: dict[int, Any] = {}
+
+    def add(self, values: dict[str, str]) -> None:
+        """Adds a row and its cells."""
+        lines = self.sweep.overrides(values)
+        own = lines[len(self.sweep.common) :]
+        try:
+            config = self.configs.load(lines)
+            cells = self._graph(config, own, values)
+            negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
+        except UserError as error:
+            about = " ".join(f"{axis}={value}" for axis, value in values.items())
+            raise UserError(f"{self.sweep.path}: the row {about}: {error}") from None
+        self.rows.append(Row(values=values, cells=cells, negatives=negatives))
+
+    def _graph(self, config: Any, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
+        """The row's cells by stage, up to the sweep's last stage."""
+        until = self.sweep.until
+        found = {"train": self._cell("train", config, own, values, ())}
+        if until in ("attack", "verify"):
+            found["attack"] = self._cell("attack", config, own, values, (found["train"],))
+        if until in ("fingerprint", "verify"):
+            found["fingerprint"] = self._cell("fingerprint", config, own, values, (found["train"],))
+        if until == "verify":
+            parents = (found["attack"], found["fingerprint"])
+            found["verify"] = self._cell("verify", config, own, values, parents)
+        return found
+
+    def _negatives(self, config: Any, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
+        """The verify cells of the run's negatives, from seeds that rnet.verification.negative_configs gives."""
+        if not config.negatives:
+            return ()
+        from rnet.verification import negative_configs
+
+        common = tuple(line for line in self.sweep.common if line.startswith("attack"))
+        if common:
+            raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")
+        others = tuple(line for line in own if not line.startswith("attack"))
+        found = []
+        for negative in negative_configs(config):
+            lines = (*others, "attack=independent", f"attack.seed={negative.attack.seed}")
+            resolved = self.configs.load((*self.sweep.common, *lines))
+            found.append(self._graph(resolved, lines, values)["verify"])
+        return tuple(found)
+
+    def _cell(
+        self, stage: str, config: Any, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
+    ) -> int:
+        """The place of the cell, new or known."""
+        key = self._ingredients(stage, config)
+        if key in self._known:
+            return self._known[key]
+        from rnet.config import content_id
+        from rnet.stages import DOCUMENTS
+
+        self._check(config)
+        cell_id = content_id(DOCUMENTS[stage](config))
+        place = self._places.setdefault((stage, cell_id), len(self.cells))
+        if place == len(self.cells):
+            victim = self.cells[parents[0]].victim if parents else place
+            shape = self._shape(stage, values)
+            self.cells.append(Cell(stage, cell_id, parents, own, shape, victim))
+        self._known[key] = place
+        return place
+
+    def _ingredients(self, stage: str, config: Any) -> tuple[Any, ...]:
+        """What the stage can depend on: everything but what later stages add. Equal components are one object."""
+        found = [stage, config.seed, config.precision, id(config.dataset), id(config.model), id(config.train)]
+        found.append(id(config.engine))
+        if stage in ("attack", "verify"):
+            found.append(id(config.attack))
+        if stage in ("fingerprint", "verify"):
+            found.append(id(config.defense))
+        return tuple(found)
+
+    def _check(self, config: Any) -> None:
+        """Makes each attack and defence once, which checks its hyperparameters."""
+        from rnet.attacks.registry import ATTACKS
+        from rnet.defenses.registry import DEFENSES
+
+        for registry, component in ((ATTACKS, config.attack), (DEFENSES, config.defense)):
+            if id(component) not in self._checked:
+                registry.build(component)
+                self._checked[id(component)] = component
+
+    def _shape(self, stage: str, values: dict[str, str]) -> int:
+        needs = self.sweep.needs(values, stage)
+        key = tuple(sorted(needs.items()))
+        if key not in self._shape_of:
+            shape = make_shape(needs)
+            self._shape_of[key] = self.shapes.setdefault(shape, len(self.shapes))
+        return self._shape_of[key]
+
+
+def check_deeply(plan: Plan) -> int:
+    """Builds each attack's model once on its dataset, as the stages do before they start. Returns how many were.
+
+    Seeds are left aside: they cannot make a configuration impossible. Raises UserError for the first that cannot work.
+    """
+    from launch.sweep.configs import ConfigCache
+    from rnet.stages import check_attack
+
+    configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
+    done: set[str] = set()
+    for cell in plan.cells:
+        if cell.stage in ("train", "attack"):
+            config = configs.load(plan.overrides(cell))
+            parts = [config.dataset, config.model, config.precision, config.engine]
+            parts += [dataclasses.replace(config.attack, seed=0)] if hasattr(config.attack, "seed") else [config.attack]
+            if repr(parts) not in done:
+                done.add(repr(parts))
+                try:
+                    check_attack(config)
+                except UserError as error:
+                    raise UserError(f"{plan.name}, {' '.join(cell.overrides)}: {error}") from None
+    return len(done)
+
+
+def done_cells(plan: Plan, root: Path) -> set[int]:
+    """Places of the cells whose result is in the store. One listing a stage, one look a folder found."""
+    there = {stage: set(names_in(root / stage)) for stage in STAGES}
+    return {
+        place
+        for place, cell in enumerate(plan.cells)
+        if cell.id in there[cell.stage] and (root / cell.stage / cell.id / "result.json").exists()
+    }
+
+
+def save_plan(plan: Plan, root: Path) -> Path:
+    """Writes the plan to <root>/sweeps/<name>.json, where tasks and the other commands read it."""
+    path = root / "sweeps" / f"{plan.name}.json"
+    document = {
+        **{name: getattr(plan, name) for name in ("name", "cluster", "common", "config_dir", "seconds", "composed")},
+        "profile": dataclasses.asdict(plan.profile),
+        "shapes": [dataclasses.asdict(shape) for shape in plan.shapes],
+        "cells": [[cell.stage, cell.id, cell.parents, cell.overrides, cell.shape, cell.victim] for cell in plan.cells],
+        "rows": [[row.values, row.cells, row.negatives] for row in plan.rows],
+    }
+    write_json(path, document)
+    return path
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan that save_plan wrote. Raises UserError if there is none."""
+    document = read_json(path)
+    if document is None:
+        raise UserError(f"no plan {path}; run rnet sweep submit first, with the same --root")
+    return Plan(
+        name=document["name"], cluster=document["cluster"], config_dir=document["config_dir"],
+        common=tuple(document["common"]), seconds=document["seconds"], composed=document["composed"],
+        profile=Profile(**document["profile"]), shapes=[Shape(**shape) for shape in document["shapes"]],
+        cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim)
+               for stage, id_, parents, overrides, shape, victim in document["cells"]],
+        rows=[Row(values, cells, tuple(negatives)) for values, cells, negatives in document["rows"]],
+    )  # fmt: skip
