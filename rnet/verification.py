@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -118,27 +118,36 @@ def _tested(config: RunConfig, store: Store) -> Row:
     defense: Defense = DEFENSES.build(config.defense)
     folder = verify(config, store)
     scores = (folder.result() or {})["scores"]
-    negatives = _negative_scores(config, store)
-    metrics = {}
-    for metric in defense.metrics:
-        name = f"{defense.name}/{metric.name}"
+    negatives = list(_negative_scores(config, store).values())
+    judged = judge_scores(defense.name, defense.metrics, scores, negatives, config.false_positive_rate)
+    return {"defense": defense.name, "verify_id": folder.id, **judged}
+
+
+def judge_scores(
+    defense: str,
+    metrics: Sequence[Metric],
+    scores: Mapping[str, float],
+    negatives: Sequence[Mapping[str, float]],
+    false_positive_rate: float,
+) -> Row:
+    """{metrics, verdict, reason}: a suspect's scores, named defense/metric, judged against those of the negatives.
+
+    The verdict is that of the first metric; DeepJudge's is its own vote.
+    """
+    judged = {}
+    for metric in metrics:
+        name = f"{defense}/{metric.name}"
         if name in scores:
-            found = [negative[name] for negative in negatives.values()]
-            metrics[name] = _judged(metric, scores[name], found, config.false_positive_rate)
-            if defense.name == "zest" and len(found) >= 5:
-                metrics[name]["normalised"] = normalise(scores[name], found)
-    verdict = next(iter(metrics.values()))
-    if defense.name == "deepjudge" and len(negatives) >= 2:
-        own = [{key.split("/")[1]: value for key, value in found.items()} for found in [scores, *negatives.values()]]
-        vote = deepjudge_verdict(own[0], own[1:], defense.metrics)
+            found = [negative[name] for negative in negatives]
+            judged[name] = _judged(metric, scores[name], found, false_positive_rate)
+            if defense == "zest" and len(found) >= 5:
+                judged[name]["normalised"] = normalise(scores[name], found)
+    verdict = next(iter(judged.values()))
+    if defense == "deepjudge" and len(negatives) >= 2:
+        own = [{key.split("/")[1]: value for key, value in found.items()} for found in [scores, *negatives]]
+        vote = deepjudge_verdict(own[0], own[1:], metrics)
         verdict = {"verdict": vote.label, "reason": vote.reason}
-    return {
-        "defense": defense.name,
-        "verify_id": folder.id,
-        "metrics": metrics,
-        "verdict": verdict["verdict"],
-        "reason": verdict["reason"],
-    }
+    return {"metrics": judged, "verdict": verdict["verdict"], "reason": verdict["reason"]}
 
 
 def _negative_scores(config: RunConfig, store: Store) -> dict[str, dict[str, float]]:

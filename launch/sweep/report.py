@@ -14,10 +14,9 @@ from launch.sweep.configs import ConfigCache
 from launch.sweep.files import read_json
 from launch.sweep.plan import Plan, Row
 from rnet.defenses.base import Metric
-from rnet.defenses.calibration import deepjudge_verdict
-from rnet.defenses.calibration import verdict as judge
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
+from rnet.verification import judge_scores
 
 FORMATS = ("markdown", "csv", "json")
 FIDELITY = ("accuracy", "victim_accuracy", "drop", "agreement")
@@ -104,22 +103,17 @@ def _judged(
     negatives: Sequence[Mapping[str, float]],
     alpha: float,
 ) -> list[dict[str, Any]]:
-    """One entry per metric that was scored."""
-    vote = None
-    if defense == "deepjudge" and len(negatives) >= 2:
-        plain = [{key.split("/")[1]: value for key, value in found.items()} for found in [scores, *negatives]]
-        vote = deepjudge_verdict(plain[0], plain[1:], metrics)
-    lines = []
-    for metric in metrics:
-        name = f"{defense}/{metric.name}"
-        if name in scores:
-            found = [negative[name] for negative in negatives]
-            own = judge(scores[name], found, metric, alpha)
-            lines.append({
-                "metric": name, "score": scores[name], "direction": metric.direction, "threshold": own.threshold,
-                "verdict": (vote or own).label, "reason": (vote or own).reason, "negatives": len(found),
-            })  # fmt: skip
-    return lines
+    """One entry per metric that was scored; DeepJudge's have its vote for their verdict."""
+    judged = judge_scores(defense, metrics, scores, negatives, alpha)
+    overall = judged if defense == "deepjudge" and len(negatives) >= 2 else None
+    return [
+        {
+            "metric": name, "score": found["value"], "direction": found["direction"], "threshold": found["threshold"],
+            "verdict": (overall or found)["verdict"], "reason": (overall or found)["reason"],
+            "negatives": len(negatives),
+        }
+        for name, found in judged["metrics"].items()
+    ]  # fmt: skip
 
 
 def _without_seed(lines: Sequence[str]) -> list[str]:
