@@ -58,8 +58,8 @@ def context(victim: Classifier, dataset: Dataset, tmp_path: Path) -> AttackConte
         identity="test", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
     )  # fmt: skip
     return AttackContext(
-        victim=victim, victim_forward=victim, train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1", run=run, seed=1,
-        build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
+        victim=victim, victim_forward=victim, train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1",
+        run=run, seed=1, build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
     )  # fmt: skip
 
 
