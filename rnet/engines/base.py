@@ -120,7 +120,7 @@ class Engine(ABC):
         if not self._open:
             raise RuntimeError("backward() of a loss that did not come through forward(); ranks would drift apart")
         self._open = 0
-        self._backward(loss / self.accumulate if self.accumulate > 1 else loss)
+        self._backward(loss)
 
     def step(self) -> None:
         """One optimizer and schedule step; gradients are cleared."""

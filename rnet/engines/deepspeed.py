@@ -108,15 +108,8 @@ class DeepSpeedEngine(Engine):
     def _wrapped_forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
 
-    def backward(self, loss: Tensor) -> None:
-        """DeepSpeed divides by the number of micro-batches itself."""
-        if not self._open:
-            raise RuntimeError("backward() of a loss that did not come through forward(); ranks would drift apart")
-        self._open = 0
-        self._backward(loss)
-
     def _backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
+        self._engine.backward(loss)  # divides by the number of micro-batches itself
         self._engine.step()  # counts micro-batches; moves the parameters after the last one
 
     def _step(self) -> None:

@@ -26,7 +26,7 @@ class PlainEngine(Engine):
             return self.unwrapped(*args, **kwargs)
 
     def _backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss / self.accumulate).backward()
 
     def _step(self) -> None:
         if self._clip_norm is not None:
