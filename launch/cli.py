@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from launch.options import DEFAULT_ROOT, Root
 from launch.sweep_cli import sweep_app
 from rnet import __version__
 from rnet.command import Options, guarded, run_stage
@@ -30,14 +31,11 @@ Overrides = Annotated[
         help="Overrides, e.g. dataset=fashion_mnist model=resnet8 attack=removalnet attack.iterations=10 seed=3.",
     ),
 ]
-Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="The store: where results are kept and found.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration and stop.")]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own groups, e.g. DIR/dataset/mine.yaml.")
 ]
-
-DEFAULT_ROOT = Path("runs")
 
 
 def _run(action: Callable[[], None]) -> None:
@@ -79,13 +77,20 @@ app.add_typer(sweep_app, name="sweep")
 
 @app.command("bench")
 def bench(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="What to measure: attack, fingerprint, kernels.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="SUBJECT",
+            help="What to measure: attack, fingerprint, kernels, or scaling "
+            "(processes=1,2,4 engine=ddp,zero3 step=attack,train).",
+        ),
+    ],
     overrides: Overrides = None,
     root: Root = DEFAULT_ROOT,
     as_json: AsJson = False,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Measure on this machine: rnet's way against the straightforward one, as a ratio within one run."""
+    """Measure on this machine, as ratios within one run: rnet's way against the straightforward one, and scaling."""
     from launch.benchmark import run_bench
 
     _run(lambda: run_bench(subject, overrides or [], Options(root=root, as_json=as_json, config_dir=config_dir)))

@@ -19,10 +19,11 @@ SUSPECTS = ("identity", "finetune", "removalnet")
 def run_demo(overrides: Sequence[str], options: Options) -> None:
     """Computes what is missing, then shows one row per suspect; with --json {"rows": [...], ...} on standard output."""
     from rnet.config import load_config, run_to_dict, to_yaml
+    from rnet.documents import negative_configs
     from rnet.report.plots import plot_suspects
     from rnet.stages import train
     from rnet.store import Store
-    from rnet.verification import check, examine, negative_configs
+    from rnet.verification import check, examine
 
     require_one_process("rnet demo")
     started = time.monotonic()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from launch.options import DEFAULT_ROOT, Root
 from rnet.command import console, guarded
 
 if TYPE_CHECKING:
@@ -27,14 +28,11 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="What to set differently: cluster=local axes.seed=[0,1]."),
 ]
-Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="The store: where results are kept and found.")]
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own groups, e.g. DIR/cluster/mine.yaml.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Wait = Annotated[bool, typer.Option("--wait", help="cluster=local and mpi: return when all cells have ended.")]
-
-DEFAULT_ROOT = Path("runs")
 
 
 def _run(action: Callable[[], None]) -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rnet.errors import UserError
+from rnet.files import make_folder, replace_file, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +47,10 @@ class Checkpoints:
         state: dicts, lists and tuples of tensors, numbers, strings and None; TypeError says where something else is.
         """
         _require_plain(state, "state")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.folder.stat().st_mode & 0o777 != 0o700:
-            self.folder.chmod(0o700)
+        make_folder(self.folder)
         digest = hashlib.sha256()
         data = self._data(step)
-        _write(data, lambda file: torch.save(state, cast(IO[bytes], _Hashing(file, digest))))
+        replace_file(data, lambda file: torch.save(state, cast(IO[bytes], _Hashing(file, digest))))
         marker = {
             "step": step,
             "sha256": digest.hexdigest(),
@@ -160,11 +157,6 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replaces the file: at every moment, also after a crash, a reader finds the old bytes or all of the new ones."""
-    _write(Path(path), lambda file: file.write(data))
-
-
 def load_weights(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a weight file by parameter name, on the CPU: .safetensors, or .pt, .pth, .bin of `torch.save`.
 
@@ -246,22 +238,3 @@ class _Hashing:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Writes a new file under a temporary name, syncs it, renames it to `path` and syncs the folder."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -68,8 +68,8 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
     from rnet.config import expand_choices, load_config, run_to_dict, to_yaml
+    from rnet.documents import DOCUMENTS
     from rnet.engines.processes import launched, process_group
-    from rnet.stages import DOCUMENTS
     from rnet.training import resolve_device
 
     configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]

@@ -2,8 +2,9 @@
 
     run = load_config(["dataset=digits", "attack=removalnet", "attack.iterations=10", "seed=3"])
 
-The dataclass of a component stands next to it (rnet/attacks/removalnet.py holds RemovalNetConfig) and holds types and
-defaults; configs/<group>/<option>.yaml holds what an option sets differently; overrides come last.
+The dataclass of a component stands in the config.py beside it (rnet/attacks/config.py holds RemovalNetConfig) and holds
+types, defaults and what values are refused; configs/<group>/<option>.yaml holds what an option sets differently;
+overrides come last. Nothing on this path imports torch, so that thousands of runs can be planned in seconds.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rnet.attacks.registry import ATTACKS
-from rnet.data.registry import DatasetConfig
+from rnet.data.config import DatasetConfig
 from rnet.defenses.registry import DEFENSES
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError, unknown_name
-from rnet.models.registry import ModelConfig
-from rnet.victim import TrainConfig
+from rnet.models.config import ModelConfig
+from rnet.train_config import TrainConfig
 
 GROUPS = ("dataset", "model", "train", "attack", "defense", "engine")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -79,7 +80,7 @@ def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None
 
     Raises UserError for unknown groups, options and keys (with the nearest valid ones) and for wrong types.
     """
-    parsed = _parse(overrides)
+    parsed = parse_overrides(overrides)
     folders = [config_folder(), *([_user_folder(config_dir)] if config_dir else [])]
     choices = [o for o in parsed if o.key_or_group in GROUPS]
     values = [o for o in parsed if o.key_or_group not in GROUPS]
@@ -93,6 +94,23 @@ def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None
     for override in values:
         _set_value(merged, override)
     return _resolve(merged)
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them. Raises UserError for what is none, or lists, adds or removes values."""
+    for line in overrides:
+        if "=" not in line:
+            raise UserError(f"override {line!r} has no '='; write it as key=value, e.g. attack.iterations=10")
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line!r} lists several values; give one, or quote a value with commas")
+        if override.is_delete() or override.is_add() or override.is_force_add():
+            raise UserError(f"{override.input_line!r}: keys cannot be added or removed; write key=value")
+    return parsed
 
 
 def expand_choices(
@@ -121,11 +139,13 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
 
 def as_dict(config: Any, *, hashed_only: bool = False) -> dict[str, Any]:
     """A component's dataclass as a plain dict. hashed_only leaves out fields that cannot change a result (paths)."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if not (hashed_only and field.metadata.get("execution_only", False))
-    }
+    return {name: getattr(config, name) for name in _field_names(config.__class__, hashed_only)}
+
+
+@lru_cache
+def _field_names(kind: type, hashed_only: bool) -> list[str]:
+    fields = dataclasses.fields(kind)
+    return [field.name for field in fields if not (hashed_only and field.metadata.get("execution_only", False))]
 
 
 def to_yaml(document: dict[str, Any]) -> str:
@@ -145,22 +165,6 @@ def run_to_dict(run: RunConfig) -> dict[str, Any]:
         field.name: as_dict(value) if dataclasses.is_dataclass(value := getattr(run, field.name)) else value
         for field in dataclasses.fields(run)
     }
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    for line in overrides:
-        if "=" not in line:
-            raise UserError(f"override {line!r} has no '='; write it as key=value, e.g. attack.iterations=10")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
-    for override in parsed:
-        if override.is_sweep_override():
-            raise UserError(f"{override.input_line!r} lists several values; give one, or quote a value with commas")
-        if override.is_delete() or override.is_add() or override.is_force_add():
-            raise UserError(f"{override.input_line!r}: keys cannot be added or removed; write key=value")
-    return parsed
 
 
 def _user_folder(config_dir: Path) -> Path:

@@ -118,7 +118,7 @@ def _words(
     """(B, count) words: all 32 bits as int64, or the upper 24 bits, still integers, as float32 (which holds 24)."""
     if not 0 <= step <= _WORD:
         raise UserError(f"step={step} is outside [0, 2^32), the range of the random draws")
-    ids_B1 = sample_ids_B.to(device=device, dtype=torch.int64).view(-1, 1)
+    ids_B1 = sample_ids_B.to(device=device, dtype=torch.int64, non_blocking=True).view(-1, 1)
     blocks = -(-count // 4)
     assert blocks <= _WORD, f"{count} draws per sample do not fit a 32-bit block counter"
     out_BN4 = torch.empty(len(ids_B1), blocks, 4, dtype=dtype, device=ids_B1.device)

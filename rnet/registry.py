@@ -1,4 +1,4 @@
-"""Names to components, imported only when asked for: a new component is one file and one line in its table."""
+"""Names to components: a new one is its file, its configuration's dataclass and one line in its table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from rnet.errors import unknown_name
 
 
 class Registry:
-    """Components by name. table: name -> "module:Component:ComponentConfig"; place: what errors call the name."""
+    """Components by name, imported only when one is built; their configurations need no import of theirs.
 
-    def __init__(self, place: str, table: Mapping[str, str]) -> None:
+    table: name -> (ComponentConfig, "module:Component"); place: what errors call the name.
+    """
+
+    def __init__(self, place: str, table: Mapping[str, tuple[type, str]]) -> None:
         self._place = place
         self._table = dict(table)
 
@@ -22,14 +25,14 @@ class Registry:
 
     def config_class(self, name: str) -> type:
         """The configuration dataclass of a component. Raises UserError for an unknown name."""
-        return self._load(name, 2)
+        return self._entry(name)[0]
 
     def build(self, config: Any) -> Any:
-        """The component made from its configuration (config.name says which)."""
-        return self._load(config.name, 1)(config)
+        """The component made from its configuration (config.name says which), which is checked."""
+        module, component = self._entry(config.name)[1].split(":")
+        return getattr(importlib.import_module(module), component)(config)
 
-    def _load(self, name: str, part: int) -> Any:
+    def _entry(self, name: str) -> tuple[type, str]:
         if name not in self._table:
             raise unknown_name(self._place, name, self._table)
-        names = self._table[name].split(":")
-        return getattr(importlib.import_module(names[0]), names[part])
+        return self._table[name]

@@ -10,7 +10,6 @@ made; parents that are missing are built; what is finished is never computed aga
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,75 +19,28 @@ from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.base import Attack, AttackContext
 from rnet.attacks.registry import ATTACKS
-from rnet.checkpoint import load_weights, write_atomic
-from rnet.config import RunConfig, as_dict
+from rnet.checkpoint import load_weights
+from rnet.config import RunConfig
+from rnet.data.config import DatasetConfig
 from rnet.data.images import Dataset
-from rnet.data.registry import DatasetConfig, load_dataset
+from rnet.data.registry import load_dataset
 from rnet.defenses.base import Defense
 from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
+from rnet.documents import attack_document, fingerprint_document, hyperparameters, train_document, verify_document
 from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine, resolve_engine
 from rnet.engines.collectives import rank, world_size
 from rnet.engines.memory_format import use_channels_last
 from rnet.engines.processes import launched
-from rnet.errors import UserError
 from rnet.evaluation.fidelity import fidelity, measure_on, predict
+from rnet.files import write_atomic
 from rnet.models.classifier import Classifier
-from rnet.models.registry import ModelConfig, build_model, default_cut_layer
-from rnet.store import Document, StageFolder, Store, ensure
+from rnet.models.config import ModelConfig
+from rnet.models.registry import build_model, default_cut_layer
+from rnet.store import StageFolder, Store, ensure
 from rnet.training import Run, resolve_device
 from rnet.victim import train_classifier
-
-METHOD_VERSIONS = {"train": 2, "attack": 2, "fingerprint": 2, "verify": 2}
-"""Part of every id: a stage's is raised whenever a change of the code changes its results."""
-
-
-def train_document(config: RunConfig) -> Document:
-    """What a victim is computed from."""
-    model = as_dict(config.model, hashed_only=True)
-    if config.model.weights:
-        model["weights_sha256"] = _file_digest(config.model.weights)
-    return {
-        "stage": "train",
-        "method": METHOD_VERSIONS["train"],
-        "dataset": as_dict(config.dataset, hashed_only=True),
-        "model": model,
-        "train": as_dict(config.train, hashed_only=True),
-        "precision": config.precision,
-    }
-
-
-def attack_document(config: RunConfig) -> Document:
-    """What a suspect is computed from: its victim's document and the attack."""
-    return {
-        "stage": "attack",
-        "method": METHOD_VERSIONS["attack"],
-        "victim": train_document(config),
-        "attack": as_dict(config.attack, hashed_only=True),
-        "precision": config.precision,
-    }
-
-
-def fingerprint_document(config: RunConfig) -> Document:
-    """What a fingerprint is computed from: its victim's document and the defence."""
-    return {
-        "stage": "fingerprint",
-        "method": METHOD_VERSIONS["fingerprint"],
-        "victim": train_document(config),
-        "defense": as_dict(config.defense, hashed_only=True),
-        "seed": config.seed,
-    }
-
-
-def verify_document(config: RunConfig) -> Document:
-    """What scores are computed from: a fingerprint's document and a suspect's."""
-    return {
-        "stage": "verify",
-        "method": METHOD_VERSIONS["verify"],
-        "fingerprint": fingerprint_document(config),
-        "suspect": attack_document(config),
-    }
 
 
 def train(config: RunConfig, store: Store) -> StageFolder:
@@ -126,7 +78,7 @@ def attack(config: RunConfig, store: Store) -> StageFolder:
         device = resolve_device(config.engine.device)
         victim = load_model(config, victim_folder).to(device)
         victim.requires_grad_(False)
-        victim_forward = _victim_forward(config, victim, device)
+        victim_forward = shared_victim(config, victim, device)
         victim_N = predict(victim_forward, dataset.test)
         run = _run(config, folder, f"attack {config.attack.name}", dataset, victim_N)
         context = AttackContext(
@@ -184,12 +136,6 @@ STAGES: dict[str, Callable[[RunConfig, Store], StageFolder]] = {
     "fingerprint": fingerprint,
     "verify": verify,
 }
-DOCUMENTS: dict[str, Callable[[RunConfig], Document]] = {
-    "train": train_document,
-    "attack": attack_document,
-    "fingerprint": fingerprint_document,
-    "verify": verify_document,
-}
 
 
 def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
@@ -245,8 +191,8 @@ def check_attack(config: RunConfig) -> None:
     method.check(model, _dataset(config.dataset), default_cut_layer(config.model))
 
 
-def _victim_forward(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
-    """The victim, or a copy whose parameters the processes share."""
+def shared_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
+    """The frozen victim as an attack asks it: itself, or a copy whose parameters the processes share."""
     if resolve_engine(config.engine, victim, device, world_size()).victim == "replica":
         return victim
     from rnet.engines.deepspeed import sharded_inference
@@ -266,13 +212,6 @@ def _run(
         precision=config.precision,
         identity=folder.id,
         measure=measure_on(dataset.test.subset(sample), None if victim_N is None else victim_N[sample]),
-        settings=folder.document,
+        settings=hyperparameters(folder.document),
         on_checkpoint=lambda step, total: folder.write_status("running", step=step, total=total),
     )
-
-
-def _file_digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"model.weights={path!r}: {error.strerror}; name a .safetensors or .pt file") from None

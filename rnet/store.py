@@ -23,13 +23,12 @@ from typing import Any
 import torch
 
 import rnet
-from rnet.checkpoint import write_atomic
 from rnet.config import content_id, to_yaml
+from rnet.documents import Document
 from rnet.engines.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.errors import UserError
+from rnet.files import make_folder, write_atomic
 from rnet.signals import Preempted
-
-Document = dict[str, Any]
 
 
 class Store:
@@ -102,7 +101,7 @@ class StageFolder:
             return
         fresh = not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path)
             lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the stage ends
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise UserError(f"cannot write {error.filename}: {error.strerror}; choose another --root") from None

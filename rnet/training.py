@@ -67,9 +67,13 @@ class Run:
         use_channels_last(model)
         config = resolve_engine(self.config, model, self.device, world_size())
         engine = build_engine(config, model, optimizer, scheduler, precision=self.precision, clip_norm=clip_norm)
-        if rank() == 0 and not self.quiet:
-            logger.info("%s: %s", self.label, engine.describe())
+        self.say(engine.describe())
         return engine
+
+    def say(self, text: str) -> None:
+        """Tells the user what was chosen, once for all processes."""
+        if rank() == 0 and not self.quiet:
+            logger.info("%s: %s", self.label, text)
 
     def optimise(self, engine: Engine, *, num_steps: int, step: Step, seed: int) -> None:
         """Calls step(t) for t = 0 .. num_steps-1, resuming after the latest checkpoint of this run if there is one.
@@ -89,8 +93,7 @@ class Run:
         if (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
             start, state = found
             engine.load(state["engine"])
-            if rank() == 0 and not self.quiet:
-                logger.info("%s: goes on after step %d", self.label, start)
+            self.say(f"goes on after step {start}")
         saved_at = time.monotonic()
         with self._monitor(num_steps, start) as monitor:
             for t in range(start, num_steps):

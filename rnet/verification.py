@@ -5,30 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from rnet.attacks.independent import IndependentConfig
-from rnet.checkpoint import write_atomic
 from rnet.config import RunConfig
 from rnet.defenses.base import Defense, Metric
 from rnet.defenses.calibration import deepjudge_verdict, leave_one_out, prediction_bound, realised_fpr
 from rnet.defenses.calibration import verdict as judge
 from rnet.defenses.registry import DEFENSES
 from rnet.defenses.zest import normalise
+from rnet.documents import attack_document, fingerprint_document, negative_configs
 from rnet.engines.collectives import rank
 from rnet.errors import UserError
 from rnet.evaluation.roc import separation
-from rnet.stages import attack, attack_document, check_attack, fingerprint, fingerprint_document, verify
+from rnet.files import write_atomic
+from rnet.stages import attack, check_attack, fingerprint, verify
 from rnet.store import Store
 
 Row = dict[str, Any]
-
-
-def negative_configs(config: RunConfig) -> list[RunConfig]:
-    """The run's negatives: independently trained models whose seeds no other run shares."""
-    seeds = [1000 * (config.seed + 1) + number for number in range(config.negatives)]
-    return [replace(config, attack=IndependentConfig(seed=seed)) for seed in seeds]
 
 
 def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:

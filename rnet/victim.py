@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rnet.data.images import Part
 from rnet.draws import derive_seed
+from rnet.engines.base import Engine
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
-from rnet.training import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A victim's training recipe: SGD with Nesterov momentum and a one-cycle learning rate."""
-
-    name: str = "default"
-    """The recipe's name; recorded only."""
-    seed: int | None = None
-    """Initial weights, order and augmentation; None takes the run's seed."""
-    epochs: int = 10
-    """Passes over the training part."""
-    batch_size: int = 128
-    """Global batch size."""
-    learning_rate: float = 0.1
-    """Peak of the one-cycle schedule."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 5e-4
-    """On all parameters."""
-    clip_norm: float | None = None
-    """Largest l2 norm of all gradients together; None does not clip."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
-    crop_padding: int = 2
-    """Random crops of the image padded by so many pixels; 0 for none."""
+from rnet.train_config import TrainConfig
+from rnet.training import Run, Step
 
 
 def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> None:
     """Trains the model in place on the part's own labels. seed drives order, augmentation and dropout."""
+    engine, step, num_steps = prepare_training(run, model, part, config, flip=flip, seed=seed)
+    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))
+
+
+def prepare_training(
+    run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int
+) -> tuple[Engine, Step, int]:
+    """Everything up to the first step: the engine, step(t) which takes the t-th step, and how many there are."""
     if len(part) == 0:
         raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
@@ -69,4 +51,4 @@ def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfi
 
         return engine.descend(loss, len(batch.labels_B))
 
-    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))
+    return engine, step, num_steps

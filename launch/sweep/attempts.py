@@ -29,6 +29,8 @@ BEAT_SECONDS = 10.0
 """How often a running attempt says that it still runs, and looks whether it still may."""
 STALE_BEATS = 4
 """So many beats missed, and an attempt counts as dead."""
+SILENT_SECONDS = 600
+"""So long without a beat, and a task that the scheduler calls running counts as lost: libraries are loaded by then."""
 SUPERSEDED_EXIT = 75
 """Exit status of a process that another attempt has replaced."""
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rnet.errors import UserError
+from rnet.files import make_folder, unwritable
 
 
 def write_json(path: Path, document: Any, *, new: bool = False) -> bool:
@@ -22,7 +19,7 @@ def write_json(path: Path, document: Any, *, new: bool = False) -> bool:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         with temporary.open("w") as file:
             json.dump(document, file, separators=(",", ":"))
             file.write("\n")
@@ -62,23 +59,3 @@ def names_in(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}; check --root and the owner of the store") from None
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on the file; others wait. The system releases it when the process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("w")
-    except OSError as error:
-        raise unwritable(path, error) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The error for a file that cannot be written: what Linux says, and what helps."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
-    return UserError(f"cannot write {path}: {error.strerror}; choose another --root")

@@ -6,16 +6,19 @@ A cell is one stage with one content id: a folder of the store. Its parents come
 from __future__ import annotations
 
 import dataclasses
-import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.sweep.configs import ConfigCache, Part
 from launch.sweep.files import names_in, read_json, write_json
 from launch.sweep.resources import Profile, Shape, load_profile, make_shape
 from launch.sweep.spec import STAGES, Sweep, load_sweep
+from rnet.config import RunConfig, config_folder, content_id
+from rnet.documents import DOCUMENTS, negative_configs
 from rnet.errors import UserError
 
 
@@ -72,18 +75,13 @@ class Plan:
 def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
     """The plan of a sweep file; every configuration is resolved and every hyperparameter checked.
 
-    Raises UserError for the first row that cannot work, naming its axes.
+    Raises UserError for a row that cannot work, naming its axes.
     """
-    from rnet.config import config_folder  # these bring torch, which commands on a finished plan do without
-
     started = time.monotonic()
     sweep = load_sweep(path, changes)
     folders = [config_folder(), *([config_dir] if config_dir else [])]
     builder = _Builder(sweep, config_dir)
-    gc.freeze()  # what torch brought is not looked through again for every few thousand rows
-    for row in sweep.rows():
-        builder.add(row)
-    gc.unfreeze()
+    builder.build()
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=load_profile(sweep.cluster, folders), common=sweep.common,
         config_dir=str(config_dir.resolve()) if config_dir else None, cells=builder.cells, rows=builder.rows,
@@ -91,12 +89,14 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     )  # fmt: skip
 
 
+Draft = tuple[dict[str, str], tuple[str, ...]]
+"""A row to be: its axis values and its overrides."""
+
+
 class _Builder:
     """Cells and rows as they are found."""
 
     def __init__(self, sweep: Sweep, config_dir: Path | None) -> None:
-        from launch.sweep.configs import ConfigCache
-
         self.sweep = sweep
         self.configs = ConfigCache(config_dir)
         self.cells: list[Cell] = []
@@ -107,20 +107,48 @@ class _Builder:
         self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
         self._checked: dict[int, Any] = {}
 
-    def add(self, values: dict[str, str]) -> None:
-        """Adds a row and its cells."""
-        lines = self.sweep.overrides(values)
-        own = lines[len(self.sweep.common) :]
+    def build(self) -> None:
+        """Adds every row and its cells."""
+        rows = [(values, self.sweep.overrides(values)) for values in self.sweep.rows()]
+        for values, lines in self._covering(rows):
+            with self._naming(values):
+                self.configs.load(lines)
+        for values, lines in rows:
+            with self._naming(values):
+                self._add(values, lines)
+
+    def _covering(self, rows: Sequence[Draft]) -> list[Draft]:
+        """Few rows that together have every component, found greedily; once composed, they spare all others that."""
+        distinct: dict[frozenset[Part], Draft] = {}
+        for values, lines in rows:
+            with self._naming(values):
+                distinct.setdefault(frozenset(self.configs.parts(lines).values()), (values, lines))
+        known: set[Part] = set()
+        found = []
+        for least in range(max(map(len, distinct)), 0, -1):
+            for parts, row in distinct.items():
+                if len(parts - known) >= least:
+                    known |= parts
+                    found.append(row)
+        return found
+
+    @contextmanager
+    def _naming(self, values: Mapping[str, str]) -> Iterator[None]:
+        """Says in a UserError which row it is about."""
         try:
-            config = self.configs.load(lines)
-            cells = self._graph(config, own, values)
-            negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
+            yield
         except UserError as error:
             about = " ".join(f"{axis}={value}" for axis, value in values.items())
             raise UserError(f"{self.sweep.path}: the row {about}: {error}") from None
+
+    def _add(self, values: dict[str, str], lines: tuple[str, ...]) -> None:
+        own = lines[len(self.sweep.common) :]
+        config = self.configs.load(lines)
+        cells = self._graph(config, own, values)
+        negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
         self.rows.append(Row(values=values, cells=cells, negatives=negatives))
 
-    def _graph(self, config: Any, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
+    def _graph(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
         """The row's cells by stage, up to the sweep's last stage."""
         until = self.sweep.until
         found = {"train": self._cell("train", config, own, values, ())}
@@ -133,12 +161,10 @@ class _Builder:
             found["verify"] = self._cell("verify", config, own, values, parents)
         return found
 
-    def _negatives(self, config: Any, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
-        """The verify cells of the run's negatives, from seeds that rnet.verification.negative_configs gives."""
+    def _negatives(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
+        """The verify cells of the run's negatives, from seeds that rnet.documents.negative_configs gives."""
         if not config.negatives:
             return ()
-        from rnet.verification import negative_configs
-
         common = tuple(line for line in self.sweep.common if line.startswith("attack"))
         if common:
             raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")
@@ -151,15 +177,12 @@ class _Builder:
         return tuple(found)
 
     def _cell(
-        self, stage: str, config: Any, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
+        self, stage: str, config: RunConfig, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
     ) -> int:
         """The place of the cell, new or known."""
         key = self._ingredients(stage, config)
         if key in self._known:
             return self._known[key]
-        from rnet.config import content_id
-        from rnet.stages import DOCUMENTS
-
         self._check(config)
         cell_id = content_id(DOCUMENTS[stage](config))
         place = self._places.setdefault((stage, cell_id), len(self.cells))
@@ -170,7 +193,7 @@ class _Builder:
         self._known[key] = place
         return place
 
-    def _ingredients(self, stage: str, config: Any) -> tuple[Any, ...]:
+    def _ingredients(self, stage: str, config: RunConfig) -> tuple[Any, ...]:
         """What the stage can depend on: everything but what later stages add. Equal components are one object."""
         found = [stage, config.seed, config.precision, id(config.dataset), id(config.model), id(config.train)]
         found.append(id(config.engine))
@@ -180,14 +203,11 @@ class _Builder:
             found.append(id(config.defense))
         return tuple(found)
 
-    def _check(self, config: Any) -> None:
-        """Makes each attack and defence once, which checks its hyperparameters."""
-        from rnet.attacks.registry import ATTACKS
-        from rnet.defenses.registry import DEFENSES
-
-        for registry, component in ((ATTACKS, config.attack), (DEFENSES, config.defense)):
+    def _check(self, config: RunConfig) -> None:
+        """Checks the hyperparameters of each attack and defence once."""
+        for component in (config.attack, config.defense):
             if id(component) not in self._checked:
-                registry.build(component)
+                component.check()
                 self._checked[id(component)] = component
 
     def _shape(self, stage: str, values: dict[str, str]) -> int:
@@ -204,8 +224,7 @@ def check_deeply(plan: Plan) -> int:
 
     Seeds are left aside: they cannot make a configuration impossible. Raises UserError for the first that cannot work.
     """
-    from launch.sweep.configs import ConfigCache
-    from rnet.stages import check_attack
+    from rnet.stages import check_attack  # brings torch, which planning does without
 
     configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
     done: set[str] = set()

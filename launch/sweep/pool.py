@@ -28,6 +28,7 @@ from launch.sweep.resources import Profile
 from launch.sweep.submissions import Submission
 from launch.sweep.task import EXIT_FAILED, run_task
 from rnet.errors import UserError
+from rnet.files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def start_pool(profile: Profile, root: Path, submission: Submission) -> int:
     Raises UserError, with what it said, if it does not come up.
     """
     log = root / "jobs" / submission.token / "pool.log"
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(log.parent)
     python = [sys.executable]
     workers = profile.workers or _default_workers()
     if profile.kind == "mpi":

@@ -21,11 +21,12 @@ from typing import Any
 from launch.sweep.attempts import Attempt, Superseded, Worker, claim, latest_attempt
 from rnet import stages
 from rnet.config import RunConfig, content_id, load_config
+from rnet.documents import DOCUMENTS, Document
 from rnet.engines.collectives import rank, same_on_all
 from rnet.engines.processes import launched, process_group
 from rnet.errors import UserError
 from rnet.signals import SIGNALS, Preempted
-from rnet.store import Document, StageFolder, Store
+from rnet.store import StageFolder, Store
 from rnet.training import resolve_device
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Job:
         """The cell's configuration. Raises UserError if this code makes another id of it."""
         folder = Path(self.config_dir) if self.config_dir else None
         config = load_config(self.overrides, config_dir=folder)
-        found = content_id(stages.DOCUMENTS[self.stage](config))
+        found = content_id(DOCUMENTS[self.stage](config))
         if found != self.id:
             raise UserError(
                 f"{self.label} is {found} to this code: code or configuration files changed since the sweep was "

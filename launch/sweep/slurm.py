@@ -15,8 +15,10 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission, FailedJobError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
+from launch.sweep.attempts import SILENT_SECONDS
 from launch.sweep.resources import Profile, Shape
 from rnet.errors import UserError
+from rnet.files import make_folder
 
 COMMAND_SECONDS = 60
 
@@ -39,7 +41,7 @@ class ArrayExecutor(SlurmExecutor):
 
         Raises UserError with Slurm's own message if it refuses.
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self.folder)
         delayed = DelayedSubmission(function)
         delayed.set_timeout(self.parameters["time"], 1_000_000)
         delayed.dump(self.folder / "task.pkl")
@@ -120,8 +122,8 @@ def find_jobs(names: Iterable[str]) -> dict[str, str]:
 def array_states(jobs: Iterable[str]) -> dict[str, str]:
     """States of tasks by id ("123_4"): pending or running from squeue, else how they ended, from sacct.
 
-    Two calls, whatever the number of arrays and tasks. A job that neither knows is missing. Raises UserError when
-    Slurm does not answer.
+    "running long" is running for more than SILENT_SECONDS. Two calls, whatever the number of arrays and tasks. A job
+    that neither knows is missing. Raises UserError when Slurm does not answer.
     """
     ids = ",".join(sorted(set(jobs)))
     if not ids:
@@ -131,11 +133,28 @@ def array_states(jobs: Iterable[str]) -> dict[str, str]:
         task, _, word = line.partition("|")
         for name in expand_tasks(task):
             states[name] = ENDED.get(word.split(" ")[0], "pending" if word.startswith("PENDING") else "running")
-    for line in _ask(["squeue", "-h", "-o", "%F|%K|%T", "-j", ids], missing_ok=True).splitlines():
-        job, index, word = line.split("|")
+    for line in _ask(["squeue", "-h", "-o", "%F|%K|%T|%M", "-j", ids], missing_ok=True).splitlines():
+        job, index, word, elapsed = line.split("|")
         for name in expand_tasks(f"{job}_[{index}]"):
-            states[name] = "running" if word in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED") else "pending"
+            states[name] = "pending"
+            if word == "RUNNING" and _seconds(elapsed) > SILENT_SECONDS:
+                states[name] = "running long"
+            elif word in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"):
+                states[name] = "running"
     return states
+
+
+def _seconds(text: str) -> int:
+    """Slurm's [days-][[hours:]minutes:]seconds; 0 for anything else."""
+    days, _, clock = text.rpartition("-")
+    try:
+        parts = [int(part) for part in (days or "0", *clock.split(":"))]
+    except ValueError:
+        return 0
+    seconds = 0
+    for part in parts[1:]:
+        seconds = 60 * seconds + part
+    return 86_400 * parts[0] + seconds
 
 
 def expand_tasks(text: str) -> list[str]:

@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import rnet
-from launch.sweep.files import unwritable, write_json
+from launch.sweep.files import write_json
 from rnet.config import config_folder
+from rnet.files import make_folder, unwritable
 
 PARTS = ("rnet", "launch", "configs")
 
@@ -39,7 +40,7 @@ def take_snapshot(root: Path) -> Path:
     making = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for name, path in files.items():
-            (making / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder((making / name).parent)
             shutil.copyfile(path, making / name)
         commit, patch = _git(package.parent)
         (making / "changes.patch").write_text(patch)

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError, unknown_name
 
 STAGES = ("train", "attack", "fingerprint", "verify")
@@ -176,8 +177,6 @@ def _resources(place: str, document: Any) -> dict[str, dict[str, Any]]:
 
 def _values(place: str, values: Any) -> tuple[str, ...]:
     if values == "all" and place == "axes.defense":
-        from rnet.defenses.registry import DEFENSES
-
         values = DEFENSES.names()
     listed = values if isinstance(values, list) else [values]
     if not listed:

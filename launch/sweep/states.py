@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.attempts import is_dead_here, newest_attempts, process_alive, read_attempt
+from launch.sweep.attempts import (
+    SILENT_SECONDS,
+    is_dead_here,
+    latest_attempt,
+    newest_attempts,
+    process_alive,
+    read_attempt,
+)
 from launch.sweep.files import read_json, write_json
 from launch.sweep.plan import Plan, done_cells
 from launch.sweep.spec import STAGES
@@ -34,6 +41,8 @@ class CellState:
     task: str | None = None
     error: str = ""
     status: Mapping[str, Any] | None = None
+    silent: bool = False
+    """Slurm says that its task runs, but nothing has been heard of it for too long."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class StoreState:
         self._newest = {stage: newest_attempts(root, stage) for stage in STAGES}
         self.trouble = ""
         self.hint: dict[str, str] | None = None
+        self._heard: dict[str, float] = {}
         if ask:
             try:
                 self.hint = self._ask(fresh)
@@ -105,11 +115,13 @@ class StoreState:
         """A submitted cell that its newest submission has not started."""
         submission = where.submission
         found = CellState("pending", alive=True, attempt=number, task=where.task)
-        if submission.kind != "slurm":
+        if self._silent(where.task):
+            self._lose(found)
+        elif submission.kind != "slurm":
             if submission.host == platform.node() and not _coordinator_lives(submission):
                 found.state, found.alive, found.error = "lost", False, "its process pool ended"
         elif self.hint is not None and where.task is not None:
-            word = self.hint.get(where.task, "lost")
+            word = self._said(where.task) or "lost"
             if word == "running" and len(submission.tasks[int(where.task.partition("_")[2])]) == 1:
                 found.state = "running"  # it is loading its libraries
             if word not in ("pending", "running"):
@@ -129,8 +141,10 @@ class StoreState:
             if word == "running" and not found.alive:
                 found.state, found.error = "lost", f"process {status['pid']} on {status['host']} ended without a word"
         else:
-            said = None if self.hint is None else self.hint.get(found.task, "lost")
-            if said in (None, "running", "pending"):
+            said = None if self.hint is None else self._said(found.task) or "lost"
+            if self._silent(found.task):
+                self._lose(found)
+            elif said in (None, "running", "pending"):
                 found.alive = where is not None
                 if word == "running" and said == "pending":
                     found.state = "preempted"  # requeued by Slurm, without having been told
@@ -140,6 +154,32 @@ class StoreState:
         if where is None and not found.alive:
             found.state = "not submitted"  # its submission was cancelled
         return found
+
+    def _said(self, task: str | None) -> str | None:
+        """Slurm's word for a task, None if it has none."""
+        word = (self.hint or {}).get(task or "")
+        return "running" if word == "running long" else word
+
+    def _silent(self, task: str | None) -> bool:
+        """Whether Slurm says that a task has long been running, but none of its cells shows a heartbeat.
+
+        The node hangs, or a restarted controller believes in a task that ended meanwhile.
+        """
+        if task is None or (self.hint or {}).get(task) != "running long":
+            return False
+        if task not in self._heard:
+            job, _, number = task.partition("_")
+            tasks = [s.tasks[int(number)] for s in self.submissions if s.job == job and s.kind == "slurm"]
+            statuses = [latest_attempt(self.root, *label.split("/")) for labels in tasks for label in labels]
+            self._heard[task] = max((status["updated"] for status in statuses if status), default=0.0)
+        return time.time() - self._heard[task] > SILENT_SECONDS
+
+    def _lose(self, found: CellState) -> None:
+        found.state, found.alive, found.silent = "lost", False, True
+        found.error = (
+            f"Slurm says that its task {found.task} runs, but that has been silent for over {SILENT_SECONDS // 60} "
+            f"minutes; submit cancels it and starts the cell again"
+        )
 
 
 def live_tasks(submissions: Iterable[Submission]) -> dict[str, int]:

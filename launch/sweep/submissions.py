@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.files import locked, names_in, read_json, write_json
+from launch.sweep.files import names_in, read_json, write_json
 from launch.sweep.plan import Plan
+from rnet.files import locked
 
 LIVE = ("intended", "submitted")
 

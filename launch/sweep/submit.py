@@ -53,6 +53,7 @@ def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False, e
         wanted = _wanted(plan, state, retry, report)
         save_plan(plan, root)
         if wanted:
+            slurm.cancel_jobs(sorted({state.cells[p].task or "" for p in wanted if state.cells[p].silent}))
             report.cells = len(wanted)
             dead = {plan.cells[place].label: state.cells[place].attempt for place in wanted}
             if plan.profile.kind == "slurm":

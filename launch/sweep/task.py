@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.sweep.attempts import Worker
 from launch.sweep.submissions import LIVE, Submission, read
+from rnet.files import share_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def run_task(root: Path, token: str, number: int, *, job: str | None = None, res
     from launch.sweep.runner import Job, run_cell  # brings torch
     from rnet.signals import Preempted
 
+    share_files(root)
     submission = read(root, token)
     if submission is None or submission.state not in LIVE:
         logger.warning("submission %s was %s; nothing to do", token, submission.state if submission else "removed")

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from rnet.data.images import Dataset, Part
 from rnet.engines.collectives import map_rows
-from rnet.errors import UserError
 from rnet.models.classifier import Classifier
+from rnet.train_config import TrainConfig
 from rnet.training import Run
-from rnet.victim import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class Attack(ABC):
     name: ClassVar[str]
 
     def __init__(self, config: Any) -> None:
+        config.check()
         self.config = config
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:  # noqa: B027 - optional
@@ -60,13 +60,6 @@ class Attack(ABC):
     @abstractmethod
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """The suspect; the victim is not written to."""
-
-
-def check_positive(place: str, **values: float) -> None:
-    """Raises UserError unless every value is above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{place}.{name}={value} must be above 0")
 
 
 @torch.no_grad()

@@ -89,16 +89,23 @@ def latent_gradient(
     batch: of `processes` equal shares, whose scalars `total` adds up. chunks: how many parts go through the tail one
     after the other, to save memory.
     """
+    gradient = cross_entropy_gradient(tail, z1, y_B, chunks)
+    away = log_distance_gradient(_at_least_float32(z1.detach()), _at_least_float32(z.detach()), kind, total)
+    return (_at_least_float32(gradient) / (len(z1) * processes) - weight * away).to(z1.dtype)
+
+
+def cross_entropy_gradient(tail: Callable[[Tensor], Tensor], z1: Tensor, y_B: Tensor, chunks: int = 1) -> Tensor:
+    """Gradient at z1 of the cross-entropy of tail(z1) with y, summed over the samples; as z1.
+
+    The sum and not the mean: in float16 a mean's gradients would underflow.
+    """
     gradients = []
     for part, y_b in zip(z1.detach().chunk(chunks), y_B.chunk(chunks), strict=True):
         with torch.enable_grad():
             leaf = part.detach().requires_grad_(True)
-            # The sum and not the mean: in float16 a mean's gradients would underflow.
             loss = F.cross_entropy(_at_least_float32(tail(leaf)), y_b, reduction="sum")
             gradients.append(torch.autograd.grad(loss, leaf)[0])
-    gradient = torch.cat(gradients) if chunks > 1 else gradients[0]
-    away = log_distance_gradient(_at_least_float32(z1.detach()), _at_least_float32(z.detach()), kind, total)
-    return (_at_least_float32(gradient) / (len(z1) * processes) - weight * away).to(z1.dtype)
+    return torch.cat(gradients) if chunks > 1 else gradients[0]
 
 
 def latent_step(
@@ -190,9 +197,14 @@ def upper_loss(
     logits_BK = _at_least_float32(logits_BK)
     q_BK = q_BK.detach()
     kl = T**2 * F.kl_div(F.log_softmax(logits_BK / T, dim=1), q_BK, reduction="batchmean")
-    mse = F.mse_loss(_at_least_float32(z), _at_least_float32(z1.detach()))
+    mse = feature_error(z, z1)
     ce = F.cross_entropy(logits_BK, y_B)
     return alpha * kl + beta * mse + gamma * ce, {"kl": kl.detach(), "mse": mse.detach(), "ce": ce.detach()}
+
+
+def feature_error(z: Tensor, z1: Tensor) -> Tensor:
+    """Mean squared error between features and their latent target, over every element; z1 is a constant."""
+    return F.mse_loss(_at_least_float32(z), _at_least_float32(z1.detach()))
 
 
 def _cosine_distances(z1: Tensor, z: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rnet.attacks.base import Attack, AttackContext, Suspect, check_positive, label_table
+from rnet.attacks.base import Attack, AttackContext, Suspect, label_table
+from rnet.attacks.config import FineTuneConfig
 from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import derive_seed
@@ -17,44 +17,11 @@ from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 
 
-@dataclass(frozen=True, kw_only=True)
-class FineTuneConfig:
-    """SGD on cross-entropy with the victim's labels."""
-
-    name: str = "finetune"
-    """The attack's name."""
-    seed: int | None = None
-    """Which images, in which order; None takes the run's seed."""
-    substitute_size: int = 400
-    """How many unlabelled images the attacker has."""
-    iterations: int = 500
-    """Optimizer steps."""
-    batch_size: int = 64
-    """Global batch size."""
-    learning_rate: float = 0.01
-    """Start of the cosine schedule, which ends at 0."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-4
-    """On all trained parameters."""
-    clip_norm: float | None = None
-    """Largest l2 norm of all gradients together; None does not clip."""
-    fraction: float = 1.0
-    """Only the last int(fraction * number) parameter tensors are trained."""
-
-
 class FineTune(Attack):
     """The simplest removal attack, and the one every defence claims to survive."""
 
     name = "finetune"
     config: FineTuneConfig
-
-    def __init__(self, config: FineTuneConfig) -> None:
-        super().__init__(config)
-        check_positive("attack", iterations=config.iterations, batch_size=config.batch_size,
-                       learning_rate=config.learning_rate, substitute_size=config.substitute_size)  # fmt: skip
-        if not 0 < config.fraction <= 1:
-            raise UserError(f"attack.fraction={config.fraction} must be above 0 and at most 1")
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:
         """Refuses a substitute set larger than the pool, and a fraction that trains nothing."""

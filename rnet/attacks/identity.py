@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
 from rnet.data.images import Dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdentityConfig:
-    """Nothing to set: the suspect is an exact copy of the victim."""
-
-    name: str = "identity"
-    """The attack's name."""
 
 
 class Identity(Attack):

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.config import IndependentConfig
 from rnet.data.images import Dataset, Part
 from rnet.draws import derive_seed
-from rnet.errors import unknown_name
 from rnet.victim import train_classifier
-
-PORTIONS = ("all", "first_half", "second_half")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndependentConfig:
-    """An innocent model of the victim's architecture."""
-
-    name: str = "independent"
-    """The attack's name."""
-    seed: int | None = None
-    """Initial weights and order; None takes the run's seed. Never the victim's own weights, whatever the number."""
-    portion: str = "all"
-    """Which of the victim's training images: all, first_half or second_half (of a fixed random order)."""
 
 
 class Independent(Attack):
@@ -32,11 +16,6 @@ class Independent(Attack):
 
     name = "independent"
     config: IndependentConfig
-
-    def __init__(self, config: IndependentConfig) -> None:
-        super().__init__(config)
-        if config.portion not in PORTIONS:
-            raise unknown_name("attack.portion", config.portion, PORTIONS)
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """A freshly initialised model trained with the victim's recipe."""

@@ -1,13 +1,14 @@
 """The attacks by name."""
 
+from rnet.attacks.config import FineTuneConfig, IdentityConfig, IndependentConfig, RemovalNetConfig
 from rnet.registry import Registry
 
 ATTACKS = Registry(
     "attack",
     {
-        "identity": "rnet.attacks.identity:Identity:IdentityConfig",
-        "independent": "rnet.attacks.independent:Independent:IndependentConfig",
-        "finetune": "rnet.attacks.finetune:FineTune:FineTuneConfig",
-        "removalnet": "rnet.attacks.removalnet:RemovalNet:RemovalNetConfig",
+        "identity": (IdentityConfig, "rnet.attacks.identity:Identity"),
+        "independent": (IndependentConfig, "rnet.attacks.independent:Independent"),
+        "finetune": (FineTuneConfig, "rnet.attacks.finetune:FineTune"),
+        "removalnet": (RemovalNetConfig, "rnet.attacks.removalnet:RemovalNet"),
     },
 )

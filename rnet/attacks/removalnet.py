@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,61 +18,24 @@ import torch
 from torch import Tensor
 
 from rnet.attacks import bilevel
-from rnet.attacks.base import Attack, AttackContext, Suspect, check_positive, label_table
+from rnet.attacks.base import Attack, AttackContext, Suspect, label_table
+from rnet.attacks.config import RemovalNetConfig
+from rnet.attacks.latent_loop import LatentLoop
 from rnet.data.batches import Batch, TrainingBatches
 from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
 from rnet.engines.base import Engine
-from rnet.engines.collectives import gather_rows, sum_over_ranks, world_size
+from rnet.engines.choice import fused_operations, graph_obstacle
+from rnet.engines.collectives import gather_rows, sum_over_ranks
 from rnet.engines.memory_format import use_channels_last
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
+from rnet.kernels.admissible_mix import mixed_target
+from rnet.kernels.distillation_loss import distillation_loss
 from rnet.models.classifier import Classifier
 from rnet.models.folding import FoldedSplit
 from rnet.models.split import SplitModel, channel_axis
 from rnet.training import Step
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemovalNetConfig:
-    """Defaults are those of the authors' CIFAR10 runs; configs/attack_preset holds their other datasets'."""
-
-    name: str = "removalnet"
-    """The attack's name."""
-    seed: int | None = None
-    """Subset, order and noise; None takes the run's seed."""
-    layer: str | None = None
-    """The cut: the surrogate is tail o head, head ends with this module. None takes the architecture's usual cut."""
-    substitute_size: int = 400
-    """How many unlabelled images the attacker has."""
-    iterations: int = 1000
-    """Upper-level (optimizer) steps."""
-    batch_size: int = 128
-    """Global batch size."""
-    temperature: float = 20.0
-    """T of the distillation term."""
-    alpha: float = 0.2
-    """Weight of the distillation term, which also carries T^2."""
-    beta: float = 2.0
-    """Weight of the mean squared error between features and their latent target."""
-    gamma: float = 0.6
-    """Weight of the cross-entropy with the victim's labels."""
-    target: str = "official"
-    """The logits-level target: official, logits or probs."""
-    distance: str = "l2"
-    """The latent distance that is driven up: l2 (one norm over the batch) or cosine."""
-    rho: float = 0.02
-    """Share of channels that each shuffle permutes among themselves, rounded up."""
-    num_poison_steps: int = 20
-    """Latent-level steps per batch."""
-    learning_rate: float = 8e-3
-    """Start of the cosine schedule, which is cut at two thirds of its period (ends at a quarter of the start)."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-4
-    """On all parameters."""
-    clip_norm: float | None = None
-    """Largest l2 norm of all gradients together; None does not clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +58,7 @@ class RemovalNet(Attack):
 
     def __init__(self, config: RemovalNetConfig) -> None:
         super().__init__(config)
-        check_positive("attack", substitute_size=config.substitute_size, iterations=config.iterations,
-                       batch_size=config.batch_size, temperature=config.temperature,
-                       learning_rate=config.learning_rate)  # fmt: skip
-        if not 0 < config.rho <= 1:
-            raise UserError(f"attack.rho={config.rho} must be above 0 and at most 1")
-        if config.num_poison_steps < 0:
-            raise UserError(f"attack.num_poison_steps={config.num_poison_steps} must be 0 or more")
-        for key, value, valid in (
-            ("target", config.target, ("official", "logits", "probs")),
-            ("distance", config.distance, ("l2", "cosine")),
-        ):
-            if value not in valid:
-                raise unknown_name(f"attack.{key}", value, valid)
+        self.loop = LatentLoop(config.distance)  # type: ignore[arg-type]
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:
         """Refuses a layer that cannot be cut at, and a substitute set larger than the pool."""
@@ -149,6 +100,12 @@ class RemovalNet(Attack):
         folded = FoldedSplit(split)
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
+        self.loop = LatentLoop(
+            config.distance,  # type: ignore[arg-type]
+            fused=fused_operations(run.config, run.device),
+            no_graph=graph_obstacle(run.config, run.device, engine.whole),
+        )
+        said = False
 
         def step(t: int) -> dict[str, Tensor]:
             batch = batches(t)
@@ -157,6 +114,11 @@ class RemovalNet(Attack):
                 folded.refresh()
             z1, q_BK, metrics = self.lower_level(engine, inner, batch, y_B, seed, t)
             split.train()
+            nonlocal said
+            if not said:
+                said = True
+                norms = f"{folded.count} batch norms folded" if engine.whole else "not folded (parameters are divided)"
+                run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}")
 
             def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
                 logits_BK, z = engine.forward(batch.x_BCHW[rows], return_features=True)
@@ -203,21 +165,20 @@ class RemovalNet(Attack):
         axis = channel_axis(z)
         u = uniform(seed, "latent start", t, sample_ids_B, math.prod(z.shape[1:]), device=z.device).view(z.shape)
         calls, channels = config.num_poison_steps + 1, z.shape[axis]
-        permutations: Sequence[Tensor | None] = [None] * calls
+        permutations_PBC = None
         if moved_channels(channels, config.rho) > 1:
-            drawn = channel_permutations(seed, "shuffle", t, sample_ids_B, calls, channels, config.rho, device=z.device)
-            permutations = drawn.unbind()
-        z1 = bilevel.latent_start(z, u, permutations[0], axis)
-        for perm_BC in permutations[1:]:
-            z1 = bilevel.latent_step(
-                tail, z1, z, y_B, perm_BC, axis, kind=config.distance,  # type: ignore[arg-type]
-                processes=world_size(), total=sum_over_ranks, chunks=chunks,
-            )  # fmt: skip
-        return z1
+            permutations_PBC = channel_permutations(
+                seed, "shuffle", t, sample_ids_B, calls, channels, config.rho, device=z.device
+            )
+        return self.loop(tail, z, u, y_B, permutations_PBC, axis, steps=config.num_poison_steps, chunks=chunks)
 
     def logits_target(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
         """q: the distribution the student's logits are drawn to; partners come from the batch of all processes."""
         gallery_GK = gather_rows(logits_BK)
+        if self.loop.fused:
+            mode = self.config.target
+            mixed_BK = mixed_target(logits_BK, y_B, mode, gallery_GK=gallery_GK)  # type: ignore[arg-type]
+            return mixed_BK if mode == "probs" else (mixed_BK / self.config.temperature).softmax(dim=1)
         return bilevel.logits_target(
             logits_BK,
             y_B,
@@ -231,6 +192,11 @@ class RemovalNet(Attack):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The upper-level loss and its named parts."""
         config = self.config
-        return bilevel.upper_loss(
-            logits_BK, z, z1, q_BK, y_B, T=config.temperature, alpha=config.alpha, beta=config.beta, gamma=config.gamma
+        weights = {"alpha": config.alpha, "gamma": config.gamma}
+        if not self.loop.fused:
+            return bilevel.upper_loss(logits_BK, z, z1, q_BK, y_B, T=config.temperature, beta=config.beta, **weights)
+        total, parts = distillation_loss(
+            logits_BK, q_BK, y_B, temperature=config.temperature, soften_target=False, **weights
         )
+        mse = bilevel.feature_error(z, z1)
+        return total + config.beta * mse, {"kl": parts["kl"], "mse": mse.detach(), "ce": parts["ce"]}

@@ -19,10 +19,11 @@ from rnet.bench.sequential_ipguard import sequential_ipguard
 from rnet.bench.sequential_zest import sequential_weights
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint, device_of, frozen_eval
+from rnet.defenses.config import IPGuardConfig, ZestConfig
 from rnet.defenses.deepjudge_whitebox import fuzz, largest_outputs, neuron_outputs
-from rnet.defenses.ipguard import IPGuard, IPGuardConfig
+from rnet.defenses.ipguard import IPGuard
 from rnet.defenses.queries import samples_per_chunk
-from rnet.defenses.zest import Zest, ZestConfig
+from rnet.defenses.zest import Zest
 from rnet.models.classifier import Classifier
 from rnet.models.split import SplitModel
 

@@ -6,12 +6,10 @@ import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from rnet.data.config import DatasetConfig
 from rnet.errors import UserError
-
-if TYPE_CHECKING:
-    from rnet.data.registry import DatasetConfig
 
 T = TypeVar("T")
 

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rnet.data.config import DatasetConfig
 from rnet.data.images import ImageSource, TensorSource
 from rnet.data.resize import decode_image
 from rnet.errors import UserError
-
-if TYPE_CHECKING:
-    from rnet.data.registry import DatasetConfig
 
 _MAX_THREADS = 32
 _IMAGES_AT_ONCE = 1024

@@ -8,7 +8,7 @@ Shapes: N queries, C channels, H height, W width, K classes, B images of a batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,22 +16,9 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of
+from rnet.defenses.config import FEWEST_QUERIES, AKHConfig
 from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
 from rnet.errors import UserError
-
-FEWEST_QUERIES = 10
-"""With fewer queries than this a share or a correlation says nothing: extraction refuses."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AKHConfig:
-    """How many mistakes are used."""
-
-    name: str = "akh"
-    num_queries: int = 100
-    """Mistakes to use; if the victim makes fewer, all of them are used, and fewer than 10 are an error."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
 
 
 class AKH(Defense):
@@ -39,10 +26,7 @@ class AKH(Defense):
 
     name: ClassVar[str] = "akh"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="disagreement", direction="distance", low=0.0, high=1.0),)
-
-    def __init__(self, config: AKHConfig) -> None:
-        check_sizes(config.num_queries, config.batch_size)
-        self.config = config
+    config: AKHConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Finds images that the victim gets wrong, in the test part first, then in the training part.
@@ -114,11 +98,3 @@ def find_mistakes(victim: nn.Module, dataset: Dataset, count: int, seed: int, ba
         if name == "test":
             from_test = found
     return Mistakes(queries_NCHW=torch.cat(queries), logits_NK=torch.cat(logits), from_test=from_test, dataset=dataset)
-
-
-def check_sizes(num_queries: int, batch_size: int) -> None:
-    """Raises UserError for sizes below what the natural-image defences can work with."""
-    if num_queries < FEWEST_QUERIES:
-        raise UserError(f"defense.num_queries={num_queries} is too small; give at least {FEWEST_QUERIES}")
-    if batch_size < 1:
-        raise UserError(f"defense.batch_size={batch_size} must be at least 1")

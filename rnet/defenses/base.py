@@ -48,6 +48,10 @@ class Defense(ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
 
+    def __init__(self, config: Any) -> None:
+        config.check()
+        self.config = config
+
     @abstractmethod
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """The victim's fingerprint, a function of the victim, its data and the seed; made on the victim's device."""

@@ -11,7 +11,6 @@ H height, W width of an image, R draws of the test, S images in a draw.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of
+from rnet.defenses.config import DatasetInferenceConfig
 from rnet.defenses.queries import (
     check_suspect,
     logits_of,
@@ -37,39 +37,6 @@ MULTIPLES_AT_ONCE = 5  # a flip is looked for in so many multiples with one forw
 SMALLEST_P = float(np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetInferenceConfig:
-    """Hyperparameters of Dataset Inference; the defaults are the authors' for 32 px colour images."""
-
-    name: str = "dataset_inference"
-    num_regressor_images: int = 500
-    """Training and as many test images whose features the regressor learns from, on the victim."""
-    num_suspect_images: int = 500
-    """Further training and as many test images on which suspects are tested."""
-    num_directions: int = 10
-    """Random directions for each of the three norms."""
-    max_multiple: int = 50
-    """A walk that does not change the label within so many steps ends there."""
-    linf_radius: float = 0.005
-    """Linf directions are uniform in +- this, in pixel units."""
-    l2_std: float = 0.005
-    """l2 directions are normal with this standard deviation."""
-    l1_scale: float = 0.01
-    """l1 directions are Laplace with this scale."""
-    hidden_size: int = 100
-    """Hidden units of the regressor."""
-    learning_rate: float = 0.1
-    """Of the regressor's plain gradient descent."""
-    regressor_steps: int = 1000
-    """Full-batch steps of the regressor."""
-    sample_size: int = 10
-    """Training and as many test images in one t-test: how many private images the owner reveals."""
-    num_draws: int = 100
-    """t-tests whose p values are averaged harmonically."""
-    memory_mb: int = field(default=512, metadata={"execution_only": True})
-    """Memory for the walks in MiB; images are walked in as many chunks as that takes, with the same result."""
-
-
 class DatasetInference(Defense):
     """The p value of "no larger margin on private images". Tensors: images (uint8), labels, regressor and its scaling.
 
@@ -84,20 +51,7 @@ class DatasetInference(Defense):
         Metric(name="log10_p_value", direction="distance", low=math.log10(SMALLEST_P), high=0.0, perfect=-2.0),
         Metric(name="p_value", direction="distance", low=0.0, high=1.0),
     )
-
-    def __init__(self, config: DatasetInferenceConfig) -> None:
-        for key, value in vars(config).items():
-            least = {"num_regressor_images": 2, "num_suspect_images": 2, "sample_size": 2}.get(key, 1)
-            if isinstance(value, int) and value < least:
-                raise UserError(f"defense.{key}={value} must be at least {least}")
-            if isinstance(value, float) and not value > 0:
-                raise UserError(f"defense.{key}={value} must be greater than 0")
-        if config.sample_size > config.num_suspect_images:
-            raise UserError(
-                f"defense.sample_size={config.sample_size} exceeds "
-                f"defense.num_suspect_images={config.num_suspect_images}; lower it"
-            )
-        self.config = config
+    config: DatasetInferenceConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Trains the regressor on the victim's margins, and keeps other images for suspects.

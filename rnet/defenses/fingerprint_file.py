@@ -9,9 +9,9 @@ from pathlib import Path
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
-from rnet.checkpoint import write_atomic
 from rnet.defenses.base import Fingerprint
 from rnet.errors import UserError
+from rnet.files import write_atomic
 
 
 def save_fingerprint(folder: Path, fingerprint: Fingerprint, *, victim_id: str) -> None:

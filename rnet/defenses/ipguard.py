@@ -10,7 +10,6 @@ is sent towards class j.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.config import IPGuardConfig
 from rnet.defenses.queries import (
-    check_released_port,
     check_suspect,
     logits_of,
     quick_copy,
@@ -29,37 +28,12 @@ from rnet.defenses.queries import (
     train_mode_logits,
 )
 from rnet.engines.collectives import map_rows
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
 
-TARGETS = ("least_likely", "random")
-RELEASED_PORT = ("train_mode_verification", "adam_rebuilt", "no_box")
 CONVERGED = 1e-5
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 CHECK_EVERY = 20  # steps between two looks at how many queries have converged: each look waits for the device
 CHECK_EVERY_ON_CPU = 4  # nothing to wait for there, and every converged query in the batch costs its share
-
-
-@dataclass(frozen=True, kw_only=True)
-class IPGuardConfig:
-    """Hyperparameters of IPGuard; the defaults are those of the paper with the margin most used since."""
-
-    name: str = "ipguard"
-    num_queries: int = 100
-    """Fingerprint queries, each from its own training image of the victim."""
-    k: float = 10.0
-    """Margin on the logits by which class j must beat class i. It depends on the scale of the victim's logits."""
-    target: str = "least_likely"
-    """Class j: "least_likely" (lowest logit, the paper's L) or "random" (any class but i, the paper's R)."""
-    learning_rate: float = 0.01
-    """Adam's step size in pixel units."""
-    steps: int = 1000
-    """Most Adam steps of a query."""
-    memory_mb: int = field(default=512, metadata={"execution_only": True})
-    """Memory for the search in MiB; queries are searched in as many chunks as that takes, with the same result."""
-    released_port: list[str] = field(default_factory=list)
-    """Defects of the released port to bring back, for comparison with its numbers: train_mode_verification (batch
-    statistics and dropout at verification), adam_rebuilt (a new Adam every step, so plain sign steps), no_box (queries
-    leave [0, 1])."""
 
 
 class IPGuard(Defense):
@@ -69,19 +43,11 @@ class IPGuard(Defense):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="matching_rate", direction="similarity", low=0.0, high=1.0, perfect=1.0),
     )
+    config: IPGuardConfig
 
     def __init__(self, config: IPGuardConfig) -> None:
-        for key in ("num_queries", "steps", "memory_mb"):
-            if getattr(config, key) < 1:
-                raise UserError(f"defense.{key}={getattr(config, key)} must be at least 1")
-        if not config.learning_rate > 0:
-            raise UserError(f"defense.learning_rate={config.learning_rate} must be greater than 0")
-        if not config.k >= 0:
-            raise UserError(f"defense.k={config.k} must not be negative; a query must end in class j, not before it")
-        if config.target not in TARGETS:
-            raise unknown_name("defense.target", config.target, TARGETS)
-        self.config = config
-        self.port = check_released_port(config.released_port, RELEASED_PORT)
+        super().__init__(config)
+        self.port = frozenset(config.released_port)
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Moves training images across the victim's boundary (section 4 of the paper).

@@ -10,7 +10,6 @@ Shapes: N pairs, C channels, H height, W width, K classes. A pair is a seed imag
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.config import ModelDiffConfig
 from rnet.defenses.queries import (
-    check_released_port,
     check_suspect,
     linf_pgd,
     logits_of,
@@ -30,41 +29,13 @@ from rnet.defenses.queries import (
     train_mode_logits,
 )
 from rnet.engines.collectives import map_rows
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
 
-PAIRS = ("default", "original")
-RELEASED_PORT = ("train_mode_verification", "shift_on_seeds", "halves_as_pairs", "one_minus_ddm", "ddm_as_ddv")
 # Radius and step of the search: pixels for `default`, normalised units (pixels over the standard deviation of the
 # channel) for `original`, as in the authors' notebook.
 SIZES = {"default": (8 / 255, 2 / 255), "original": (0.06, 0.01)}
 # The notebook's loss sends the outputs away from a far target and gives output 0 ten times the weight of the others.
 TARGET_SCALE, OTHERS_WEIGHT = 1000.0, 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelDiffConfig:
-    """Hyperparameters of ModelDiff."""
-
-    name: str = "modeldiff"
-    num_pairs: int = 100
-    """Pairs, each from its own training image of the victim."""
-    pairs: str = "default"
-    """How a seed is perturbed: "default" maximises the cross-entropy with the victim's own label, "original" is the
-    loss of the authors' notebook, which sends all outputs away from a far target."""
-    epsilon: float | None = None
-    """Radius of the Linf ball; None: 8/255 in pixel units (default) or 0.06 in normalised units (original)."""
-    step: float | None = None
-    """Size of a step in the units of epsilon; None: 2/255 (default) or 0.01 (original)."""
-    steps: int = 50
-    """Steps of the search."""
-    memory_mb: int = field(default=512, metadata={"execution_only": True})
-    """Memory for the search in MiB; pairs are searched in as many chunks as that takes, with the same result."""
-    released_port: list[str] = field(default_factory=list)
-    """Defects of the released port to bring back, for comparison with its numbers: train_mode_verification (batch
-    statistics and dropout, for victim and suspect), shift_on_seeds (the search looks at the seeds, so its score is 0
-    whatever it tries and the seeds stay as they are), halves_as_pairs (the first half of the perturbed images is paired
-    with the second half, not with its seeds), one_minus_ddm (1 - DDM similarity is reported), ddm_as_ddv (DDM is
-    reported under the name of DDV)."""
 
 
 class ModelDiff(Defense):
@@ -75,25 +46,11 @@ class ModelDiff(Defense):
         Metric(name="ddv", direction="similarity", low=0.0, high=1.0, perfect=1.0),
         Metric(name="ddm", direction="similarity", low=0.0, high=1.0, perfect=1.0),
     )
+    config: ModelDiffConfig
 
     def __init__(self, config: ModelDiffConfig) -> None:
-        if config.pairs not in PAIRS:
-            raise unknown_name("defense.pairs", config.pairs, PAIRS)
-        for key in ("num_pairs", "steps", "memory_mb"):
-            if getattr(config, key) < 1:
-                raise UserError(f"defense.{key}={getattr(config, key)} must be at least 1")
-        for key in ("epsilon", "step"):
-            value = getattr(config, key)
-            if value is not None and not value > 0:
-                raise UserError(
-                    f"defense.{key}={value} must be greater than 0, or null for the default of {config.pairs}"
-                )
-        self.config = config
-        self.port = check_released_port(config.released_port, RELEASED_PORT)
-        if "halves_as_pairs" in self.port and config.num_pairs % 2:
-            raise UserError(
-                f"defense.num_pairs={config.num_pairs} must be even with defense.released_port=[halves_as_pairs]"
-            )
+        super().__init__(config)
+        self.port = frozenset(config.released_port)
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Perturbs training images and records the victim's logits on both versions (section 4 of the paper).

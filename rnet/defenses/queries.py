@@ -5,7 +5,7 @@ Shapes: N queries, C channels, H height, W width, K classes, M parts of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ from rnet.defenses.base import Fingerprint, device_of, frozen_eval
 from rnet.draws import derive_seed
 from rnet.engines.collectives import map_rows
 from rnet.engines.memory_format import use_channels_last
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
 from rnet.models.folding import folded
 
 
@@ -68,14 +68,6 @@ def check_suspect(fingerprint: Fingerprint, logits_NK: Tensor) -> None:
             f"the suspect has {found} classes but the fingerprint's victim has {expected}; this defence compares class "
             f"by class: use defense=zest, which can align different label spaces"
         )
-
-
-def check_released_port(names: Sequence[str], valid: Sequence[str]) -> frozenset[str]:
-    """The chosen defects of the released port as a set; raises UserError for a name that is not in `valid`."""
-    for name in names:
-        if name not in valid:
-            raise unknown_name("defense.released_port", name, valid)
-    return frozenset(names)
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

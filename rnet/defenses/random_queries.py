@@ -7,27 +7,15 @@ Shapes: N queries, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.akh import check_sizes
 from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.config import RandomQueriesConfig
 from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
 from rnet.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomQueriesConfig:
-    """How many clean images are used."""
-
-    name: str = "random"
-    num_queries: int = 100
-    """Test images, drawn without replacement."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
 
 
 class RandomQueries(Defense):
@@ -37,10 +25,7 @@ class RandomQueries(Defense):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="agreement", direction="similarity", low=0.0, high=1.0, perfect=1.0),
     )
-
-    def __init__(self, config: RandomQueriesConfig) -> None:
-        check_sizes(config.num_queries, config.batch_size)
-        self.config = config
+    config: RandomQueriesConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Draws test images and records the victim's labels. Raises UserError for too few test images."""

@@ -1,17 +1,27 @@
 """The defences by name."""
 
+from rnet.defenses.config import (
+    AKHConfig,
+    DatasetInferenceConfig,
+    DeepJudgeConfig,
+    IPGuardConfig,
+    ModelDiffConfig,
+    RandomQueriesConfig,
+    SACConfig,
+    ZestConfig,
+)
 from rnet.registry import Registry
 
 DEFENSES = Registry(
     "defense",
     {
-        "ipguard": "rnet.defenses.ipguard:IPGuard:IPGuardConfig",
-        "modeldiff": "rnet.defenses.modeldiff:ModelDiff:ModelDiffConfig",
-        "zest": "rnet.defenses.zest:Zest:ZestConfig",
-        "deepjudge": "rnet.defenses.deepjudge:DeepJudge:DeepJudgeConfig",
-        "sac": "rnet.defenses.sac:SAC:SACConfig",
-        "akh": "rnet.defenses.akh:AKH:AKHConfig",
-        "dataset_inference": "rnet.defenses.dataset_inference:DatasetInference:DatasetInferenceConfig",
-        "random": "rnet.defenses.random_queries:RandomQueries:RandomQueriesConfig",
+        "ipguard": (IPGuardConfig, "rnet.defenses.ipguard:IPGuard"),
+        "modeldiff": (ModelDiffConfig, "rnet.defenses.modeldiff:ModelDiff"),
+        "zest": (ZestConfig, "rnet.defenses.zest:Zest"),
+        "deepjudge": (DeepJudgeConfig, "rnet.defenses.deepjudge:DeepJudge"),
+        "sac": (SACConfig, "rnet.defenses.sac:SAC"),
+        "akh": (AKHConfig, "rnet.defenses.akh:AKH"),
+        "dataset_inference": (DatasetInferenceConfig, "rnet.defenses.dataset_inference:DatasetInference"),
+        "random": (RandomQueriesConfig, "rnet.defenses.random_queries:RandomQueries"),
     },
 )

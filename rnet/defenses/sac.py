@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,30 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.akh import FEWEST_QUERIES, check_sizes, find_mistakes
+from rnet.defenses.akh import find_mistakes
 from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.config import FEWEST_QUERIES, SAC_INPUTS, SACConfig
 from rnet.defenses.queries import logits_of, seeded_generator, seeded_indices
-from rnet.errors import UserError, unknown_name
-
-INPUTS = ("wrong", "cutmix", "jpeg")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SACConfig:
-    """What the models are asked."""
-
-    name: str = "sac"
-    num_queries: int = 100
-    """Images of each kind (100 as in the authors' code); if there are fewer, all, and fewer than 10 are an error."""
-    inputs: list[str] = field(default_factory=lambda: list(INPUTS))
-    """Kinds of inputs, each a metric: wrong (images the victim gets wrong), cutmix (test images with a patch of another
-    one), jpeg (compressed test images). A kind that is left out has no score."""
-    patch: float = 0.2
-    """CutMix: side of the patch as a share of the image's sides (0.2 in the authors' code)."""
-    jpeg_quality: int = 25
-    """JPEG quality of Pillow, 1 to 95; 25 is the first severity of the corruption the authors use."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
+from rnet.errors import UserError
 
 
 class SAC(Defense):
@@ -53,21 +33,9 @@ class SAC(Defense):
 
     name: ClassVar[str] = "sac"
     metrics: ClassVar[tuple[Metric, ...]] = tuple(
-        Metric(name=kind, direction="distance", low=0.0, high=1.0) for kind in INPUTS
+        Metric(name=kind, direction="distance", low=0.0, high=1.0) for kind in SAC_INPUTS
     )
-
-    def __init__(self, config: SACConfig) -> None:
-        check_sizes(config.num_queries, config.batch_size)
-        for kind in config.inputs:
-            if kind not in INPUTS:
-                raise unknown_name("defense.inputs", kind, INPUTS)
-        if not config.inputs:
-            raise UserError(f"defense.inputs is empty; name at least one of {', '.join(INPUTS)}")
-        if not 0 < config.patch < 1:
-            raise UserError(f"defense.patch={config.patch} must lie between 0 and 1")
-        if not 1 <= config.jpeg_quality <= 95:
-            raise UserError(f"defense.jpeg_quality={config.jpeg_quality} must be 1 to 95")
-        self.config = config
+    config: SACConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Makes the inputs of every kind and records the victim's logits on them.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,43 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
-from rnet.defenses.queries import check_released_port, logits_of, quick_copy, seeded_generator, train_mode_logits
-from rnet.errors import UserError, unknown_name
+from rnet.defenses.config import ZestConfig
+from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, train_mode_logits
+from rnet.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ALIGNMENTS = ("auto", "always", "never")
-RELEASED_PORT = ("train_mode_verification", "redraw_masks", "segment_first_three")
 ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf"), "cosine": None}
 
 _PORT_BATCH = 200  # the released port sends the masks of an image to the model 200 at a time, in train mode
 _RELATIVE_RANK_CUT = 1e-12  # eigenvalues of D'D below this share of the largest are zero: D has entries 0 and 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZestConfig:
-    """How ZEST approximates and compares models."""
-
-    name: str = "zest"
-    num_images: int = 128
-    """Reference images: the first ones of the victim's training part, without augmentation."""
-    num_masks: int = 1000
-    """Masks per image; the first shows the whole image, in the others each segment is there with probability 1/2."""
-    kernel_size: float = 4.0
-    """Quickshift: width of the Gaussian of its density estimate, in pixels."""
-    max_dist: float = 200.0
-    """Quickshift: longest link between a pixel and its parent; higher gives fewer segments."""
-    ratio: float = 0.2
-    """Quickshift: weight of colour against position, in (0, 1]."""
-    align: str = "auto"
-    """Matching of classes before comparing: auto (only if their numbers differ), always (as the original), never."""
-    released_port: list[str] = field(default_factory=list)
-    """Defects of the released port to bring back, for comparison with its numbers: train_mode_verification (batch
-    statistics and dropout, for victim and suspect), redraw_masks (masks are drawn anew at verification, so that a
-    victim is away from itself), segment_first_three (only the first three images, one per channel, are un-normalised
-    before segmentation; the rest are clamped z-scores)."""
-    memory_mb: int = field(default=512, metadata={"execution_only": True})
-    """Memory for one forward pass, in MiB; decides how many masked images go through the model at once."""
 
 
 class Zest(Defense):
@@ -70,19 +42,11 @@ class Zest(Defense):
         Metric(name=order, direction="distance", low=0.0, high=2.0 if order == "cosine" else float("inf"))
         for order in ORDERS
     )
+    config: ZestConfig
 
     def __init__(self, config: ZestConfig) -> None:
-        for key, least in (("num_images", 1), ("num_masks", 2), ("kernel_size", 1), ("memory_mb", 1)):
-            if getattr(config, key) < least:
-                raise UserError(f"defense.{key}={getattr(config, key)} is too small; give at least {least}")
-        if not 0 < config.ratio <= 1:
-            raise UserError(f"defense.ratio={config.ratio} must be above 0 and at most 1")
-        if not config.max_dist > 0:
-            raise UserError(f"defense.max_dist={config.max_dist} must be above 0")
-        if config.align not in ALIGNMENTS:
-            raise unknown_name("defense.align", config.align, ALIGNMENTS)
-        self.config = config
-        self.port = check_released_port(config.released_port, RELEASED_PORT)
+        super().__init__(config)
+        self.port = frozenset(config.released_port)
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Segments the reference images, draws the masks and fits the victim.

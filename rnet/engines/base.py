@@ -165,6 +165,10 @@ class Engine(ABC):
         keep_activations(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
+    def held_bytes(self) -> int:
+        """Bytes of parameters that this rank holds between steps."""
+        return sum(p.numel() * p.element_size() for p in self.unwrapped.parameters())
+
     def agree(self, flag: bool) -> bool:
         """Whether any rank raises the flag; called by all."""
         return any_rank(flag)

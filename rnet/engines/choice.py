@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.engines.base import Engine
+from rnet.engines.collectives import world_size
 from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
@@ -24,13 +25,14 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "ddp", "deepspeed")
 BACKENDS = ("auto", "gloo", "nccl")
 VICTIMS = ("replica", "zero3")
+KERNELS = ("auto", "fused", "torch")
 COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
 SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
 
 def check_engine(config: EngineConfig, precision: str, launch: Launch, device: torch.device) -> None:
     """Raises UserError for a combination that cannot run; needs no process group."""
-    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS)):
+    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS), ("kernels", KERNELS)):
         if getattr(config, key) not in valid:
             raise unknown_name(f"engine.{key}", getattr(config, key), valid)
     if config.zero_stage not in range(4):
@@ -63,6 +65,24 @@ def check_engine(config: EngineConfig, precision: str, launch: Launch, device: t
 def cpu_has_fp16() -> bool:
     """Whether this CPU computes convolutions in float16."""
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def fused_operations(config: EngineConfig, device: torch.device) -> bool:
+    """Whether RemovalNet's elementwise work goes through rnet.kernels: on CUDA, unless the configuration says how."""
+    return config.kernels == "fused" or (config.kernels == "auto" and device.type == "cuda")
+
+
+def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> str:
+    """Why RemovalNet's lower level cannot be a CUDA graph; empty if it can. whole: parameters are not divided."""
+    if device.type != "cuda":
+        return f"the device is a {device.type}"
+    if not config.cuda_graph:
+        return "engine.cuda_graph=false"
+    if world_size() > 1 or not whole:
+        return "processes talk to each other in it"
+    if config.compile:
+        return "engine.compile=true"
+    return ""
 
 
 def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, launch: Launch) -> None:

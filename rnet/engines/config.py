@@ -25,6 +25,10 @@ class EngineConfig:
     """Micro-batches of a step; 2 halves the memory for activations. Not for networks with batch norm."""
     activation_checkpointing: bool = False
     """Recompute the activations of repeated blocks in the backward pass rather than keep them."""
+    kernels: str = "auto"
+    """RemovalNet's fused operations: fused (Triton on CUDA), torch (plain operations), or auto: fused on CUDA."""
+    cuda_graph: bool = True
+    """On CUDA and in one process, record RemovalNet's lower level once as a CUDA graph and replay it."""
     compile: bool = False
     """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0

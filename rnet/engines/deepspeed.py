@@ -95,9 +95,9 @@ class DeepSpeedEngine(Engine):
             yield
 
     def held_bytes(self) -> int:
-        """Bytes of parameters that this rank holds between steps: its shares at stage 3, else all."""
+        """Its shares at stage 3, else all."""
         if self._stage < 3:
-            return sum(p.numel() * p.element_size() for p in self.unwrapped.parameters())
+            return super().held_bytes()
         held = 0
         for parameter in self.unwrapped.parameters():
             share: Any = getattr(parameter, "ds_tensor", None)

@@ -61,6 +61,11 @@ class FoldedSplit:
                         own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
         self.split = SplitModel(model, source.layer, place=source.place).eval()
 
+    @property
+    def count(self) -> int:
+        """How many batch norms convolutions have taken over."""
+        return len(self._followed)
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Takes over the model's present weights and statistics."""

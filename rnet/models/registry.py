@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
+from rnet.models.config import ModelConfig
 from rnet.models.cuts import FAMILIES, usual_cut_layers
 from rnet.models.resnet import BLOCKS_PER_STAGE, SmallResNet
 from rnet.models.stem import fit_channels, shrink_stem
@@ -22,30 +22,6 @@ SOURCES = ("auto", "rnet", "torchvision", "timm", "custom")
 STEMS = ("auto", "small", "imagenet")
 SMALL_IMAGE = 64
 """Up to this size a stem made for 224 pixels leaves too few positions to the layers behind it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """An architecture and how it is fitted to images."""
-
-    name: str = "resnet8"
-    """resnet8, resnet14, resnet20, any classifier of torchvision, or any of timm; "timm/resnet50" says whose."""
-    source: str = "auto"
-    """auto (rnet, then torchvision, then timm), rnet, torchvision, timm, or custom (see factory)."""
-    stem: str = "auto"
-    """small (first convolution with stride 1), imagenet (as published), or auto: small for images up to 64 pixels."""
-    width: int = 16
-    """Channels of the first stage of resnet8, resnet14 and resnet20."""
-    patch_size: int | None = None
-    """Patch size of timm's vision transformers; null keeps the published one."""
-    factory: str | None = None
-    """custom: "package.module:function", called with num_classes and in_channels, returns the module."""
-    input_size: int | None = None
-    """Images are resized to this many pixels a side inside the model; null feeds them as they are."""
-    cut_layers: list[str] = field(default_factory=list)
-    """The layers to cut at, from input to output; empty for the usual five of a known family."""
-    weights: str | None = field(default=None, metadata={"execution_only": True})
-    """File of trained weights to import (.safetensors or .pt) instead of training."""
 
 
 def build_model(

@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from rnet.checkpoint import write_atomic
+from rnet.files import write_atomic
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from rnet.files import make_folder
 from rnet.monitor.json_lines import JsonLines
 from rnet.monitor.progress import Progress, progress_on_stderr
 
@@ -45,7 +46,7 @@ class Monitor:
         self._writer: Any = None
         self._progress: Progress | None = None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._log = JsonLines(folder / "log.jsonl", start_step)
             self._writer = _tensorboard_writer(folder / "tensorboard", start_step)
         if not quiet:

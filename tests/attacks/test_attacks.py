@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from rnet import stages
 from rnet.attacks import bilevel
 from rnet.attacks.base import AttackContext, label_table
-from rnet.attacks.finetune import FineTune, FineTuneConfig
-from rnet.attacks.independent import Independent, IndependentConfig
+from rnet.attacks.config import FineTuneConfig, IndependentConfig, RemovalNetConfig
+from rnet.attacks.finetune import FineTune
+from rnet.attacks.independent import Independent
 from rnet.attacks.registry import ATTACKS
-from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.attacks.removalnet import RemovalNet
 from rnet.config import load_config
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
@@ -24,10 +25,10 @@ from rnet.data.registry import load_dataset
 from rnet.engines.config import EngineConfig
 from rnet.engines.plain import PlainEngine
 from rnet.models.classifier import Classifier
-from rnet.models.registry import ModelConfig
+from rnet.models.config import ModelConfig
 from rnet.models.split import SplitModel
+from rnet.train_config import TrainConfig
 from rnet.training import Run
-from rnet.victim import TrainConfig
 from tests.tiny_runs import tiny
 
 TINY_ATTACK = RemovalNetConfig(seed=1, substitute_size=48, iterations=3, batch_size=16, num_poison_steps=3, rho=0.5)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rnet.data.config import DatasetConfig
 from rnet.data.datasets import fashion_mnist
 from rnet.data.idx import read_idx
-from rnet.data.registry import DatasetConfig, load_dataset
+from rnet.data.registry import load_dataset
 from rnet.errors import UserError
 
 # Two images of 2 rows and 3 columns.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rnet.data.registry import DatasetConfig, load_dataset
+from rnet.data.config import DatasetConfig
+from rnet.data.registry import load_dataset
 from rnet.data.resize import decode_image
 from rnet.errors import UserError
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from rnet.data.config import DatasetConfig
 from rnet.data.folder import FolderSource
 from rnet.data.images import Part, TensorSource
-from rnet.data.registry import DatasetConfig, load_dataset
+from rnet.data.registry import load_dataset
 from rnet.data.resize import decode_image
 from rnet.errors import UserError
 

@@ -15,8 +15,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from rnet.data import registry
+from rnet.data.config import DatasetConfig
 from rnet.data.images import TensorSource
-from rnet.data.registry import DatasetConfig, RawImages, dataset_names, load_dataset
+from rnet.data.registry import RawImages, dataset_names, load_dataset
 from rnet.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"

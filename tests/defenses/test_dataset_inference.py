@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint, frozen_eval
 from rnet.defenses.calibration import verdict
+from rnet.defenses.config import DatasetInferenceConfig
 from rnet.defenses.dataset_inference import (
     DatasetInference,
-    DatasetInferenceConfig,
     draw_samples,
     harmonic_mean,
     regress,

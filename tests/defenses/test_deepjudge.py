@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.deepjudge import DeepJudge, DeepJudgeConfig
+from rnet.defenses.config import DeepJudgeConfig
+from rnet.defenses.deepjudge import DeepJudge
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.resnet import SmallResNet

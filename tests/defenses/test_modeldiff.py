@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from rnet.defenses import modeldiff
 from rnet.defenses.base import Fingerprint
+from rnet.defenses.config import ModelDiffConfig
 from rnet.defenses.modeldiff import (
     ModelDiff,
-    ModelDiffConfig,
     ddm_similarity,
     ddv_similarity,
     decision_distances,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
+from rnet.defenses.config import IPGuardConfig
 from rnet.defenses.queries import (
-    check_released_port,
     check_suspect,
     linf_pgd,
     logits_of,
@@ -220,6 +220,6 @@ def test_measuring_the_chunk_size_leaves_the_model_as_it_was() -> None:
 
 
 def test_an_unknown_defect_of_the_released_port_is_refused_with_the_nearest_name() -> None:
-    assert check_released_port(["no_box"], ["no_box", "other"]) == {"no_box"}
+    IPGuardConfig(released_port=["no_box"]).check()
     with pytest.raises(UserError, match=r"defense.released_port='nobox'.*no_box"):
-        check_released_port(["nobox"], ["no_box", "other"])
+        IPGuardConfig(released_port=["nobox"]).check()

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load, save
 
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.random_queries import RandomQueries, RandomQueriesConfig
+from rnet.defenses.config import RandomQueriesConfig
+from rnet.defenses.random_queries import RandomQueries
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 

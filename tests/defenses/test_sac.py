@@ -19,7 +19,8 @@ from torch import Tensor
 from rnet.data.images import TensorSource
 from rnet.defenses.akh import find_mistakes
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.sac import INPUTS, SAC, SACConfig, correlation, correlation_distance, patch_span, through_jpeg
+from rnet.defenses.config import SAC_INPUTS, SACConfig
+from rnet.defenses.sac import SAC, correlation, correlation_distance, patch_span, through_jpeg
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 
@@ -50,14 +51,14 @@ def plain_distance(victim_NK: Tensor, suspect_NJ: Tensor) -> float:
 
 def test_the_victim_and_its_exact_copy_are_at_distance_zero(fingerprint: Fingerprint) -> None:
     for model in (VICTIM, copy.deepcopy(VICTIM)):
-        assert make().verify(fingerprint, model) == dict.fromkeys(INPUTS, 0.0)
+        assert make().verify(fingerprint, model) == dict.fromkeys(SAC_INPUTS, 0.0)
 
 
 def test_scores_are_the_mean_difference_of_correlations_pair_by_pair(fingerprint: Fingerprint) -> None:
     suspect = tiny_model(5)
     scores = make().verify(fingerprint, suspect)
-    assert list(scores) == list(INPUTS)
-    for kind in INPUTS:
+    assert list(scores) == list(SAC_INPUTS)
+    for kind in SAC_INPUTS:
         with torch.no_grad():
             v, s = (model(fingerprint.tensors[f"queries_{kind}_NCHW"]) for model in (VICTIM, suspect))
         assert scores[kind] == pytest.approx(plain_distance(v, s), rel=1e-5)
@@ -87,7 +88,7 @@ def test_a_slightly_changed_victim_is_closer_than_an_independent_model(fingerpri
         for parameter in derived.parameters():
             parameter.mul_(1.02)
     near, far = make().verify(fingerprint, derived), make().verify(fingerprint, tiny_model(5))
-    assert all(0 < near[kind] < 0.5 * far[kind] for kind in INPUTS)
+    assert all(0 < near[kind] < 0.5 * far[kind] for kind in SAC_INPUTS)
 
 
 def test_wrong_inputs_are_the_victims_mistakes(fingerprint: Fingerprint) -> None:

@@ -21,18 +21,20 @@ from torch import Tensor, nn
 
 from rnet import stages
 from rnet.attacks.base import AttackContext
-from rnet.attacks.finetune import FineTune, FineTuneConfig
-from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.attacks.config import FineTuneConfig, RemovalNetConfig
+from rnet.attacks.finetune import FineTune
+from rnet.attacks.removalnet import RemovalNet
 from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
 from rnet.engines.collectives import gather_rows, rank, world_size
 from rnet.engines.config import EngineConfig
 from rnet.engines.processes import launched, process_group
 from rnet.models.classifier import Classifier
-from rnet.models.registry import ModelConfig
+from rnet.models.config import ModelConfig
 from rnet.signals import Preempted
+from rnet.train_config import TrainConfig
 from rnet.training import Run
-from rnet.victim import TrainConfig, train_classifier
+from rnet.victim import train_classifier
 from tests.tiny_runs import tiny
 
 STEPS = 6

@@ -64,6 +64,7 @@ class Campaign:
         self.state, self.folder, self.chance = state, folder, chance
         self.root = folder / "undisturbed"
         self.faults: Counter[str] = Counter()
+        self.bag: list[str] = []
 
     def undisturbed(self) -> str:
         """The table of a run on this machine that nothing disturbs."""
@@ -79,8 +80,9 @@ class Campaign:
         while not complete(self.plan, self.root):
             assert time.monotonic() < deadline, f"not complete: {StoreState(self.plan, self.root, fresh=True).cells}"
             if sum(self.faults.values()) < faults and self.running():
-                name, fault = self.chance.choice(list(FAULTS.items()))
-                if fault(self):
+                name = self.draw()
+                if FAULTS[name](self):
+                    self.bag.remove(name)
                     self.faults[name] += 1
                     print(f"{time.strftime('%H:%M:%S')} {sum(self.faults.values())} {name}", flush=True)  # noqa: T201
             time.sleep(self.chance.uniform(0.5, 4.0))
@@ -96,6 +98,11 @@ class Campaign:
         )  # fmt: skip
         twice = [cell for cell, count in ends.items() if count > 1]
         assert not twice, f"computed twice to the end: {twice}"
+
+    def draw(self) -> str:
+        """One of the faults that have succeeded least often, so that each kind comes equally often."""
+        self.bag = self.bag or list(FAULTS)
+        return self.chance.choice(self.bag)
 
     def keep_going(self) -> None:
         """What a user does: submits and retries what needs it, again later if Slurm does not answer."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from rnet.data.config import DatasetConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 from rnet.errors import unknown_name
 
 # About half of the faces smile (48 %), so that accuracy means something.

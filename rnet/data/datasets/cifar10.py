@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnet.data.config import DatasetConfig
 from rnet.data.download import open_or_download
 from rnet.data.images import TensorSource
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 
 
 @register_dataset("cifar10", uses=("folder", "download"))

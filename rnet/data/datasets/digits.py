@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from rnet.data.config import DatasetConfig
 from rnet.data.images import TensorSource
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 
 
 @register_dataset("digits")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rnet.data.config import DatasetConfig
 from rnet.data.download import data_folder, open_or_download
 from rnet.data.idx import read_idx
 from rnet.data.images import TensorSource
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 from rnet.errors import UserError
 
 # Where the Debian package dataset-fashion-mnist puts the files.

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rnet.data.config import DatasetConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 
 NUM_CLASSES = 43
 

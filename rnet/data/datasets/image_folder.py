@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rnet.data.config import DatasetConfig
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 from rnet.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")

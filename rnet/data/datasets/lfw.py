@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from rnet.data.config import DatasetConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import DatasetConfig, RawImages, register_dataset
+from rnet.data.registry import RawImages, register_dataset
 
 # People with fewer pictures are left out: 62 people and 3,023 pictures remain.
 MIN_IMAGES = 20

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import time
+import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -15,8 +16,8 @@ import yaml
 from launch.sweep.configs import ConfigCache
 from launch.sweep.plan import check_deeply, done_cells, make_plan, read_plan, save_plan
 from rnet.config import content_id, load_config
+from rnet.documents import DOCUMENTS
 from rnet.errors import UserError
-from rnet.stages import DOCUMENTS
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
 
 
@@ -91,6 +92,7 @@ def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
         ({"axes": {"attack": ["removalnt"]}}, ["attack=removalnt", "removalnet"]),
         ({"axes": {"attack": ["identity", "finetune"]}, "set": ["attack.rho=0.1"]}, ["attack=identity", "attack.rho"]),
         ({"axes": {"attack": ["finetune"], "attack.fraction": [0.5, 0]}}, ["attack.fraction=0", "above 0"]),
+        ({"axes": {"defense": ["zest"], "defense.align": ["auto", "often"]}}, ["defense.align='often'", "always"]),
         ({"axes": {"seed": ["one"]}}, ["seed=one", "int"]),
         ({"axes": {"precision": ["fp8"]}}, ["precision", "fp8"]),
         ({"axes": {"attack": ["finetune"]}, "set": ["negatives=2", "attack.iterations=3"]}, ["attack.iterations=3"]),
@@ -118,7 +120,13 @@ def test_a_model_that_cannot_be_cut_there_is_refused_before_submission(tmp_path:
 def test_rows_are_composed_only_for_new_components(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, "axes.seed=[0,1,2,3,4,5,6,7,8,9]")
     assert len(plan.rows) == 40
-    assert plan.composed <= 4
+    assert plan.composed == 2  # two attacks and two defences, at once
+
+
+def test_a_dataset_without_a_preset_for_the_attack_needs_no_composition_of_its_own(tmp_path: Path) -> None:
+    datasets = ["cifar10", "lfw", "image_folder"]
+    plan = tiny_plan(tmp_path, axes={"dataset": datasets, "attack": ["removalnet", "identity"]}, cases=None, set=[])
+    assert plan.composed == 3
 
 
 @pytest.mark.parametrize(
@@ -127,12 +135,24 @@ def test_rows_are_composed_only_for_new_components(tmp_path: Path) -> None:
         ["dataset=fashion_mnist", "attack=finetune", "seed=3"],
         ["attack=removalnet", "attack.seed=7", "seed=2", "precision=bf16", "negatives=4"],
         ["train.seed=5", "seed=6", "model=resnet20", "defense=zest"],
+        ["dataset=gtsrb"],
+        ["dataset='fashion_mnist'", "attack=finetune"],
+        ["dataset=lfw", "attack=removalnet", "attack.rho=0.5"],
     ],
 )
 def test_the_cache_gives_what_load_config_gives(lines: list[str]) -> None:
     cache = ConfigCache()
-    cache.load(["dataset=digits", "attack=removalnet", "seed=1"])  # what is kept of this must not show
+    for dataset, attack in product(("digits", "cifar10"), ("removalnet", "finetune")):
+        cache.load([f"dataset={dataset}", f"attack={attack}", "seed=1"])  # what is kept of this must not show
     assert cache.load(lines) == load_config(lines)
+
+
+def test_a_users_preset_applies_to_its_dataset_only(tmp_path: Path) -> None:
+    (tmp_path / "attack_preset").mkdir()
+    (tmp_path / "attack_preset" / "removalnet_lfw.yaml").write_text("# @package attack\nrho: 0.77\n")
+    cache = ConfigCache(tmp_path)
+    found = [cache.load([f"dataset={dataset}", "attack=removalnet"]).attack.rho for dataset in ("lfw", "cifar10")]
+    assert found == [0.77, 0.02]
 
 
 def test_an_option_that_reaches_beyond_its_group_is_not_taken_apart(tmp_path: Path) -> None:
@@ -147,7 +167,16 @@ def test_an_option_that_reaches_beyond_its_group_is_not_taken_apart(tmp_path: Pa
     assert cache.load(lines).attack.rho == 0.77
 
 
-def test_ten_thousand_rows_are_planned_in_seconds_and_little_memory(tmp_path: Path) -> None:
+PLAN = """
+import json, sys
+from launch.cli import app
+app(["sweep", "plan", *sys.argv[1:], "--json"], standalone_mode=False)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps({"torch": "torch" in sys.modules, "peak_kb": int(peak.split()[1])}), file=sys.stderr)
+"""
+
+
+def test_ten_thousand_rows_are_planned_without_torch_and_in_little_memory(tmp_path: Path) -> None:
     axes = {
         "dataset": ["digits", "fashion_mnist", "cifar10", "gtsrb"],
         "model": ["resnet8", "resnet20", "resnet18", "vgg19_bn", "mobilenet_v2"],
@@ -156,15 +185,11 @@ def test_ten_thousand_rows_are_planned_in_seconds_and_little_memory(tmp_path: Pa
         "seed": list(range(25)),
     }
     path = tmp_path / "large.yaml"
-    path.write_text(yaml.safe_dump({"axes": axes}, sort_keys=False))
-    before, started = _resident_bytes(), time.process_time()
-    plan = make_plan(path)
-    seconds, grown = time.process_time() - started, _resident_bytes() - before
-    assert len(plan.rows) == len(list(product(*axes.values()))) == 10_000
-    assert len({cell.label for cell in plan.cells}) == len(plan.cells) == 500 + 2000 + 2500 + 10_000
-    assert grown < 200e6
-    assert seconds < 20  # about 4 on an idle machine; one dump by PyYAML per cell would take minutes
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    path.write_text(yaml.safe_dump({"cluster": "slurm", "axes": axes}, sort_keys=False))
+    command = [sys.executable, "-c", PLAN, str(path), "--root", str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plan, process = json.loads(done.stdout), json.loads(done.stderr)
+    assert plan["rows"] == 10_000
+    assert plan["cells"] == {"train": 500, "attack": 2000, "fingerprint": 2500, "verify": 10_000}
+    assert not process["torch"]
+    assert process["peak_kb"] < 200_000

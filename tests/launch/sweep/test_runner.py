@@ -16,6 +16,7 @@ from launch.sweep.plan import Plan
 from launch.sweep.runner import Job, run_cell
 from rnet import stages
 from rnet.config import RunConfig
+from rnet.documents import attack_document, train_document
 from rnet.errors import UserError
 from rnet.signals import Preempted
 from rnet.store import StageFolder, Store, ensure
@@ -40,7 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, compute: Compute) -> None:
     """Replaces the train stage by one that computes nothing but what is given."""
 
     def train(config: RunConfig, store: Store) -> StageFolder:
-        return ensure(store, stages.train_document(config), compute)
+        return ensure(store, train_document(config), compute)
 
     monkeypatch.setitem(stages.STAGES, "train", train)
 
@@ -186,8 +187,8 @@ def test_a_finished_parent_is_enough(plan: Plan, tmp_path: Path, monkeypatch: py
     finish(tmp_path, parent.label)
 
     def attack(config: RunConfig, store: Store) -> StageFolder:
-        assert store.folder(stages.train_document(config)).result() == {}
-        return ensure(store, stages.attack_document(config), lambda folder: {})
+        assert store.folder(train_document(config)).result() == {}
+        return ensure(store, attack_document(config), lambda folder: {})
 
     monkeypatch.setitem(stages.STAGES, "attack", attack)
     assert run_cell(tmp_path, cell, WORKER) == "done"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.sweep import slurm, status, submissions
-from launch.sweep.attempts import Worker, claim
+from launch.sweep.attempts import SILENT_SECONDS, Worker, claim
 from launch.sweep.plan import Plan
 from launch.sweep.states import StoreState
 from launch.sweep.submissions import Submission, new_submission
@@ -98,6 +98,36 @@ def test_an_attempts_own_word_counts_for_more_than_slurms(
     record = submit(tmp_path, [TRAIN])
     attempt(tmp_path, TRAIN, record, "7_0", end, **({"error": "x"} if end else {}))
     assert look(tmp_path, {"7_0": said}, monkeypatch)[TRAIN] == expected
+
+
+@pytest.mark.parametrize("end", [None, "preempted"])
+def test_a_task_that_slurm_calls_running_but_that_is_silent_is_lost(
+    end: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN])
+    attempt(tmp_path, TRAIN, record, "7_0", end)
+    word = end or "running"
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[TRAIN] == (word, True)  # heard of just now
+    later = time.time() + SILENT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert look(tmp_path, {"7_0": "running"}, monkeypatch)[TRAIN] == (word, True)  # its next incarnation has started
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[TRAIN] == ("lost", False)
+    state = StoreState(PLAN, tmp_path, fresh=True)
+    assert (state.cells[TRAIN].silent, state.cells[TRAIN].task) == (True, "7_0")
+    assert "silent for over 10 minutes" in state.cells[TRAIN].error
+
+
+def test_a_packed_task_is_silent_only_if_all_its_cells_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = new_submission(PLAN, "train", [[TRAIN, ATTACK]], {}, None)
+    record.job, record.state = "7", "submitted"
+    submissions.save(tmp_path, record)
+    attempt(tmp_path, TRAIN, record, "7_0", "preempted")
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[ATTACK] == ("pending", True)
+    later = time.time() + SILENT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("lost", False)] * 2
+    attempt(tmp_path, ATTACK, record, "7_0")
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("preempted", True), ("running", True)]
 
 
 def test_a_result_counts_for_more_than_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

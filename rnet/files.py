@@ -1,0 +1,99 @@
+"""Files and folders of the store: whole or not at all, private unless the store is shared by a group.
+
+A store is its owner's alone (folders of mode 0700), unless its root has been prepared for a group as usual on clusters,
+`chgrp lab runs; chmod 2770 runs`: then whatever is made in it belongs to that group too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from rnet.errors import UserError
+
+PRIVATE = 0o700
+SHARED = 0o2770
+
+
+def is_shared(path: Path) -> bool:
+    """Whether the folder, or the nearest above it that exists, is a group's: set-group-ID and writable for it."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    mode = path.stat().st_mode
+    return bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
+
+
+def share_files(root: Path) -> None:
+    """Lets the group write the files that this process makes from now on, if the store is shared (by its umask)."""
+    if is_shared(Path(root).expanduser().absolute()):
+        os.umask(os.umask(0o077) & ~0o070)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of the store and those above it that are missing. Raises OSError."""
+    missing = []
+    path = Path(path).absolute()
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    mode = SHARED if is_shared(path) else PRIVATE
+    for folder in reversed(missing):
+        with suppress(FileExistsError):  # another process was faster
+            folder.mkdir(mode=PRIVATE)
+            folder.chmod(mode)  # whatever the umask
+
+
+def replace_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Writes a new file under a temporary name, syncs it, renames it to `path` and syncs the folder. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replaces the file: at every moment, also after a crash, a reader finds the old bytes or all of the new ones."""
+    replace_file(Path(path), lambda file: file.write(data))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on the file; others wait. The system releases it when the process dies.
+
+    Raises UserError if the file cannot be made.
+    """
+    try:
+        make_folder(path.parent)
+        file = path.open("w")
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error for a file that cannot be written: what Linux says, and what helps."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
+    return UserError(f"cannot write {path}: {error.strerror}; choose another --root")
