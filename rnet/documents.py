@@ -98,7 +98,8 @@ def hyperparameters(document: Document) -> dict[str, Any]:
     found = hyperparameters(document["victim"]) if "victim" in document else {}
     for group, value in document.items():
         if isinstance(value, dict) and group != "victim":
-            found |= {group if key == "name" else f"{group}.{key}": v for key, v in value.items() if v not in (None, [])}
+            given = {key: setting for key, setting in value.items() if setting not in (None, [])}
+            found |= {group if key == "name" else f"{group}.{key}": setting for key, setting in given.items()}
         elif group not in ("method", "victim"):
             found[group] = value
     return found

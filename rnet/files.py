@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rnet.errors import UserError
 
 PRIVATE = 0o700
 SHARED = 0o2770
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_shared(path: Path) -> bool:
@@ -53,22 +55,48 @@ def make_folder(path: Path) -> None:
 
 
 def replace_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Writes a new file under a temporary name, syncs it, renames it to `path` and syncs the folder. Raises OSError."""
+    """Writes a new file under a temporary name, syncs it, renames it to `path` and syncs the folder. Raises OSError.
+
+    An OSError while `fill` writes is raised also where fill makes another error of it, as torch.save does.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    watched = None
     try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
+        with temporary.open("wb", buffering=0) as file:
+            watched = _Watched(file)
+            with io.BufferedWriter(watched) as buffered:
+                fill(buffered)
+                buffered.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if watched is not None and watched.problem is not None and error is not watched.problem:
+            raise watched.problem from error
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+class _Watched(io.RawIOBase):
+    """A file that remembers what went wrong when it was written."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.problem: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.problem = error
+            raise
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -94,6 +122,6 @@ def locked(path: Path) -> Iterator[None]:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written: what Linux says, and what helps."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return UserError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
     return UserError(f"cannot write {path}: {error.strerror}; choose another --root")

@@ -16,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rnet.config import content_id, to_yaml
 from rnet.documents import Document
 from rnet.engines.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.errors import UserError
-from rnet.files import make_folder, write_atomic
+from rnet.files import NO_ROOM, make_folder, unwritable, write_atomic
 from rnet.signals import Preempted
 
 
@@ -103,32 +103,32 @@ class StageFolder:
         try:
             make_folder(self.path)
             lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the stage ends
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise UserError(f"cannot write {error.filename}: {error.strerror}; choose another --root") from None
+        except OSError as error:
+            raise unwritable(Path(error.filename or self.path), error) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._read_result() is None:
-                before = self.status()
-                self._attempt = before.get("attempt", 0) + 1
-                self._seconds_before = before.get("seconds", 0.0)
-                self._started = time.monotonic()
-                write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())
-                self.write_status("running")
-            wait_for_all()
             try:
+                if self._read_result() is None:
+                    before = self.status()
+                    self._attempt = before.get("attempt", 0) + 1
+                    self._seconds_before = before.get("seconds", 0.0)
+                    self._started = time.monotonic()
+                    write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())
+                    self.write_status("running")
+                wait_for_all()
                 yield
             except Preempted as error:
                 self.write_status("preempted", error=str(error), step=error.step, total=error.total)
                 raise
             except UserError as error:
-                self.write_status("failed", error=str(error))
+                self._note_failure("failed", str(error))
                 if fresh and not any((self.path / "checkpoints").glob("*")):
                     self._remove()
                 raise
             except BaseException as error:
-                self.write_status(
-                    "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error=repr(error)
-                )
+                self._note_failure("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", repr(error))
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise unwritable(Path(error.filename or self.path), error) from None
                 raise
 
     def commit(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +156,11 @@ class StageFolder:
             **extra,
         }
         write_atomic(self.path / "status.json", (json.dumps(status, indent=2) + "\n").encode())
+
+    def _note_failure(self, state: str, error: str) -> None:
+        """Records how the attempt ended, where that can still be written."""
+        with suppress(OSError):
+            self.write_status(state, error=error)
 
     def _remove(self) -> None:
         shutil.rmtree(self.path)

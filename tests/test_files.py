@@ -5,28 +5,42 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 import rnet.files
+from rnet import stages
 from rnet.checkpoint import Checkpoints
 from rnet.errors import UserError
 from rnet.files import is_shared, locked, make_folder, share_files, write_atomic
 from rnet.monitor import Monitor
 from rnet.signals import Preempted
 from rnet.store import StageFolder, Store
+from tests.tiny_runs import tiny
 
 GROUP = 5431
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[None]:
+    """A disk in memory, mounted on the folder."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture
@@ -58,6 +72,24 @@ def test_a_failing_write_leaves_the_old_file_and_no_temporary_one(
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a disk of its own")
+def test_a_full_disk_is_told_as_such_by_torch_save_too(tmp_path: Path) -> None:
+    with small_disk(tmp_path, "size=40k"):
+        with pytest.raises(OSError, match="No space left"):
+            Checkpoints(tmp_path / "checkpoints", identity={}).save(1, {"w": torch.ones(100_000)})
+        assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a disk of its own")
+def test_a_stage_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    config = tiny("train.epochs=2", "engine.checkpoint_steps=1")
+    with small_disk(tmp_path, "size=60k"):
+        with pytest.raises(UserError, match=r"cannot write .*: No space left on device; free some space"):
+            stages.train(config, Store(tmp_path))
+        subprocess.run(["mount", "-o", "remount,size=20m", tmp_path], check=True)
+        assert stages.train(config, Store(tmp_path)).result() is not None
 
 
 @pytest.mark.usefixtures("umask")
