@@ -99,7 +99,8 @@ def report_command(
 def _show_plan(
     file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
 ) -> None:
-    from launch.sweep.plan import check_deeply, done_cells, make_plan
+    from launch.sweep.plan import done_cells
+    from launch.sweep.planning import check_deeply, make_plan
     from launch.sweep.slurm import sbatch_text
     from launch.sweep.submit import plan_arrays
 
@@ -133,7 +134,7 @@ def _show_plan(
 
 
 def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
-    from launch.sweep.plan import check_deeply, make_plan
+    from launch.sweep.planning import check_deeply, make_plan
     from launch.sweep.slurm import require_slurm
     from launch.sweep.submit import submit
 

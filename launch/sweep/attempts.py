@@ -64,6 +64,10 @@ def attempts_folder(root: Path, stage: str) -> Path:
     return root / "attempts" / stage
 
 
+def _path(root: Path, stage: str, cell_id: str, number: int) -> Path:
+    return Path(f"{root}/attempts/{stage}/{cell_id}.{number:04d}.json")  # one parse, for sweeps of thousands
+
+
 def newest_attempts(root: Path, stage: str) -> dict[str, int]:
     """The number of the newest attempt of each cell of the stage that was ever started, from one listing."""
     newest: dict[str, int] = {}
@@ -75,7 +79,7 @@ def newest_attempts(root: Path, stage: str) -> dict[str, int]:
 
 def read_attempt(root: Path, stage: str, cell_id: str, number: int) -> dict[str, Any] | None:
     """The status of an attempt; None if there is none."""
-    return read_json(attempts_folder(root, stage) / f"{cell_id}.{number:04d}.json")
+    return read_json(_path(root, stage, cell_id, number))
 
 
 def latest_attempt(root: Path, stage: str, cell_id: str) -> dict[str, Any] | None:
@@ -90,7 +94,7 @@ class Attempt:
     def __init__(self, root: Path, stage: str, cell_id: str, number: int, status: dict[str, Any]) -> None:
         self.number = number
         self._root, self._stage, self._id = root, stage, cell_id
-        self._path = attempts_folder(root, stage) / f"{cell_id}.{number:04d}.json"
+        self._path = _path(root, stage, cell_id, number)
         self._status = status
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -154,8 +158,7 @@ def claim(
             "stage": stage, "id": cell_id, "attempt": number + 1, "state": "running", "started": time.time(),
             "updated": time.time(), "beats": 0, **worker.describe(),
         }  # fmt: skip
-        path = attempts_folder(root, stage) / f"{cell_id}.{number + 1:04d}.json"
-        if write_json(path, status, new=True):
+        if write_json(_path(root, stage, cell_id, number + 1), status, new=True):
             return Attempt(root, stage, cell_id, number + 1, status)
 
 
@@ -194,6 +197,6 @@ def process_alive(pid: int) -> bool:
 
 def _newest(root: Path, stage: str, cell_id: str, known: int) -> int:
     """The number of the newest attempt, looking upwards from one that exists (0 for none)."""
-    while (attempts_folder(root, stage) / f"{cell_id}.{known + 1:04d}.json").exists():
+    while _path(root, stage, cell_id, known + 1).exists():
         known += 1
     return known

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from launch.sweep.attempts import read_attempt
 from launch.sweep.files import names_in
-from launch.sweep.plan import Plan, make_plan
+from launch.sweep.plan import Plan
+from launch.sweep.planning import make_plan
 from launch.sweep.report import complete, format_lines, report_lines
 from launch.sweep.spec import STAGES
 from launch.sweep.states import StoreState

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from launch.sweep.configs import ConfigCache
-from launch.sweep.plan import check_deeply, done_cells, make_plan, read_plan, save_plan
+from launch.sweep.plan import done_cells, read_plan, save_plan
+from launch.sweep.planning import check_deeply, make_plan
 from rnet.config import content_id, load_config
 from rnet.documents import DOCUMENTS
 from rnet.errors import UserError
