@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
-from rnet.errors import UserError, unknown_name
+from rnet.errors import unknown_name
 
 Document = dict[str, Any]
 
@@ -26,11 +26,12 @@ def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
         show(document)
 
 
-def _about(title: str, device: Any, rows: list[dict[str, Any]]) -> Document:
+def _about(title: str, device: Any, rows: list[dict[str, Any]], *, threads: int | None = None) -> Document:
+    """threads: of this process, unless given."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    threads = torch.get_num_threads()
+    threads = threads or torch.get_num_threads()
     return {
         "title": f"{title}{name}, {threads} threads", "device": name, "threads": threads, "torch": torch.__version__,
         "rows": rows,
@@ -71,8 +72,8 @@ def _show_fingerprint(document: Document) -> None:
 
 def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     """On an untrained network: what it has learned does not change what a step costs."""
-    from rnet.attacks.removalnet import RemovalNetConfig
     from rnet.bench.attack import bench_attack
+    from rnet.bench.steps import require_removalnet
     from rnet.config import load_config
     from rnet.data.registry import load_dataset
     from rnet.models.registry import default_cut_layer
@@ -80,14 +81,11 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.training import resolve_device
 
     config = load_config(overrides, config_dir=options.config_dir)
-    if not isinstance(config.attack, RemovalNetConfig):
-        raise UserError(f"rnet bench attack measures RemovalNet, not attack={config.attack.name}; leave attack= out")
+    attack = require_removalnet(config.attack, "rnet bench attack")
     device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)
     victim = build(config.model, dataset, seed=0).to(device).eval().requires_grad_(False)
-    rows = bench_attack(
-        victim, dataset, config.attack, layer=default_cut_layer(config.model), precision=config.precision
-    )
-    title = f"{config.model.name}, {dataset.image_size} px, batch {config.attack.batch_size}, {config.precision}, "
+    rows = bench_attack(victim, dataset, attack, layer=default_cut_layer(config.model), precision=config.precision)
+    title = f"{config.model.name}, {dataset.image_size} px, batch {attack.batch_size}, {config.precision}, "
     return _about(title, device, rows)
 
 
@@ -124,8 +122,39 @@ def _show_kernels(document: Document) -> None:
     console().print(table)
 
 
+def _measure_scaling(overrides: Sequence[str], options: Options) -> Document:
+    from rnet.bench.scaling import bench_scaling, plan_scaling
+
+    plan = plan_scaling(overrides, config_dir=options.config_dir)
+    rows, config = bench_scaling(plan), plan.config
+    title = f"{config.model.name} on {config.dataset.name}, {config.precision}, "
+    return _about(title, plan.device, rows, threads=plan.threads(1))
+
+
+def _show_scaling(document: Document) -> None:
+    rows = document["rows"]
+    for step in dict.fromkeys(row["step"] for row in rows):
+        table = Table(title=f"{step} step: {document['title']} divided among the processes", title_justify="left")
+        for name in ("scaling", "engine", "processes", "batch", "median", "spread", "samples/s", "speed-up",
+                     "efficiency", "memory", "held"):  # fmt: skip
+            table.add_column(name, justify="left" if name in ("scaling", "engine") else "right")
+        shown = [row for row in rows if row["step"] == step]
+        for row, following in zip(shown, [*shown[1:], None], strict=True):
+            table.add_row(
+                row["mode"], row["engine"], str(row["processes"]), str(row["batch_size"]),
+                f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", f"{row['samples_per_second']:.0f}",
+                f"{row['speed_up']:.2f}x", f"{100 * row['efficiency']:.0f} %", f"{row['memory_mb']:.0f} MiB",
+                f"{row['held_mb']:.1f} MiB",
+                end_section=following is not None and following["processes"] == 1,
+            )  # fmt: skip
+        console().print(table)
+    console().print("Of each step the slowest process counts; speed-up: over one process of the same engine.")
+    console().print("Memory: the largest peak of a process; held: its parameters between steps.")
+
+
 SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable[[Document], None]]] = {
     "attack": (_measure_attack, _show_attack),
     "fingerprint": (_measure_fingerprint, _show_fingerprint),
     "kernels": (_measure_kernels, _show_kernels),
+    "scaling": (_measure_scaling, _show_scaling),
 }

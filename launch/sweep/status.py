@@ -130,7 +130,7 @@ def _eta(root: Path, cells: list[tuple[Cell, CellState]], progress: float | None
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
+    if not seconds:  # unknown, or nothing left
         return ""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -8,28 +8,23 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rnet.attacks.base import AttackContext
-from rnet.attacks.removalnet import RemovalNet, RemovalNetConfig
+from rnet.attacks.config import RemovalNetConfig
+from rnet.attacks.removalnet import RemovalNet
 from rnet.bench.memory import peak_memory
+from rnet.bench.steps import prepare_removalnet
 from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
+from rnet.bench.timing import interquartile_range, now
 from rnet.data.images import Dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
-from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.split import SplitModel, channel_axis
-from rnet.training import Run
-from rnet.victim import TrainConfig
 
 
 def bench_attack(
@@ -50,24 +45,14 @@ def bench_attack(
     if config.distance != "l2" or config.target != "official":
         raise UserError("rnet bench attack measures attack.distance=l2 attack.target=official; leave both as they are")
     device = next(victim.parameters()).device
-    config = replace(config, seed=config.seed or 0)
     attack = RemovalNet(config)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(
-            folder=Path(folder), label="bench", config=EngineConfig(name="plain"), device=device, precision=precision,
-            identity="bench", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
-        )  # fmt: skip
-        context = AttackContext(
-            victim=victim, victim_forward=victim, train=TrainConfig(), default_layer=layer, run=run,
-            build=lambda seed: copy.deepcopy(victim), seed=config.seed or 0,
-        )  # fmt: skip
-        ready = attack.prepare(dataset, context)
+    ready = prepare_removalnet(attack, victim, dataset, layer=layer, precision=precision)
     bare = attack.split(copy.deepcopy(ready.surrogate), layer)  # in the memory format that rnet chose
     plain = attack.split(copy.deepcopy(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(
         plain.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    seed = derive_seed(context.seed, "removalnet")
+    seed = derive_seed(config.seed or 0, "removalnet")
 
     def inputs(t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = ready.batches(t)
@@ -126,14 +111,14 @@ def _measure(candidates: dict[str, Callable[[int], object]], device: torch.devic
                     work(t)
                 memory[name] = found["mb"]
                 continue
-            started = _now(device)
+            started = now(device)
             work(t)
-            times[name].append(1000 * (_now(device) - started))
+            times[name].append(1000 * (now(device) - started))
     return [
         {
             "name": name,
             "median_ms": statistics.median(found),
-            "spread_ms": _interquartile_range(found),
+            "spread_ms": interquartile_range(found),
             "memory_mb": memory[name],
             "rounds": rounds,
         }
@@ -149,20 +134,7 @@ def _matmul_gflops(device: torch.device, precision: str) -> float:
     a @ b
     seconds = []
     for _ in range(5):
-        started = _now(device)
+        started = now(device)
         a @ b
-        seconds.append(_now(device) - started)
+        seconds.append(now(device) - started)
     return 2 * size**3 / min(seconds) / 1e9
-
-
-def _interquartile_range(values: list[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4)
-    return high - low
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

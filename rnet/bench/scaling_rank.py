@@ -1,0 +1,126 @@
+"""One process of `rnet bench scaling`: python -m rnet.bench.scaling_rank CASE RESULT.
+
+CASE is a JSON file with the fields of Case; the processes share the run it names, and the first one writes what they
+measured to RESULT.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from rnet.attacks.removalnet import RemovalNet
+from rnet.bench.memory import peak_memory
+from rnet.bench.steps import prepare_removalnet, prepare_victim_training
+from rnet.bench.timing import now
+from rnet.command import guarded
+from rnet.config import RunConfig, load_config
+from rnet.data.images import Dataset
+from rnet.data.registry import load_dataset
+from rnet.engines.base import Engine
+from rnet.engines.collectives import gather_objects, rank, wait_for_all
+from rnet.engines.processes import launched, process_group
+from rnet.models.registry import default_cut_layer
+from rnet.stages import build, shared_victim
+from rnet.training import Step, resolve_device
+
+WARM_UP = 2  # the first step makes the optimizer's state, and finds the fastest convolutions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is measured: a step (attack or train) of the run that the overrides name, so many times."""
+
+    step: str
+    overrides: list[str]
+    config_dir: str | None
+    rounds: int
+
+    def config(self) -> RunConfig:
+        """The run, resolved."""
+        return load_config(self.overrides, config_dir=Path(self.config_dir) if self.config_dir else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """times_ms: of each step, the slowest rank's. memory_mb: the largest peak of a rank, above what its imports took.
+
+    held_mb: the largest share of the parameters on a rank between steps. loss: of the last step, over the whole batch.
+    ran: what the engine says of itself.
+    """
+
+    times_ms: list[float]
+    memory_mb: float
+    held_mb: float
+    loss: float
+    ran: str
+
+
+def measure(case: Case) -> Measured:
+    """Called by all processes of the group together; all get the same."""
+    config = case.config()
+    device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)
+    import_module("torch._dynamo")  # optimizers load it, a hundred MiB and more: before memory is watched
+    if config.engine.name == "deepspeed":
+        from rnet.engines.deepspeed import import_deepspeed
+
+        import_deepspeed(device)
+    with peak_memory(device) as memory:
+        engine, step = _prepare(case, config, dataset, device)
+        for t in range(WARM_UP):
+            step(t)
+    seconds = []
+    for t in range(WARM_UP, WARM_UP + case.rounds):
+        wait_for_all()
+        started = now(device)
+        metrics = step(t)
+        seconds.append(now(device) - started)
+    ranks = gather_objects((seconds, memory["mb"], engine.held_bytes(), float(metrics["loss/total"])))
+    times, peaks, held, losses = zip(*ranks, strict=True)
+    return Measured(
+        times_ms=[1000 * max(same_step) for same_step in zip(*times, strict=True)],
+        memory_mb=max(peaks),
+        held_mb=max(held) / 2**20,
+        loss=sum(losses) / len(losses),
+        ran=engine.describe(),
+    )
+
+
+def _prepare(case: Case, config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Engine, Step]:
+    """On an untrained network: what it has learned does not change what a step costs."""
+    model = build(config.model, dataset, seed=0).to(device)
+    if case.step == "train":
+        return prepare_victim_training(
+            model, dataset, config.train, precision=config.precision, engine=config.engine,
+            num_steps=WARM_UP + case.rounds,
+        )  # fmt: skip
+    victim = model.eval().requires_grad_(False)
+    ready = prepare_removalnet(
+        RemovalNet(config.attack), victim, dataset, layer=default_cut_layer(config.model), precision=config.precision,
+        engine=config.engine, victim_forward=shared_victim(config, victim, device),
+    )  # fmt: skip
+    return ready.engine, ready.step
+
+
+def main() -> int:
+    """Joins the other processes, measures with them, and returns the exit status."""
+    case_file, result_file = (Path(argument) for argument in sys.argv[1:])
+    case = Case(**json.loads(case_file.read_text()))
+
+    def share() -> None:
+        engine = case.config().engine
+        with process_group(launched(), resolve_device(engine.device).type, backend=engine.backend):
+            measured = measure(case)
+            if rank() == 0:
+                result_file.write_text(json.dumps(asdict(measured)))
+
+    return guarded(share)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
