@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
-from rnet.errors import unknown_name
+from rnet.errors import UserError, unknown_name
 
 Document = dict[str, Any]
 
@@ -24,6 +24,14 @@ def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
         show_json(document)
     else:
         show(document)
+
+
+def whole_number(key: str, lines: Sequence[str], *, default: int) -> int:
+    """The last of the lines KEY=N as a number, the default without one. Raises UserError unless it is 1 or more."""
+    text = lines[-1].partition("=")[2] if lines else str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{key}={text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _about(title: str, device: Any, rows: list[dict[str, Any]], *, threads: int | None = None) -> Document:
@@ -80,11 +88,21 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.stages import build
     from rnet.training import resolve_device
 
-    config = load_config(overrides, config_dir=options.config_dir)
+    rest = [line for line in overrides if not line.startswith("rounds=")]
+    rounds = whole_number("rounds", [line for line in overrides if line not in rest], default=5)
+    config = load_config(rest, config_dir=options.config_dir)
     attack = require_removalnet(config.attack, "rnet bench attack")
     device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)
     victim = build(config.model, dataset, seed=0).to(device).eval().requires_grad_(False)
-    rows = bench_attack(victim, dataset, attack, layer=default_cut_layer(config.model), precision=config.precision)
+    rows = bench_attack(
+        victim,
+        dataset,
+        attack,
+        layer=default_cut_layer(config.model),
+        precision=config.precision,
+        engine=config.engine,
+        rounds=rounds,
+    )
     title = f"{config.model.name}, {dataset.image_size} px, batch {attack.batch_size}, {config.precision}, "
     return _about(title, device, rows)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,13 +24,21 @@ from tests.tiny_runs import tiny
 STEPS = CONFIG.iterations
 
 
-@pytest.mark.parametrize("kernels", ["torch", "fused"])
-@pytest.mark.parametrize("kind", ["norm", "flat"])
-def test_the_attack_takes_the_steps_of_the_straightforward_program(kind: str, kernels: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("norm", {"kernels": "torch"}), ("flat", {"kernels": "torch"}),
+        ("norm", {"kernels": "fused"}), ("flat", {"kernels": "fused"}),
+        pytest.param("norm", {"compile": True}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_attack_takes_the_steps_of_the_straightforward_program(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
     dataset = load_dataset(tiny().dataset)
     victim, layer = network(kind, seed=3)
-    attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", kernels=kernels))
+    attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", **settings))
     plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))

@@ -100,6 +100,8 @@ class RemovalNet(Attack):
         folded = FoldedSplit(split)
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
+        if run.config.compile and engine.whole:
+            inner.tail = torch.compile(inner.tail)  # type: ignore[method-assign]
         self.loop = LatentLoop(
             config.distance,  # type: ignore[arg-type]
             fused=fused_operations(run.config, run.device),
@@ -118,7 +120,8 @@ class RemovalNet(Attack):
             if not said:
                 said = True
                 norms = f"{folded.count} batch norms folded" if engine.whole else "not folded (parameters are divided)"
-                run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}")
+                how = "compiled" if run.config.compile and engine.whole else "not compiled (engine.compile=false)"
+                run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
 
             def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
                 logits_BK, z = engine.forward(batch.x_BCHW[rows], return_features=True)

@@ -9,6 +9,7 @@ import copy
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from rnet.bench.straightforward_removalnet import bare_passes, straightforward_s
 from rnet.bench.timing import interquartile_range, now
 from rnet.data.images import Dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
+from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.split import SplitModel, channel_axis
@@ -34,19 +36,28 @@ def bench_attack(
     *,
     layer: str | None,
     precision: str,
+    engine: EngineConfig | None = None,
     rounds: int = 5,
 ) -> list[dict[str, Any]]:
     """Rows for rnet's step, the bare passes in its precision, and the straightforward program in float32.
 
     Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, per second), and ratio: how
     many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of a large matrix product.
+    engine: how rnet's step is executed; always in one process.
     Raises UserError for a configuration that the straightforward program does not cover.
     """
     if config.distance != "l2" or config.target != "official":
         raise UserError("rnet bench attack measures attack.distance=l2 attack.target=official; leave both as they are")
     device = next(victim.parameters()).device
     attack = RemovalNet(config)
-    ready = prepare_removalnet(attack, victim, dataset, layer=layer, precision=precision)
+    ready = prepare_removalnet(
+        attack,
+        victim,
+        dataset,
+        layer=layer,
+        precision=precision,
+        engine=replace(engine or EngineConfig(), name="plain"),
+    )
     bare = attack.split(copy.deepcopy(ready.surrogate), layer)  # in the memory format that rnet chose
     plain = attack.split(copy.deepcopy(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(

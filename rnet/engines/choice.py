@@ -80,8 +80,6 @@ def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> s
         return "engine.cuda_graph=false"
     if world_size() > 1 or not whole:
         return "processes talk to each other in it"
-    if config.compile:
-        return "engine.compile=true"
     return ""
 
 

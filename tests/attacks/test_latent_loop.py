@@ -139,7 +139,6 @@ def test_what_cannot_be_recorded_is_called_and_the_reason_told() -> None:
     [
         ({}, "cpu", True, "cpu"),
         ({"cuda_graph": False}, "cuda", True, "cuda_graph=false"),
-        ({"compile": True}, "cuda", True, "compile"),
         ({}, "cuda", False, "talk"),
         ({}, "cuda", True, ""),
     ],
