@@ -19,6 +19,7 @@ from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
 from rnet.engines.processes import Launch
 from rnet.errors import UserError, unknown_name
+from rnet.kernels.probe import problem_on
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,15 @@ def cpu_has_fp16() -> bool:
 
 
 def fused_operations(config: EngineConfig, device: torch.device) -> bool:
-    """Whether RemovalNet's elementwise work goes through rnet.kernels: on CUDA, unless the configuration says how."""
-    return config.kernels == "fused" or (config.kernels == "auto" and device.type == "cuda")
+    """Whether RemovalNet's elementwise work goes through rnet.kernels: on CUDA, unless the configuration says how.
+
+    auto tries them first: Triton needs a C compiler, which not every machine with a GPU has.
+    """
+    if config.kernels != "auto" or device.type != "cuda":
+        return config.kernels == "fused"
+    if problem := problem_on(device):
+        logger.warning("no fused operations on this machine (%s); engine.kernels=torch says so in advance", problem)
+    return not problem
 
 
 def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> str:

@@ -18,6 +18,7 @@ from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations
 from rnet.engines.choice import fused_operations, graph_obstacle
 from rnet.engines.config import EngineConfig
+from rnet.kernels.probe import problem_on
 from tests.attacks.prepared import prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny
@@ -109,6 +110,17 @@ def test_a_recording_is_replayed_with_the_contents_of_each_batch(fused: bool, mo
     assert recorded.describe().endswith("replayed as a CUDA graph")
 
 
+def test_a_recording_that_computes_something_else_is_not_used() -> None:
+    def wrong(function: Function, given: list[Tensor]) -> Function:
+        return lambda *tensors: function(*tensors) + 1
+
+    tail, batch = tail_of(4, 6, 3, 3), inputs(4, 6, 3, 3, axis=1)
+    loop = LatentLoop(no_graph="", record=wrong)
+    for _ in range(2):
+        assert torch.equal(loop(tail, *batch, 1, steps=STEPS), LatentLoop()(tail, *batch, 1, steps=STEPS))
+    assert loop.describe() == "plain torch operations, no CUDA graph (its replay computes another z1)"
+
+
 def test_methods_of_one_model_share_a_recording_and_other_tails_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     class Model:
         def __init__(self) -> None:
@@ -150,10 +162,19 @@ def test_why_there_is_no_graph(settings: dict[str, bool], device: str, whole: bo
 
 
 @pytest.mark.parametrize(
-    ("kernels", "device", "expected"),
-    [("auto", "cpu", False), ("auto", "cuda", True), ("fused", "cpu", True), ("torch", "cuda", False)],
+    ("kernels", "device", "problem", "expected"),
+    [
+        ("auto", "cpu", "", False),
+        ("auto", "cuda", "", True),
+        ("auto", "cuda", "no C compiler", False),
+        ("fused", "cpu", "", True),
+        ("torch", "cuda", "", False),
+    ],
 )
-def test_which_operations_are_taken(kernels: str, device: str, expected: bool) -> None:
+def test_which_operations_are_taken(
+    kernels: str, device: str, problem: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rnet.engines.choice.problem_on", lambda device: problem)
     assert fused_operations(EngineConfig(kernels=kernels), torch.device(device)) == expected
 
 
@@ -170,6 +191,17 @@ def test_the_first_step_says_what_was_chosen(
     assert f"{attack.config.num_poison_steps} steps" in lines[0]
     assert "fused operations, no CUDA graph (the device is a cpu)" in lines[0]
     assert "batch norms folded" in lines[0]
+
+
+def test_operations_are_tried_before_they_are_chosen() -> None:
+    assert problem_on(torch.device("cpu")) == ""
+    assert problem_on(torch.device("cuda", 17)) != "", "there is no such device"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_fused_operations_work_on_this_gpu() -> None:
+    assert problem_on(torch.device("cuda", 0)) == ""
 
 
 @pytest.mark.gpu
