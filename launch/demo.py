@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
+from rnet.files import make_folder
 
 SUSPECTS = ("identity", "finetune", "removalnet")
 
@@ -39,7 +40,7 @@ def run_demo(overrides: Sequence[str], options: Options) -> None:
     rows[0]["seconds"] = victim.status().get("seconds", 0.0)
     thresholds = [row["threshold"] for row in rows if row["suspect"] == "removalnet"]
     picture = options.root / "demo" / "matching_rate.png"
-    picture.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(picture.parent)
     title = f"{configs[0].dataset.name}: does IPGuard still recognise the victim?"
     plot_suspects(rows, thresholds[0], picture, score="matching_rate", title=title)
     if options.as_json:

@@ -29,7 +29,7 @@ _NAME = re.compile(r"step-(\d+)\.(pt|json)")
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of one run, in one folder (mode 0700), written by one process.
+    """The last `keep` checkpoints of one run, in one folder of the store, written by one process.
 
     identity: what a checkpoint must share with the run that resumes from it, for example the hash of the configuration,
     the architecture and the digest of the victim.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from launch.benchmark import whole_number
 from rnet.attacks.config import RemovalNetConfig
 from rnet.bench.attack import bench_attack
 from rnet.bench.straightforward_removalnet import straightforward_step
@@ -82,3 +83,11 @@ def test_what_the_yardstick_does_not_cover_is_refused() -> None:
     other = RemovalNetConfig(distance="cosine")
     with pytest.raises(UserError, match=r"attack.distance=l2 attack.target=official"):
         bench_attack(victim, load_dataset(tiny().dataset), other, layer=layer, precision="fp32")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", ""])
+def test_rounds_are_a_whole_number(text: str) -> None:
+    assert whole_number("rounds", [], default=5) == 5
+    assert whole_number("rounds", ["rounds=2", "rounds=3"], default=5) == 3
+    with pytest.raises(UserError, match=f"rounds='{text}' must be a whole number of at least 1"):
+        whole_number("rounds", [f"rounds={text}"], default=5)

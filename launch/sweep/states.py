@@ -178,7 +178,7 @@ class StoreState:
         found.state, found.alive, found.silent = "lost", False, True
         found.error = (
             f"Slurm says that its task {found.task} runs, but that has been silent for over {SILENT_SECONDS // 60} "
-            f"minutes; submit cancels it and starts the cell again"
+            f"minutes; submit or retry cancels it and starts the cell again"
         )
 
 

@@ -28,7 +28,7 @@ class EngineConfig:
     kernels: str = "auto"
     """RemovalNet's fused operations: fused (Triton on CUDA), torch (plain operations), or auto: fused on CUDA."""
     cuda_graph: bool = True
-    """On CUDA and in one process, record RemovalNet's lower level once as a CUDA graph and replay it."""
+    """On CUDA and in one process, record RemovalNet's latent level once as a CUDA graph and replay it."""
     compile: bool = False
     """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0
