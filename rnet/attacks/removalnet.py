@@ -97,7 +97,8 @@ class RemovalNet(Attack):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
         use_channels_last(split)
-        folded = FoldedSplit(split)
+        quick = run.config.winograd and run.device.type == "cpu" and run.precision == "fp32"
+        folded = FoldedSplit(split, winograd_for=part.pixels(torch.arange(1), run.device) if quick else None)
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
         if run.config.compile and engine.whole:
@@ -119,7 +120,11 @@ class RemovalNet(Attack):
             nonlocal said
             if not said:
                 said = True
-                norms = f"{folded.count} batch norms folded" if engine.whole else "not folded (parameters are divided)"
+                norms = (
+                    f"{folded.count} batch norms folded, {len(folded.winograd)} convolutions by Winograd's algorithm"
+                    if engine.whole
+                    else "not folded (parameters are divided)"
+                )
                 how = "compiled" if run.config.compile and engine.whole else "not compiled (engine.compile=false)"
                 run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
 

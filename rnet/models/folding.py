@@ -7,10 +7,11 @@ from collections import Counter
 from typing import Any, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from rnet.models.split import SplitModel
+from rnet.models.winograd import use_winograd
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -33,9 +34,12 @@ class FoldedSplit:
 
     The copy is frozen, so calling it touches no gradient. Call refresh() whenever the model's weights or statistics
     have changed; what is not folded is shared with the model and needs none. Build it before the model is wrapped.
+
+    winograd_for: images (B, C, H, W) like those to come; convolutions then go by Winograd's algorithm where that pays
+    (winograd.py; a float32 model on a CPU). None: none does.
     """
 
-    def __init__(self, source: SplitModel) -> None:
+    def __init__(self, source: SplitModel, *, winograd_for: Tensor | None = None) -> None:
         inside = f"{source.cut}."
         pairs = [  # z must stay what it was: a convolution that ends the cut layer keeps the norm outside of it
             (conv, norm)
@@ -59,6 +63,7 @@ class FoldedSplit:
                 for key, parameter in module._parameters.items():
                     if parameter is not None:
                         own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
+        self.winograd = [] if winograd_for is None else use_winograd(model, winograd_for)
         self.split = SplitModel(model, source.layer, place=source.place).eval()
 
     @property
@@ -75,6 +80,8 @@ class FoldedSplit:
             )
             own.weight.copy_(weight)
             own.bias.copy_(bias)
+        for conv in self.winograd:
+            conv.refresh()
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
