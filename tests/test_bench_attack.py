@@ -30,13 +30,16 @@ STEPS = CONFIG.iterations
     [
         ("norm", {"kernels": "torch"}), ("flat", {"kernels": "torch"}),
         ("norm", {"kernels": "fused"}), ("flat", {"kernels": "fused"}),
+        ("norm", {"small_maps": True}), ("flat", {"small_maps": True, "kernels": "fused"}),
         pytest.param("norm", {"compile": True}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_attack_takes_the_steps_of_the_straightforward_program(
-    kind: str, settings: dict[str, Any], tmp_path: Path
+    kind: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
+    if settings.get("small_maps"):
+        monkeypatch.setattr("rnet.models.small_maps.FEWEST_CHANNELS", 8)
     dataset = load_dataset(tiny().dataset)
     victim, layer = network(kind, seed=3)
     attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", **settings))

@@ -97,8 +97,8 @@ class RemovalNet(Attack):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
         use_channels_last(split)
-        quick = run.config.winograd and run.device.type == "cpu" and run.precision == "fp32"
-        folded = FoldedSplit(split, winograd_for=part.pixels(torch.arange(1), run.device) if quick else None)
+        quick = run.config.small_maps and run.device.type == "cpu" and run.precision == "fp32"
+        folded = FoldedSplit(split, small_maps_for=part.pixels(torch.arange(1), run.device) if quick else None)
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
         if run.config.compile and engine.whole:
@@ -121,7 +121,7 @@ class RemovalNet(Attack):
             if not said:
                 said = True
                 norms = (
-                    f"{folded.count} batch norms folded, {len(folded.winograd)} convolutions by Winograd's algorithm"
+                    f"{folded.count} batch norms folded, {len(folded.rewritten)} convolutions of small maps rewritten"
                     if engine.whole
                     else "not folded (parameters are divided)"
                 )

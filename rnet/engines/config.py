@@ -29,8 +29,8 @@ class EngineConfig:
     """RemovalNet's fused operations: fused (Triton on CUDA), torch (plain operations), or auto: fused on CUDA."""
     cuda_graph: bool = True
     """On CUDA and in one process, record RemovalNet's latent level once as a CUDA graph and replay it."""
-    winograd: bool = True
-    """On CPUs in float32, RemovalNet's lower level convolves small feature maps by Winograd's algorithm where it pays."""
+    small_maps: bool = True
+    """On CPUs in float32, rewrite the lower level's convolutions of small maps where it pays (Winograd's algorithm)."""
     compile: bool = False
     """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0

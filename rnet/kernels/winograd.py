@@ -57,9 +57,8 @@ def transform_weights(weight_KC33: Tensor, size: tuple[int, int], out: Tensor | 
 
 def products(size: tuple[int, int]) -> int:
     """How many multiplications per channel in, channel out and map of this size (H, W) are left of 9 H W."""
-    algorithm = _for_map(size)
-    tiles = -(-size[0] // algorithm.m) * -(-size[1] // algorithm.m)
-    return tiles * len(algorithm.weight_P9)
+    m, components = _tile_and_components(size)
+    return components * -(-size[0] // m) * -(-size[1] // m)
 
 
 def backward_weights(weight_KC33: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ def winograd_conv(x_NCHW: Tensor, u_PCK: Tensor, u_back_PKC: Tensor, bias_K: Ten
         raise UserError(f"{_OP}: x is {x_NCHW.dtype} on {x_NCHW.device}; give float32 on a CPU, or use conv2d")
     if x_NCHW.ndim != 4 or x_NCHW.numel() == 0:
         raise UserError(f"{_OP}: x has shape {tuple(x_NCHW.shape)}; give (images, channels, height, width), none empty")
-    components = len(_for_map((x_NCHW.shape[2], x_NCHW.shape[3])).weight_P9)
+    _, components = _tile_and_components((x_NCHW.shape[2], x_NCHW.shape[3]))
     if u_PCK.ndim != 3:
         raise UserError(f"{_OP}: u has shape {tuple(u_PCK.shape)}; give what transform_weights returns")
     count_C, count_K = x_NCHW.shape[1], u_PCK.shape[2]
@@ -181,8 +180,12 @@ def _empty_output(x_NCHW: Tensor, count_K: int) -> Tensor:
     return torch.empty(shape, dtype=x_NCHW.dtype, device=x_NCHW.device, memory_format=torch.channels_last)
 
 
+def _tile_and_components(size: tuple[int, int]) -> tuple[int, int]:
+    return (2, 9) if tuple(size) == (2, 2) else (4, 36)
+
+
 def _for_map(size: tuple[int, int]) -> _Algorithm:
-    return _whole_2x2() if tuple(size) == (2, 2) else _tiles_4x4()
+    return _whole_2x2() if _tile_and_components(size)[0] == 2 else _tiles_4x4()
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from rnet.models.split import SplitModel
-from rnet.models.winograd import use_winograd
+from rnet.models.small_maps import rewrite_small_maps
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,11 +35,11 @@ class FoldedSplit:
     The copy is frozen, so calling it touches no gradient. Call refresh() whenever the model's weights or statistics
     have changed; what is not folded is shared with the model and needs none. Build it before the model is wrapped.
 
-    winograd_for: images (B, C, H, W) like those to come; convolutions then go by Winograd's algorithm where that pays
-    (winograd.py; a float32 model on a CPU). None: none does.
+    small_maps_for: images (B, C, H, W) like those to come; convolutions of small maps are then rewritten where that
+    pays (small_maps.py; a float32 model on a CPU). None: none is.
     """
 
-    def __init__(self, source: SplitModel, *, winograd_for: Tensor | None = None) -> None:
+    def __init__(self, source: SplitModel, *, small_maps_for: Tensor | None = None) -> None:
         inside = f"{source.cut}."
         pairs = [  # z must stay what it was: a convolution that ends the cut layer keeps the norm outside of it
             (conv, norm)
@@ -63,7 +63,7 @@ class FoldedSplit:
                 for key, parameter in module._parameters.items():
                     if parameter is not None:
                         own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
-        self.winograd = [] if winograd_for is None else use_winograd(model, winograd_for)
+        self.rewritten = [] if small_maps_for is None else rewrite_small_maps(model, small_maps_for)
         self.split = SplitModel(model, source.layer, place=source.place).eval()
 
     @property
@@ -80,7 +80,7 @@ class FoldedSplit:
             )
             own.weight.copy_(weight)
             own.bias.copy_(bias)
-        for conv in self.winograd:
+        for conv in self.rewritten:
             conv.refresh()
 
 
