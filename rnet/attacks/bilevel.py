@@ -55,7 +55,7 @@ def log_distance_gradient(z1: Tensor, z: Tensor, kind: Distance = "l2", total: T
     """Gradient of log D(z1, z) at this process's z1, same shape."""
     if kind == "l2":
         difference = z1 - z
-        return difference / total(difference.square().sum())
+        return difference.div_(total(difference.square().sum()))
     with torch.enable_grad():
         leaf = z1.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(_cosine_distances(leaf, z).sum(), leaf)
@@ -91,7 +91,8 @@ def latent_gradient(
     """
     gradient = cross_entropy_gradient(tail, z1, y_B, chunks)
     away = log_distance_gradient(_at_least_float32(z1.detach()), _at_least_float32(z.detach()), kind, total)
-    return (_at_least_float32(gradient) / (len(z1) * processes) - weight * away).to(z1.dtype)
+    mean = _at_least_float32(gradient) / (len(z1) * processes)
+    return mean.sub_(away.mul_(weight)).to(z1.dtype)
 
 
 def cross_entropy_gradient(tail: Callable[[Tensor], Tensor], z1: Tensor, y_B: Tensor, chunks: int = 1) -> Tensor:
@@ -129,7 +130,7 @@ def latent_step(
     """
     shuffled = z1 if perm_BC is None else apply_permutation(z1, perm_BC, channel_axis)
     gradient = latent_gradient(tail, shuffled, z, y_B, kind, weight, processes=processes, total=total, chunks=chunks)
-    return shuffled - step_size * gradient.sign()
+    return shuffled - gradient.sign_().mul_(step_size)
 
 
 def partners(p_BK: Tensor, gallery_GK: Tensor | None = None) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from rnet.models.split import SplitModel
 from rnet.models.small_maps import rewrite_small_maps
+from rnet.models.split import SplitModel
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -45,7 +45,7 @@ class RewrittenConv2d(nn.Module):
         """As the Conv2d, up to rounding; channels_last."""
         weight = self.conv.weight
         if x_NCHW.shape[2:] != self.size or x_NCHW.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
-            return self.conv(x_NCHW)  # type: ignore[no-any-return]
+            return self.conv(x_NCHW)
         return self.compute(x_NCHW)
 
     def compute(self, x_NCHW: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torchvision import models
 from rnet.models import small_maps
 from rnet.models.folding import FoldedSplit, folded
 from rnet.models.resnet import SmallResNet
-from rnet.models.split import SplitModel
 from rnet.models.small_maps import HalvingConv2d, SubsampledConv2d, WinogradConv2d, rewrite_small_maps
+from rnet.models.split import SplitModel
 from tests.models.test_folding import lived_in
 
 
@@ -24,7 +24,8 @@ def image(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
 @pytest.mark.parametrize(
     ("channels", "size", "expected"),
     [
-        ((512, 512), (2, 2), True), ((512, 512), (4, 4), True), ((128, 128), (8, 8), True), ((128, 128), (16, 16), True),
+        ((512, 512), (2, 2), True), ((512, 512), (4, 4), True), ((128, 128), (8, 8), True),
+        ((128, 128), (16, 16), True),
         ((256, 256), (7, 7), True), ((128, 128), (7, 7), False), ((64, 128), (8, 8), False), ((128, 64), (8, 8), False),
         ((512, 512), (1, 1), False), ((512, 512), (3, 3), False), ((512, 512), (5, 5), False),
         ((128, 128), (32, 32), False),
@@ -44,7 +45,11 @@ def test_where_the_others_pay() -> None:
 @pytest.mark.parametrize(
     ("build", "size", "count"),
     [
-        (lambda: models.resnet18(weights=None, num_classes=5), 64, 13),  # nine by Winograd, one halving, three subsampled
+        (
+            lambda: models.resnet18(weights=None, num_classes=5),
+            64,
+            13,
+        ),  # 9, 1 and 3 of a kind
         (lambda: models.vgg11_bn(weights=None, init_weights=False, num_classes=5), 32, 6),
         (lambda: models.densenet121(weights=None, num_classes=5), 32, 0),
         (lambda: models.mobilenet_v2(weights=None, num_classes=5), 32, 0),
@@ -141,7 +146,17 @@ def test_other_maps_and_types_take_the_direct_convolution(monkeypatch: pytest.Mo
         nn.Conv2d(128, 128, 3),
         nn.utils.parametrizations.weight_norm(nn.Conv2d(128, 128, 3, padding=1)),
     ],
-    ids=["strided", "strided, no border", "1x1", "dilated", "grouped", "circular", "5x5", "no border", "reparametrised"],
+    ids=[
+        "strided",
+        "strided, no border",
+        "1x1",
+        "dilated",
+        "grouped",
+        "circular",
+        "5x5",
+        "no border",
+        "reparametrised",
+    ],
 )
 def test_other_convolutions_stay(conv: nn.Module) -> None:
     model = nn.Sequential(copy.deepcopy(conv))
