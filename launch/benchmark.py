@@ -46,6 +46,12 @@ def _about(title: str, device: Any, rows: list[dict[str, Any]], *, threads: int 
     }  # fmt: skip
 
 
+def _rounds(overrides: Sequence[str]) -> tuple[int, list[str]]:
+    """How many rounds are asked for, 5 if none, and the other overrides."""
+    rest = [line for line in overrides if not line.startswith("rounds=")]
+    return whole_number("rounds", [line for line in overrides if line not in rest], default=5), rest
+
+
 def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document:
     """Trains or finds the configured victim first."""
     from rnet.bench.fingerprint import bench_fingerprint
@@ -56,11 +62,12 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     from rnet.store import Store
     from rnet.training import resolve_device
 
-    config = load_config(overrides, config_dir=options.config_dir)
+    rounds, rest = _rounds(overrides)
+    config = load_config(rest, config_dir=options.config_dir)
     device = resolve_device(config.engine.device)
     victim = load_model(config, train(config, Store(options.root))).to(device)
     layer = default_cut_layer(config.model) or victim.layer_names()[0]
-    rows = bench_fingerprint(victim, load_dataset(config.dataset), layer)
+    rows = bench_fingerprint(victim, load_dataset(config.dataset), layer, rounds=rounds)
     return _about(f"{config.model.name} on {config.dataset.name}, ", device, rows)
 
 
@@ -70,12 +77,14 @@ def _show_fingerprint(document: Document) -> None:
         table.add_column(name, justify="left" if name in ("measured", "work") else "right")
     for row in document["rows"]:
         memory = f"{row['memory_mb']:.0f} / {row['budget_mb']} MiB"
-        slow = f"{row['sequential_seconds']:.1f} s*"
-        table.add_row(row["name"], row["work"], slow, f"{row['batched_seconds']:.2f} s", f"{row['ratio']:.1f}x", memory)
+        slow = f"{row['sequential_seconds']:.1f} s"
+        quick = f"{row['batched_seconds']:.2f} s ({row['batched_low']:.2f} to {row['batched_high']:.2f})"
+        if row["sequential_measured_on"] != row["work"]:
+            slow += "*"
+        table.add_row(row["name"], row["work"], slow, quick, f"{row['ratio']:.1f}x", memory)
     console().print(table)
-    console().print(
-        "* measured on " + ", ".join(row["sequential_measured_on"] for row in document["rows"]) + ", scaled."
-    )
+    scaled = [row["sequential_measured_on"] for row in document["rows"] if row["sequential_measured_on"] != row["work"]]
+    console().print(f"* measured on {', '.join(scaled)}, scaled.")
 
 
 def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
@@ -88,8 +97,7 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.stages import build
     from rnet.training import resolve_device
 
-    rest = [line for line in overrides if not line.startswith("rounds=")]
-    rounds = whole_number("rounds", [line for line in overrides if line not in rest], default=5)
+    rounds, rest = _rounds(overrides)
     config = load_config(rest, config_dir=options.config_dir)
     attack = require_removalnet(config.attack, "rnet bench attack")
     device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)

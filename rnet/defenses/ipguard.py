@@ -34,6 +34,7 @@ CONVERGED = 1e-5
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 CHECK_EVERY = 20  # steps between two looks at how many queries have converged: each look waits for the device
 CHECK_EVERY_ON_CPU = 4  # nothing to wait for there, and every converged query in the batch costs its share
+SHRINK_TO = 0.8  # of the batch must be searching still, or it is made smaller: each new size costs a library's set-up
 
 
 class IPGuard(Defense):
@@ -124,7 +125,7 @@ class IPGuard(Defense):
         """Final pixels, whether each converged, and the Adam steps of each. One Adam on the sum of all objectives.
 
         A query is frozen where its objective is first at most 1e-5: Adam's momentum would carry it on. Frozen queries
-        leave the batch at the next look.
+        leave the batch at a look that finds enough of them.
         """
         found_NCHW, done_N = x_NCHW.clone(), torch.zeros_like(i_N, dtype=torch.bool)
         steps_N, live_M = torch.zeros_like(i_N), torch.arange(len(i_N), device=i_N.device)
@@ -138,8 +139,9 @@ class IPGuard(Defense):
                 keep = (~done_M).nonzero().squeeze(1)
                 if len(keep) == 0:
                     break
-                live_M, x_MCHW, i_M, j_M, done_M = (t[keep] for t in (live_M, x_MCHW, i_M, j_M, done_M))
-                mean_MCHW, square_MCHW = mean_MCHW[keep], square_MCHW[keep]
+                if len(keep) <= SHRINK_TO * len(live_M):
+                    live_M, x_MCHW, i_M, j_M, done_M = (t[keep] for t in (live_M, x_MCHW, i_M, j_M, done_M))
+                    mean_MCHW, square_MCHW = mean_MCHW[keep], square_MCHW[keep]
             with torch.enable_grad():
                 leaf_MCHW = x_MCHW.detach().requires_grad_(True)
                 loss_M = objective(victim(leaf_MCHW).float(), i_M, j_M, self.config.k)

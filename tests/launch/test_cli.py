@@ -129,13 +129,21 @@ def test_the_library_never_imports_the_launcher() -> None:
 
 
 def test_the_benchmark_compares_both_ways_of_every_defence_in_one_run(root: Path) -> None:
-    code, out, err = rnet("bench", "fingerprint", "--root", root, "--json", *TINY)
+    code, out, err = rnet("bench", "fingerprint", "--root", root, "--json", "rounds=1", *TINY)
     assert code == 0, err
     rows = json.loads(out)["rows"]
     assert [row["name"].split()[0] for row in rows] == ["ipguard", "deepjudge", "zest"]
     for row in rows:
         assert row["ratio"] == pytest.approx(row["sequential_seconds"] / row["batched_seconds"])
         assert row["memory_mb"] < 4 * row["budget_mb"]
+        assert row["batched_low"] <= row["batched_seconds"] <= row["batched_high"]
+    assert [row["sequential_measured_on"].split()[0] for row in rows] == ["20", "4", "1"]
+
+
+def test_the_benchmark_has_no_more_rounds_than_work(root: Path) -> None:
+    code, _, err = rnet("bench", "fingerprint", "--root", root, "rounds=6", *TINY)
+    assert code == 2
+    assert "rounds=6 must be from 1 to 5" in err
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
