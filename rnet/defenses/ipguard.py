@@ -20,12 +20,14 @@ from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_e
 from rnet.defenses.config import IPGuardConfig
 from rnet.defenses.queries import (
     check_suspect,
+    is_light,
     logits_of,
     quick_copy,
     samples_per_chunk,
     seeded_generator,
     seeded_indices,
     train_mode_logits,
+    without_onednn,
 )
 from rnet.engines.collectives import map_rows
 from rnet.errors import UserError
@@ -132,7 +134,7 @@ class IPGuard(Defense):
         x_MCHW, i_M, j_M, done_M = x_NCHW, i_N, j_N, done_N
         mean_MCHW, square_MCHW = torch.zeros_like(x_NCHW), torch.zeros_like(x_NCHW)
         every = CHECK_EVERY if x_NCHW.is_cuda else CHECK_EVERY_ON_CPU
-        age = 0
+        age, light = 0, is_light(victim)
         for step in range(self.config.steps):
             if step % every == 0 and step > 0:
                 found_NCHW[live_M], done_N[live_M] = x_MCHW, done_M
@@ -142,7 +144,7 @@ class IPGuard(Defense):
                 if len(keep) <= SHRINK_TO * len(live_M):
                     live_M, x_MCHW, i_M, j_M, done_M = (t[keep] for t in (live_M, x_MCHW, i_M, j_M, done_M))
                     mean_MCHW, square_MCHW = mean_MCHW[keep], square_MCHW[keep]
-            with torch.enable_grad():
+            with torch.enable_grad(), without_onednn(x_MCHW, light):
                 leaf_MCHW = x_MCHW.detach().requires_grad_(True)
                 loss_M = objective(victim(leaf_MCHW).float(), i_M, j_M, self.config.k)
                 (gradient_MCHW,) = torch.autograd.grad(loss_M.sum(), leaf_MCHW)

@@ -14,11 +14,13 @@ from rnet.defenses.base import Fingerprint
 from rnet.defenses.config import IPGuardConfig
 from rnet.defenses.queries import (
     check_suspect,
+    is_light,
     linf_pgd,
     logits_of,
     samples_per_chunk,
     seeded_indices,
     train_mode_logits,
+    without_onednn,
 )
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model, unchanged
@@ -223,3 +225,38 @@ def test_an_unknown_defect_of_the_released_port_is_refused_with_the_nearest_name
     IPGuardConfig(released_port=["no_box"]).check()
     with pytest.raises(UserError, match=r"defense.released_port='nobox'.*no_box"):
         IPGuardConfig(released_port=["nobox"]).check()
+
+
+@pytest.mark.parametrize(
+    ("shape", "light", "expected"),
+    [((10, 3, 16, 16), True, False), ((11, 3, 16, 16), True, True), ((2, 3, 16, 16), False, True)],
+)
+def test_few_small_images_of_a_light_model_go_without_onednn(
+    shape: tuple[int, ...], light: bool, expected: bool
+) -> None:
+    seen = []
+
+    def convolve() -> None:
+        with without_onednn(torch.rand(shape), light):
+            seen.append(torch.backends.mkldnn.enabled)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        convolve()
+    assert seen == [expected]
+    assert torch.backends.mkldnn.enabled
+
+
+def test_what_the_user_switched_off_stays_off() -> None:
+    torch.backends.mkldnn.enabled = False
+    try:
+        with without_onednn(torch.rand(11, 3, 16, 16), light=True):
+            assert not torch.backends.mkldnn.enabled
+        assert not torch.backends.mkldnn.enabled
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+def test_a_model_is_light_up_to_a_million_weights() -> None:
+    assert is_light(nn.Linear(999, 1000))
+    assert not is_light(nn.Linear(1000, 1000))
