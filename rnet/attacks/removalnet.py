@@ -26,7 +26,7 @@ from rnet.data.images import Dataset
 from rnet.data.splits import substitute_subset
 from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
 from rnet.engines.base import Engine
-from rnet.engines.choice import fused_operations, graph_obstacle
+from rnet.engines.choice import fused_operations, graph_obstacle, small_maps_obstacle
 from rnet.engines.collectives import gather_rows, sum_over_ranks
 from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError
@@ -97,8 +97,8 @@ class RemovalNet(Attack):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
         use_channels_last(split)
-        quick = run.config.small_maps and run.device.type == "cpu" and run.precision == "fp32"
-        folded = FoldedSplit(split, small_maps_for=part.pixels(torch.arange(1), run.device) if quick else None)
+        direct = small_maps_obstacle(run.config, run.device, run.precision)
+        folded = FoldedSplit(split, small_maps_for=None if direct else part.pixels(torch.arange(1), run.device))
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
         if run.config.compile and engine.whole:
@@ -122,9 +122,9 @@ class RemovalNet(Attack):
                 said = True
                 norms = (
                     f"{folded.count} batch norms folded, {len(folded.rewritten)} convolutions of small maps rewritten"
-                    if engine.whole
-                    else "not folded (parameters are divided)"
                 )
+                norms += f" ({direct})" if direct else ""
+                norms = norms if engine.whole else "not folded (parameters are divided)"
                 how = "compiled" if run.config.compile and engine.whole else "not compiled (engine.compile=false)"
                 run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
 

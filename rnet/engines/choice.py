@@ -91,6 +91,15 @@ def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> s
     return ""
 
 
+def small_maps_obstacle(config: EngineConfig, device: torch.device, precision: str) -> str:
+    """Why convolutions of small maps are not rewritten (rnet/models/small_maps.py); empty if they may be."""
+    if device.type != "cpu":
+        return f"the device is a {device.type}"
+    if precision != "fp32":
+        return f"precision={precision}"
+    return "" if config.small_maps else "engine.small_maps=false"
+
+
 def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, launch: Launch) -> None:
     """Raises UserError unless the processes and micro-batches can share the batch and it stays the same experiment."""
     pieces = launch.world_size * config.accumulate

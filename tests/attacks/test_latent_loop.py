@@ -15,7 +15,7 @@ from rnet.attacks.latent_loop import Function, LatentLoop
 from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations
-from rnet.engines.choice import fused_operations, graph_obstacle
+from rnet.engines.choice import fused_operations, graph_obstacle, small_maps_obstacle
 from rnet.engines.config import EngineConfig
 from rnet.kernels.probe import problem_on
 from tests.attacks.prepared import prepared
@@ -161,6 +161,21 @@ def test_why_there_is_no_graph(settings: dict[str, bool], device: str, whole: bo
 
 
 @pytest.mark.parametrize(
+    ("settings", "device", "precision", "word"),
+    [
+        ({}, "cuda", "fp32", "cuda"),
+        ({}, "cpu", "bf16", "precision=bf16"),
+        ({"small_maps": False}, "cpu", "fp32", "small_maps=false"),
+        ({}, "cpu", "fp32", ""),
+    ],
+)
+def test_why_small_maps_are_not_rewritten(settings: dict[str, bool], device: str, precision: str, word: str) -> None:
+    found = small_maps_obstacle(EngineConfig(**settings), torch.device(device), precision)  # type: ignore[arg-type]
+    assert word in found
+    assert bool(word) == bool(found)
+
+
+@pytest.mark.parametrize(
     ("kernels", "device", "problem", "expected"),
     [
         ("auto", "cpu", "", False),
@@ -189,7 +204,7 @@ def test_the_first_step_says_what_was_chosen(
     assert len(lines) == 1
     assert f"{attack.config.num_poison_steps} steps" in lines[0]
     assert "fused operations, no CUDA graph (the device is a cpu)" in lines[0]
-    assert "batch norms folded" in lines[0]
+    assert "batch norms folded, 0 convolutions of small maps rewritten, " in lines[0]
 
 
 def test_operations_are_tried_before_they_are_chosen() -> None:
