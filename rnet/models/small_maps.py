@@ -14,6 +14,8 @@ from rnet.kernels.winograd import backward_weights, products, transform_weights,
 FEWEST_CHANNELS = 128
 """With fewer, a direct 3x3 convolution is as fast (2 cores, AVX2); twice as many where tiles stick out of the map."""
 FEWEST_SUBSAMPLED = 64
+LARGEST_SUBSAMPLED = 8
+"""Larger maps cost the backward pass as much in zeros as the product saves."""
 LARGEST_MAP = 16
 LEAST_SAVED = 3.0
 """How many times fewer multiplications Winograd's algorithm must take."""
@@ -126,7 +128,7 @@ class SubsampledConv2d(RewrittenConv2d):
 
     @classmethod
     def pays(cls, channels_in: int, channels_out: int, size: tuple[int, int]) -> bool:
-        return max(size) <= LARGEST_MAP and min(channels_in, channels_out) >= FEWEST_SUBSAMPLED
+        return max(size) <= LARGEST_SUBSAMPLED and min(channels_in, channels_out) >= FEWEST_SUBSAMPLED
 
     def compute(self, x_NCHW: Tensor) -> Tensor:
         part = x_NCHW[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
