@@ -7,7 +7,7 @@ instead of 36. G w pays where the same weights meet many maps, as in RemovalNet'
 and backward, through one frozen network.
 
 The finite points at which the polynomials of 4x4 tiles are evaluated, 0, +-5/7 and +-7/5, keep rounding near that of
-a direct convolution; the usual 0, +-1 and +-2 lose two to three times as much (compare Barabasz et al., ACM TOMS 2020).
+a direct convolution; with the usual 0, +-1 and +-2 it is about twice as large (compare Barabasz et al., ACM TOMS 2020).
 
 Shapes: N images, C channels in, K out, H height, W width, P components, T tiles.
 """
