@@ -84,7 +84,8 @@ def _show_fingerprint(document: Document) -> None:
         table.add_row(row["name"], row["work"], slow, quick, f"{row['ratio']:.1f}x", memory)
     console().print(table)
     scaled = [row["sequential_measured_on"] for row in document["rows"] if row["sequential_measured_on"] != row["work"]]
-    console().print(f"* measured on {', '.join(scaled)}, scaled.")
+    if scaled:
+        console().print(f"* measured on {', '.join(scaled)}, scaled.")
 
 
 def _measure_attack(overrides: Sequence[str], options: Options) -> Document:

@@ -12,12 +12,14 @@ import torch
 
 from launch.benchmark import whole_number
 from rnet.attacks.config import RemovalNetConfig
-from rnet.bench.attack import bench_attack
+from rnet.attacks.removalnet import RemovalNet
+from rnet.bench.attack import _flops, bench_attack
 from rnet.bench.straightforward_removalnet import straightforward_step
 from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
+from rnet.models.small_maps import rewrite_small_maps
 from tests.attacks.prepared import CONFIG, prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny
@@ -38,11 +40,19 @@ def test_the_attack_takes_the_steps_of_the_straightforward_program(
     kind: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
+    rewritten = []
+
+    def rewrite(*arguments: Any) -> list[Any]:
+        rewritten.extend(found := rewrite_small_maps(*arguments))
+        return found
+
+    monkeypatch.setattr("rnet.models.folding.rewrite_small_maps", rewrite)
     if settings.get("small_maps"):
         monkeypatch.setattr("rnet.models.small_maps.FEWEST_CHANNELS", 8)
     dataset = load_dataset(tiny().dataset)
     victim, layer = network(kind, seed=3)
     attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", **settings))
+    assert bool(rewritten) == bool(settings.get("small_maps"))
     plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))
@@ -65,6 +75,15 @@ def test_the_attack_takes_the_steps_of_the_straightforward_program(
     for name, value in plain.model.state_dict().items():
         own = ready.surrogate.state_dict()[name]
         assert (own - value).float().norm() <= 1e-5 * value.float().norm().clamp_min(1e-6), name
+
+
+def test_operations_are_counted_once() -> None:
+    """The first call of a tail looks at itself, with a pass of its own."""
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network("norm", seed=3)
+    split, x_BCHW = RemovalNet(CONFIG).split(victim, layer), dataset.test.pixels(torch.arange(2))
+    first = _flops(split, x_BCHW, steps=20)
+    assert first == _flops(split, x_BCHW, steps=20)
 
 
 def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:

@@ -120,11 +120,11 @@ class RemovalNet(Attack):
             nonlocal said
             if not said:
                 said = True
-                norms = (
-                    f"{folded.count} batch norms folded, {len(folded.rewritten)} convolutions of small maps rewritten"
-                )
-                norms += f" ({direct})" if direct else ""
-                norms = norms if engine.whole else "not folded (parameters are divided)"
+                norms = "not folded (parameters are divided)"
+                if engine.whole:
+                    why = f" ({direct})" if direct else ""
+                    maps = f"{len(folded.rewritten)} convolutions of small maps rewritten{why}"
+                    norms = f"{folded.count} batch norms folded, {maps}"
                 how = "compiled" if run.config.compile and engine.whole else "not compiled (engine.compile=false)"
                 run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
 

@@ -118,7 +118,7 @@ def _compute_chunk(
     components, _, count_K = u_PCK.shape
     count_T = size_N * rows * columns
     whole = height == width == m  # one tile is the map: what it reads and writes lies there in order
-    map_PI, output_OP = _matrices(m, whole, dtype)
+    map_PI, output_OP = _matrices(algorithm, whole, dtype)
     one = _scratch("one", count_T * components * max(count_C, count_K), dtype)
     other = _scratch("other", len(one), dtype)
     if whole:
@@ -191,13 +191,16 @@ def _for_map(size: tuple[int, int]) -> _Algorithm:
 @functools.cache
 def _tiles_4x4() -> _Algorithm:
     """Transposed Toom-Cook: to correlate is to multiply polynomials, at five points and infinity, transposed."""
-    evaluate = torch.tensor([[p**k for k in range(6)] for p in POINTS] + [[0.0] * 5 + [1.0]], dtype=torch.float64)
-    map_66 = torch.linalg.inv(evaluate).T
+    map_66 = torch.linalg.inv(_values(6)).T
     map_66[map_66.abs() < 1e-12] = 0.0
     scale_6 = map_66.abs().amax(dim=1)  # moved into the weights, where it costs nothing
-    at_most = {4: evaluate[:, :4].clone(), 3: evaluate[:, :3].clone()}
-    at_most[4][5], at_most[3][5] = torch.eye(4)[3], torch.eye(3)[2]  # infinity is the highest coefficient
-    return _squared(4, 6, map_66 / scale_6[:, None], at_most[3] * scale_6[:, None], at_most[4].T)
+    return _squared(4, 6, map_66 / scale_6[:, None], _values(3) * scale_6[:, None], _values(4).T)
+
+
+def _values(terms: int) -> Tensor:
+    """What each coefficient of a polynomial of so many terms adds at each point; at infinity, only the highest does."""
+    rows = [[p**k for k in range(terms)] for p in POINTS]
+    return torch.tensor([*rows, [0.0] * (terms - 1) + [1.0]], dtype=torch.float64)
 
 
 @functools.cache
@@ -217,12 +220,11 @@ def _squared(m: int, side: int, map_pi: Tensor, weight_p3: Tensor, output_op: Te
 
 
 @functools.cache
-def _matrices(m: int, whole: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _matrices(algorithm: _Algorithm, whole: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """B and A. whole: B without the columns that meet the zero border."""
-    algorithm = _whole_2x2() if m == 2 else _tiles_4x4()
-    map_PI = algorithm.map_PI
-    if whole and algorithm.side > m:
-        map_PI = map_PI.view(-1, algorithm.side, algorithm.side)[:, 1:-1, 1:-1].reshape(len(map_PI), m * m)
+    map_PI, m, side = algorithm.map_PI, algorithm.m, algorithm.side
+    if whole and side > m:
+        map_PI = map_PI.view(-1, side, side)[:, 1:-1, 1:-1].reshape(len(map_PI), m * m)
     return map_PI.to(dtype).contiguous(), algorithm.output_OP.to(dtype).contiguous()
 
 
