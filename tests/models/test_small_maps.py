@@ -108,6 +108,9 @@ def test_each_rewritten_convolution_equals_its_own(kind, conv, size: tuple[int, 
     ):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     assert quick(x).is_contiguous(memory_format=torch.channels_last)
+    fed = x.detach().to(memory_format=torch.channels_last).requires_grad_(True)
+    (slope,) = torch.autograd.grad(quick(fed), fed, gradient)
+    assert slope.is_contiguous(memory_format=torch.channels_last), "or what comes before walks through memory twice"
 
 
 def wide() -> nn.Conv2d:
