@@ -21,6 +21,7 @@ from rnet.engines.activation_checkpointing import checkpoint_activations, keep_a
 from rnet.engines.batch_norm import use_global_batch_norm, use_local_batch_norm
 from rnet.engines.collectives import any_rank, rank, world_size
 from rnet.errors import UserError
+from rnet.models.conv_by_taps import use_library, use_products
 from rnet.models.split import SplitModel
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class Engine(ABC):
 
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
-    torch.compile the forward pass, of a split model its head and its tail.
+    torch.compile the forward pass, of a split model its head and its tail. products: train wide convolutions of small
+    maps by matrix products (rnet/models/conv_by_taps.py).
     """
 
     name: ClassVar[str]
@@ -53,6 +55,7 @@ class Engine(ABC):
         clip_norm: float | None = None,
         activation_checkpointing: bool = False,
         compiled: bool = False,
+        products: bool = False,
     ) -> None:
         self.unwrapped = model
         self.rank, self.world_size = rank(), world_size()
@@ -65,6 +68,7 @@ class Engine(ABC):
         self._open = 0  # forwards whose backward has not come yet
         self._inside = False
         use_global_batch_norm(model)
+        self.by_products = use_products(model) if products else 0
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
@@ -163,6 +167,7 @@ class Engine(ABC):
         for name in self._compiled:
             vars(self.unwrapped).pop(name, None)
         keep_activations(self.unwrapped)
+        use_library(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
     def held_bytes(self) -> int:
@@ -177,6 +182,8 @@ class Engine(ABC):
         """What was chosen, for the log."""
         parts = [self.name, f"{self.world_size} process{'es' if self.world_size > 1 else ''}", str(self.device.type)]
         parts.append(self._precision)
+        if self.by_products:
+            parts.append(f"{self.by_products} convolutions trained by matrix products")
         if self.accumulate > 1:
             parts.append(f"{self.accumulate} micro-batches")
         if self.checkpointed:

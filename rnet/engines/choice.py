@@ -92,7 +92,7 @@ def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> s
 
 
 def small_maps_obstacle(config: EngineConfig, device: torch.device, precision: str) -> str:
-    """Why convolutions of small maps are not rewritten (rnet/models/small_maps.py); empty if they may be."""
+    """Why convolutions of small maps are computed as elsewhere (rnet/models: small_maps, conv_by_taps); empty if not."""
     if device.type != "cpu":
         return f"the device is a {device.type}"
     if precision != "fp32":
@@ -142,6 +142,8 @@ def build_engine(
     """The engine of a resolved configuration. settings: precision and clip_norm."""
     settings |= {"accumulate": config.accumulate, "activation_checkpointing": config.activation_checkpointing}
     settings["compiled"] = config.compile
+    device, divided = next(model.parameters()).device, config.name == "deepspeed" and config.zero_stage == 3
+    settings["products"] = not (config.compile or divided or small_maps_obstacle(config, device, settings["precision"]))
     if config.name == "plain":
         return PlainEngine(model, optimizer, scheduler, **settings)
     if config.name == "ddp":

@@ -30,7 +30,8 @@ class EngineConfig:
     cuda_graph: bool = True
     """On CUDA and in one process, record RemovalNet's latent level once as a CUDA graph and replay it."""
     small_maps: bool = True
-    """On CPUs in float32, rewrite the lower level's convolutions of small maps where it pays (Winograd's algorithm)."""
+    """On CPUs in float32, compute convolutions of small maps otherwise where it pays: in RemovalNet's lower level by
+    Winograd's algorithm, in training by matrix products."""
     compile: bool = False
     """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0
