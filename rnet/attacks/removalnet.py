@@ -98,7 +98,8 @@ class RemovalNet(Attack):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
         use_channels_last(split)
         direct = small_maps_obstacle(run.config, run.device, run.precision)
-        folded = FoldedSplit(split, small_maps_for=None if direct else part.pixels(torch.arange(1), run.device))
+        unused = direct or run.config.name == "deepspeed"  # whose lower level runs on the surrogate itself
+        folded = FoldedSplit(split, small_maps_for=None if unused else part.pixels(torch.arange(1), run.device))
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
         inner = folded.split if engine.whole else split
         if run.config.compile and engine.whole:

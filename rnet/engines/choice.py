@@ -92,7 +92,7 @@ def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> s
 
 
 def small_maps_obstacle(config: EngineConfig, device: torch.device, precision: str) -> str:
-    """Why convolutions of small maps are computed as elsewhere (rnet/models: small_maps, conv_by_taps); empty if not."""
+    """Why convolutions of small maps stay direct ones (rnet/models/small_maps.py, conv_by_taps.py); empty if not."""
     if device.type != "cpu":
         return f"the device is a {device.type}"
     if precision != "fp32":

@@ -8,6 +8,9 @@ and backward, through one frozen network.
 
 The finite points at which the polynomials of 4x4 tiles are evaluated, 0, +-5/7 and +-7/5, keep rounding near that of
 a direct convolution; with the usual 0, +-1 and +-2 it is about twice as large (compare Barabasz et al., ACM TOMS 2020).
+They also serve the backward pass, which convolves with the weights turned by half a circle: a turned polynomial takes at
+a point what the first one takes at its inverse, up to a factor, and 5/7 and 7/5, 0 and infinity are each other's
+inverses. So G w of the one are those of the other in another order, and the maps B and A can make up for it.
 
 Shapes: N images, C channels in, K out, H height, W width, P components, T tiles.
 """
@@ -26,6 +29,7 @@ from rnet.kernels.checks import check_floats, check_same_device, check_shape
 
 _OP = "winograd_conv"
 POINTS = (0.0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
+"""And infinity."""
 SCRATCH_ELEMENTS = 1 << 20
 """Of a work area (4 MiB in float32): the components of a chunk of tiles should stay in the cache ..."""
 FEWEST_TILES = 128
@@ -34,13 +38,18 @@ FEWEST_TILES = 128
 
 @dataclass(frozen=True, eq=False)
 class _Algorithm:
-    """Of one tile size m: the three maps in two dimensions, in float64. side: what a tile reads is side x side."""
+    """Of one tile size m: the three maps in two dimensions, in float64. side: what a tile reads is side x side.
+
+    turned_PI and turned_OP are map and output for weights that are turned by half a circle after their transformation.
+    """
 
     m: int
     side: int
     map_PI: Tensor
     weight_P9: Tensor
     output_OP: Tensor
+    turned_PI: Tensor
+    turned_OP: Tensor
 
 
 def transform_weights(weight_KC33: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
@@ -61,20 +70,15 @@ def products(size: tuple[int, int]) -> int:
     return components * -(-size[0] // m) * -(-size[1] // m)
 
 
-def backward_weights(weight_KC33: Tensor) -> Tensor:
-    """The weights (C, K, 3, 3) of the convolution that maps a gradient of the output to one of the input."""
-    return weight_KC33.transpose(0, 1).flip(2, 3)
-
-
-def winograd_conv(x_NCHW: Tensor, u_PCK: Tensor, u_back_PKC: Tensor, bias_K: Tensor | None = None) -> Tensor:
+def winograd_conv(x_NCHW: Tensor, u_PCK: Tensor, bias_K: Tensor | None = None) -> Tensor:
     """The 3x3 convolution with stride 1 and a zero border of 1: (N, K, H, W), channels_last, of x's type.
 
-    u: transform_weights of the weights, u_back: of backward_weights of them, both for maps of x's height and width.
-    Gradients flow to x only: the weights are taken as constant. float32 or float64, all tensors alike; on CPUs only,
-    where it was measured. Raises UserError for anything else.
+    u: transform_weights of the weights, for maps of x's height and width. Gradients flow to x only: the weights are
+    taken as constant. float32 or float64, all tensors alike; on CPUs only, where it was measured. Raises UserError for
+    anything else.
     """
-    check_floats(_OP, x=x_NCHW, u=u_PCK, u_back=u_back_PKC)
-    check_same_device(_OP, x=x_NCHW, u=u_PCK, u_back=u_back_PKC)
+    check_floats(_OP, x=x_NCHW, u=u_PCK)
+    check_same_device(_OP, x=x_NCHW, u=u_PCK)
     if x_NCHW.device.type != "cpu" or x_NCHW.dtype not in (torch.float32, torch.float64):
         raise UserError(f"{_OP}: x is {x_NCHW.dtype} on {x_NCHW.device}; give float32 on a CPU, or use conv2d")
     if x_NCHW.ndim != 4 or x_NCHW.numel() == 0:
@@ -85,40 +89,43 @@ def winograd_conv(x_NCHW: Tensor, u_PCK: Tensor, u_back_PKC: Tensor, bias_K: Ten
     count_C, count_K = x_NCHW.shape[1], u_PCK.shape[2]
     what = "what transform_weights gives for x's channels, height and width"
     check_shape(_OP, "u", u_PCK, (components, count_C, count_K), what)
-    check_shape(_OP, "u_back", u_back_PKC, (components, count_K, count_C), what)
-    for name, tensor in (("u", u_PCK), ("u_back", u_back_PKC), *([] if bias_K is None else [("bias", bias_K)])):
+    for name, tensor in (("u", u_PCK), *([] if bias_K is None else [("bias", bias_K)])):
         if tensor.dtype != x_NCHW.dtype:
             raise UserError(f"{_OP}: {name} is {tensor.dtype} but x {x_NCHW.dtype}; give one type")
     if bias_K is not None:
         check_shape(_OP, "bias", bias_K, (count_K,), "one value per output channel")
-    return winograd_conv_op(x_NCHW, u_PCK, u_back_PKC, bias_K)
+    return winograd_conv_op(x_NCHW, u_PCK, bias_K, False)
 
 
-def _compute(x_NCHW: Tensor, u_PCK: Tensor, u_back_PKC: Tensor, bias_K: Tensor | None) -> Tensor:
-    size_N, count_C, height, width = x_NCHW.shape
-    algorithm, count_K = _for_map((height, width)), u_PCK.shape[2]
+def _compute(x_NCHW: Tensor, u_PCK: Tensor, bias_K: Tensor | None, turned: bool) -> Tensor:
+    """turned: from K channels to C, with the weights turned by half a circle: the gradient of x from one of y."""
+    if turned:
+        u_PCK = u_PCK.transpose(1, 2)
+    size_N, _, height, width = x_NCHW.shape
+    components, count_C, count_K = u_PCK.shape
+    algorithm = _for_map((height, width))
     rows, columns = -(-height // algorithm.m), -(-width // algorithm.m)
     out_NKHW = _empty_output(x_NCHW, count_K)
     out_NHWK = out_NKHW.permute(0, 2, 3, 1)
-    fitting = SCRATCH_ELEMENTS // (len(u_PCK) * max(count_C, count_K))  # tiles
+    fitting = SCRATCH_ELEMENTS // (components * max(count_C, count_K))  # tiles
     most = max(max(fitting, FEWEST_TILES) // (rows * columns), 1)
     chunks = -(-size_N // most)
     for x_nCHW, out_nHWK in zip(x_NCHW.tensor_split(chunks), out_NHWK.tensor_split(chunks), strict=True):
-        _compute_chunk(algorithm, x_nCHW.permute(0, 2, 3, 1), u_PCK, out_nHWK, rows, columns)
+        _compute_chunk(algorithm, x_nCHW.permute(0, 2, 3, 1), u_PCK, out_nHWK, rows, columns, turned)
         if bias_K is not None:
             out_nHWK.add_(bias_K)
     return out_NKHW
 
 
 def _compute_chunk(
-    algorithm: _Algorithm, x_NHWC: Tensor, u_PCK: Tensor, out_NHWK: Tensor, rows: int, columns: int
+    algorithm: _Algorithm, x_NHWC: Tensor, u_PCK: Tensor, out_NHWK: Tensor, rows: int, columns: int, turned: bool
 ) -> None:
     m, side, dtype = algorithm.m, algorithm.side, u_PCK.dtype
     size_N, height, width, count_C = x_NHWC.shape
     components, _, count_K = u_PCK.shape
     count_T = size_N * rows * columns
     whole = height == width == m  # one tile is the map: what it reads and writes lies there in order
-    map_PI, output_OP = _matrices(algorithm, whole, dtype)
+    map_PI, output_OP = _matrices(algorithm, whole, turned, dtype)
     one = _scratch("one", count_T * components * max(count_C, count_K), dtype)
     other = _scratch("other", len(one), dtype)
     if whole:
@@ -156,18 +163,19 @@ winograd_conv_op = torch.library.custom_op("rnet::winograd_conv", _compute, muta
 
 
 @winograd_conv_op.register_fake
-def _fake(x_NCHW, u_PCK, u_back_PKC, bias_K):  # type: ignore[no-untyped-def]
-    return _empty_output(x_NCHW, u_PCK.shape[2])
+def _fake(x_NCHW, u_PCK, bias_K, turned):  # type: ignore[no-untyped-def]
+    return _empty_output(x_NCHW, u_PCK.shape[1 if turned else 2])
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    _, u_PCK, u_back_PKC, _ = inputs
-    ctx.save_for_backward(u_PCK, u_back_PKC)
+    _, u_PCK, _, turned = inputs
+    ctx.save_for_backward(u_PCK)
+    ctx.turned = turned
 
 
 def _backward(ctx, grad_NKHW):  # type: ignore[no-untyped-def]
-    u_PCK, u_back_PKC = ctx.saved_tensors
-    return winograd_conv_op(grad_NKHW, u_back_PKC, u_PCK, None), None, None, None
+    (u_PCK,) = ctx.saved_tensors
+    return winograd_conv_op(grad_NKHW, u_PCK, None, not ctx.turned), None, None, None
 
 
 winograd_conv_op.register_autograd(_backward, setup_context=_setup_context)
@@ -194,7 +202,9 @@ def _tiles_4x4() -> _Algorithm:
     map_66 = torch.linalg.inv(_values(6)).T
     map_66[map_66.abs() < 1e-12] = 0.0
     scale_6 = map_66.abs().amax(dim=1)  # moved into the weights, where it costs nothing
-    return _squared(4, 6, map_66 / scale_6[:, None], _values(3) * scale_6[:, None], _values(4).T)
+    weight_63 = _values(3) * scale_6[:, None]
+    inverses = [5, *(POINTS.index(1 / p) for p in POINTS[1:]), 0]
+    return _squared(4, 6, map_66 / scale_6[:, None], weight_63, _values(4).T, inverses)
 
 
 def _values(terms: int) -> Tensor:
@@ -210,22 +220,32 @@ def _whole_2x2() -> _Algorithm:
     map_32 = torch.tensor([[1, 1], [0, 1], [1, 0]], dtype=float64)
     weight_33 = torch.tensor([[0, 1, 0], [0, -1, 1], [1, -1, 0]], dtype=float64)
     output_23 = torch.tensor([[1, 1, 0], [1, 0, 1]], dtype=float64)
-    return _squared(2, 2, map_32, weight_33, output_23)
+    return _squared(2, 2, map_32, weight_33, output_23, [0, 2, 1])
 
 
-def _squared(m: int, side: int, map_pi: Tensor, weight_p3: Tensor, output_op: Tensor) -> _Algorithm:
-    """The algorithm in two dimensions from the one in one."""
-    maps = (torch.kron(matrix, matrix.contiguous()) for matrix in (map_pi, weight_p3, output_op.contiguous()))
-    return _Algorithm(m, side, *maps)
+def _squared(
+    m: int, side: int, map_pi: Tensor, weight_p3: Tensor, output_op: Tensor, turned_p: list[int]
+) -> _Algorithm:
+    """The algorithm in two dimensions from the one in one.
+
+    turned_p: which component of weights is, up to a factor, component p of weights in reverse order.
+    """
+    largest = weight_p3.abs().argmax(dim=1, keepdim=True)
+    factor_p = (weight_p3.flip(1)[turned_p].gather(1, largest) / weight_p3.gather(1, largest)).squeeze(1)
+    turned_pi, turned_op = map_pi[turned_p], output_op[:, turned_p] * factor_p
+    maps = (map_pi, weight_p3, output_op, turned_pi, turned_op)
+    return _Algorithm(m, side, *(torch.kron(matrix.contiguous(), matrix.contiguous()) for matrix in maps))
 
 
 @functools.cache
-def _matrices(algorithm: _Algorithm, whole: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _matrices(algorithm: _Algorithm, whole: bool, turned: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """B and A. whole: B without the columns that meet the zero border."""
-    map_PI, m, side = algorithm.map_PI, algorithm.m, algorithm.side
+    m, side = algorithm.m, algorithm.side
+    map_PI = algorithm.turned_PI if turned else algorithm.map_PI
+    output_OP = algorithm.turned_OP if turned else algorithm.output_OP
     if whole and side > m:
         map_PI = map_PI.view(-1, side, side)[:, 1:-1, 1:-1].reshape(len(map_PI), m * m)
-    return map_PI.to(dtype).contiguous(), algorithm.output_OP.to(dtype).contiguous()
+    return map_PI.to(dtype).contiguous(), output_OP.to(dtype).contiguous()
 
 
 _areas = threading.local()

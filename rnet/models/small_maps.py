@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rnet.kernels.winograd import backward_weights, products, transform_weights, winograd_conv
+from rnet.kernels.winograd import products, transform_weights, winograd_conv
 
 FEWEST_CHANNELS = 128
 """With fewer, a direct 3x3 convolution is as fast (2 cores, AVX2); twice as many where tiles stick out of the map."""
@@ -60,12 +60,10 @@ class WinogradConv2d(RewrittenConv2d):
 
     kernel, stride = 3, 1
     u_PCK: Tensor
-    u_back_PKC: Tensor
 
     def __init__(self, conv: nn.Conv2d, size: tuple[int, int]) -> None:
         super().__init__(conv, size)
-        for name, weight in self._weights().items():
-            self.register_buffer(name, transform_weights(weight, size), persistent=False)
+        self.register_buffer("u_PCK", transform_weights(conv.weight, size), persistent=False)
 
     @classmethod
     def pays(cls, channels_in: int, channels_out: int, size: tuple[int, int]) -> bool:
@@ -76,14 +74,10 @@ class WinogradConv2d(RewrittenConv2d):
         return max(size) <= LARGEST_MAP and min(channels_in, channels_out) >= fewest and saved >= LEAST_SAVED
 
     def refresh(self) -> None:
-        for name, weight in self._weights().items():
-            transform_weights(weight, self.size, out=getattr(self, name))
+        transform_weights(self.conv.weight, self.size, out=self.u_PCK)
 
     def compute(self, x_NCHW: Tensor) -> Tensor:
-        return winograd_conv(x_NCHW, self.u_PCK, self.u_back_PKC, self.conv.bias)
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {"u_PCK": self.conv.weight, "u_back_PKC": backward_weights(self.conv.weight)}
+        return winograd_conv(x_NCHW, self.u_PCK, self.conv.bias)
 
 
 class HalvingConv2d(RewrittenConv2d):
