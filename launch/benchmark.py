@@ -118,15 +118,15 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
 
 def _show_attack(document: Document) -> None:
     table = Table(title=document["title"], title_justify="left")
-    for name in ("a step", "median", "spread", "times rnet's", "memory", "GFLOP/s"):
+    for name in ("a step", "median", "spread", "times rnet's", "memory", "GFLOP/s", "of the ceiling"):
         table.add_column(name, justify="left" if name == "a step" else "right")
     *rows, ceiling = document["rows"]
     for row in rows:
         table.add_row(
             row["name"], f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", f"{row['ratio']:.2f}x",
-            f"{row['memory_mb']:.0f} MiB", f"{row['gflops']:.0f}",
+            f"{row['memory_mb']:.0f} MiB", f"{row['gflops']:.0f}", f"{100 * row['gflops'] / ceiling['gflops']:.0f} %",
         )  # fmt: skip
-    table.add_row("matrix product (ceiling)", "", "", "", "", f"{ceiling['gflops']:.0f}")
+    table.add_row("matrix product (ceiling)", "", "", "", "", f"{ceiling['gflops']:.0f}", "")
     console().print(table)
 
 

@@ -92,10 +92,18 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
     victim.requires_grad_(False)
     before = copy.deepcopy(victim.state_dict())
     rows = bench_attack(victim, dataset, CONFIG, layer=layer, precision="fp32", rounds=2)
-    assert [row["name"] for row in rows] == ["rnet", "bare passes", "straightforward float32", "ceiling"]
+    assert [row["name"] for row in rows] == [
+        "rnet",
+        "its lower level",
+        "bare passes",
+        "straightforward float32",
+        "ceiling",
+    ]
     for row in rows[:-1]:
         assert row["ratio"] == pytest.approx(row["median_ms"] / rows[0]["median_ms"])
-        assert row["gflops"] * row["median_ms"] == pytest.approx(rows[0]["gflops"] * rows[0]["median_ms"])
+    work = [row["gflops"] * row["median_ms"] for row in rows[:-1]]
+    assert work == pytest.approx([work[0], work[1], work[0], work[0]])
+    assert 0.5 < work[1] / work[0] < 1, "twenty passes through the tail are most of a step"
     assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
 

@@ -39,11 +39,26 @@ from rnet.training import Step
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowerLevel:
+    """Of one batch with labels y_B: both targets, and what is to be reported."""
+
+    batch: Batch
+    y_B: Tensor
+    z1: Tensor
+    q_BK: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """An attack about to start: step(t) is its t-th step, on batches(t), whose labels are in labels_N2 (base.py)."""
+    """An attack about to start: step(t) is its t-th step, on batches(t), whose labels are in labels_N2 (base.py).
+
+    lower_level(t) is the part of it that leaves the surrogate as it was, but in eval mode.
+    """
 
     engine: Engine
     step: Step
+    lower_level: Callable[[int], LowerLevel]
     surrogate: Classifier
     batches: TrainingBatches
     labels_N2: Tensor
@@ -111,12 +126,16 @@ class RemovalNet(Attack):
         )
         said = False
 
-        def step(t: int) -> dict[str, Tensor]:
+        def lower_level(t: int) -> LowerLevel:
             batch = batches(t)
             y_B = labels_N2[batch.indices_B.to(run.device, non_blocking=True), batch.flipped_B.long()]
             if engine.whole:
                 folded.refresh()
             z1, q_BK, metrics = self.lower_level(engine, inner, batch, y_B, seed, t)
+            return LowerLevel(batch=batch, y_B=y_B, z1=z1, q_BK=q_BK, metrics=metrics)
+
+        def step(t: int) -> dict[str, Tensor]:
+            lower = lower_level(t)
             split.train()
             nonlocal said
             if not said:
@@ -130,15 +149,19 @@ class RemovalNet(Attack):
                 run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
 
             def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-                logits_BK, z = engine.forward(batch.x_BCHW[rows], return_features=True)
-                total, parts = self.loss(logits_BK, z, z1[rows], q_BK[rows], y_B[rows])
-                agreement = (logits_BK.detach().argmax(1) == y_B[rows]).float().mean()
+                y_b = lower.y_B[rows]
+                logits_BK, z = engine.forward(lower.batch.x_BCHW[rows], return_features=True)
+                total, parts = self.loss(logits_BK, z, lower.z1[rows], lower.q_BK[rows], y_b)
+                agreement = (logits_BK.detach().argmax(1) == y_b).float().mean()
                 return total, {**{f"loss/{name}": v for name, v in parts.items()}, "agreement/batch": agreement}
 
-            return {**engine.descend(upper_level, len(y_B)), **metrics}
+            return {**engine.descend(upper_level, len(lower.y_B)), **lower.metrics}
 
         cost = {"substitute_samples": len(part), "iterations": config.iterations, "victim_queries": labels_N2.numel()}
-        return Prepared(engine=engine, step=step, surrogate=surrogate, batches=batches, labels_N2=labels_N2, cost=cost)
+        return Prepared(
+            engine=engine, step=step, lower_level=lower_level, surrogate=surrogate, batches=batches,
+            labels_N2=labels_N2, cost=cost,
+        )  # fmt: skip
 
     def lower_level(
         self, engine: Engine, split: SplitModel, batch: Batch, y_B: Tensor, seed: int, t: int

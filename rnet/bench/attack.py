@@ -28,6 +28,8 @@ from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.split import SplitModel, channel_axis
 
+LOWER_LEVEL = "its lower level"
+
 
 def bench_attack(
     victim: Classifier,
@@ -39,10 +41,11 @@ def bench_attack(
     engine: EngineConfig | None = None,
     rounds: int = 5,
 ) -> list[dict[str, Any]]:
-    """Rows for rnet's step, the bare passes in its precision, and the straightforward program in float32.
+    """Rows for rnet's step, its lower level alone, the bare passes, and the straightforward program in float32.
 
-    Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, per second), and ratio: how
-    many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of a large matrix product.
+    Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, or those of the lower level,
+    per second), and ratio: how many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of
+    a large matrix product in rnet's precision, which is also that of the bare passes.
     engine: how rnet's step is executed; always in one process.
     Raises UserError for a configuration that the straightforward program does not cover.
     """
@@ -88,18 +91,20 @@ def bench_attack(
             bare_passes(bare, x_BCHW, y_B, config.num_poison_steps)
 
     candidates: dict[str, Callable[[int], object]] = {
-        "rnet": ready.step, "bare passes": passes, "straightforward float32": straightforward
+        "rnet": ready.step, LOWER_LEVEL: ready.lower_level, "bare passes": passes,
+        "straightforward float32": straightforward,
     }  # fmt: skip
-    flops = _flops(bare, inputs(0)[0], config.num_poison_steps)
+    lower, upper = _flops(bare, inputs(0)[0], config.num_poison_steps)
     rows = _measure(candidates, device, rounds)
     own = rows[0]["median_ms"]
     for row in rows:
+        flops = lower if row["name"] == LOWER_LEVEL else lower + upper
         row |= {"ratio": row["median_ms"] / own, "gflops": flops / row["median_ms"] / 1e6}
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
 
 
-def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> int:
-    """Of the bare passes: a backward pass costs its forward pass for the data and again for the weights."""
+def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> tuple[int, int]:
+    """Of the bare passes of both levels: a backward pass costs its forward pass for data and again for weights."""
     split.eval()
     counts = []
     with torch.no_grad():
@@ -110,7 +115,7 @@ def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> int:
                 work()
             counts.append(counter.get_total_flops())
     tail, whole = counts
-    return steps * 2 * tail + whole + 3 * whole
+    return steps * 2 * tail + whole, 3 * whole
 
 
 def _measure(candidates: dict[str, Callable[[int], object]], device: torch.device, rounds: int) -> list[dict[str, Any]]:
