@@ -65,6 +65,20 @@ class WithoutNorm(nn.Module):
         return self.fc(self.layer2(self.layer1(x_BCHW)).flatten(1))
 
 
+class Wide(nn.Module):
+    """Convolutions wide enough to be trained by matrix products, on 4x4 and 2x2 maps, and no batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(1, 128, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2))
+        convolutions = (nn.Conv2d(128, 256, 3, stride=2, padding=1), nn.Conv2d(256, 256, 3, padding=1))
+        self.layer2 = nn.Sequential(convolutions[0], nn.Tanh(), convolutions[1], nn.Tanh())
+        self.fc = nn.Linear(256 * 4, 10)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.fc(self.layer2(self.layer1(x_BCHW)).flatten(1))
+
+
 def network(name: str, seed: int) -> tuple[Classifier, str]:
     """The network in eval mode and its cut layer."""
     dataset = load_dataset(tiny().dataset)
@@ -75,8 +89,9 @@ def network(name: str, seed: int) -> tuple[Classifier, str]:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.5, 0.5)
-    elif name == "flat":
-        model, layer = Classifier(WithoutNorm(), dataset.mean_C, dataset.std_C), "layer1"
+    elif name in ("flat", "wide"):
+        backbone = WithoutNorm() if name == "flat" else Wide()
+        model, layer = Classifier(backbone, dataset.mean_C, dataset.std_C), "layer1"
     else:
         vit = timm.create_model(
             "vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=48, depth=2, num_heads=2, num_classes=10,
@@ -104,6 +119,7 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
                 _signal_after(engine, STOP_AT)
             if hasattr(engine, "held_bytes"):
                 seen["held_bytes"] = engine.held_bytes()
+            seen["by_products"] = engine.by_products
             seen["whole_bytes"] = sum(4 * getattr(p, "ds_numel", p.numel()) for p in engine.unwrapped.parameters())
             return engine
 
