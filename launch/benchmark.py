@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
@@ -28,7 +29,9 @@ def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
 
 def whole_number(key: str, lines: Sequence[str], *, default: int) -> int:
     """The last of the lines KEY=N as a number, the default without one. Raises UserError unless it is 1 or more."""
-    text = lines[-1].partition("=")[2] if lines else str(default)
+    if not lines:
+        return default
+    text = lines[-1].partition("=")[2]
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"{key}={text!r} must be a whole number of at least 1")
     return int(text)
@@ -46,10 +49,10 @@ def _about(title: str, device: Any, rows: list[dict[str, Any]], *, threads: int 
     }  # fmt: skip
 
 
-def _rounds(overrides: Sequence[str]) -> tuple[int, list[str]]:
-    """How many rounds are asked for, 5 if none, and the other overrides."""
-    rest = [line for line in overrides if not line.startswith("rounds=")]
-    return whole_number("rounds", [line for line in overrides if line not in rest], default=5), rest
+def _number(key: str, overrides: Sequence[str], *, default: int) -> tuple[int, list[str]]:
+    """What KEY=N asks for, the default without it, and the other overrides."""
+    rest = [line for line in overrides if not line.startswith(f"{key}=")]
+    return whole_number(key, [line for line in overrides if line not in rest], default=default), rest
 
 
 def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document:
@@ -62,7 +65,7 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     from rnet.store import Store
     from rnet.training import resolve_device
 
-    rounds, rest = _rounds(overrides)
+    rounds, rest = _number("rounds", overrides, default=5)
     config = load_config(rest, config_dir=options.config_dir)
     device = resolve_device(config.engine.device)
     victim = load_model(config, train(config, Store(options.root))).to(device)
@@ -98,7 +101,8 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.stages import build
     from rnet.training import resolve_device
 
-    rounds, rest = _rounds(overrides)
+    rounds, rest = _number("rounds", overrides, default=5)
+    profile, rest = _number("profile", rest, default=0)
     config = load_config(rest, config_dir=options.config_dir)
     attack = require_removalnet(config.attack, "rnet bench attack")
     device, dataset = resolve_device(config.engine.device), load_dataset(config.dataset)
@@ -111,6 +115,7 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
         precision=config.precision,
         engine=config.engine,
         rounds=rounds,
+        profile=profile,
     )
     title = f"{config.model.name}, {dataset.image_size} px, batch {attack.batch_size}, {config.precision}, "
     return _about(title, device, rows)
@@ -127,6 +132,19 @@ def _show_attack(document: Document) -> None:
             f"{row['memory_mb']:.0f} MiB", f"{row['gflops']:.0f}", f"{100 * row['gflops'] / ceiling['gflops']:.0f} %",
         )  # fmt: skip
     table.add_row("matrix product (ceiling)", "", "", "", "", f"{ceiling['gflops']:.0f}", "")
+    console().print(table)
+    for row in rows:
+        if "operators" in row:
+            _show_operators(row)
+
+
+def _show_operators(row: Document) -> None:
+    table = Table(title=f"where {row['name']} spends its time, watched", title_justify="left")
+    for name in ("operator", "calls", "time", "share"):
+        table.add_column(name, justify="left" if name == "operator" else "right", no_wrap=name != "operator")
+    for found in row["operators"]:
+        shown = (str(found["calls"]), f"{found['ms']:.1f} ms", f"{100 * found['share']:.1f} %")
+        table.add_row(escape(found["name"]), *shown)
     console().print(table)
 
 

@@ -81,7 +81,7 @@ def bench(
         str,
         typer.Argument(
             metavar="SUBJECT",
-            help="What to measure: attack or fingerprint (rounds=5), kernels, or scaling "
+            help="What to measure: attack (rounds=5 profile=10), fingerprint (rounds=5), kernels, or scaling "
             "(processes=1,2,4 engine=ddp,zero3 step=attack,train).",
         ),
     ],

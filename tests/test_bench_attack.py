@@ -14,6 +14,7 @@ from launch.benchmark import whole_number
 from rnet.attacks.config import RemovalNetConfig
 from rnet.attacks.removalnet import RemovalNet
 from rnet.bench.attack import _flops, bench_attack
+from rnet.bench.profile import costliest
 from rnet.bench.straightforward_removalnet import straightforward_step
 from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
@@ -91,7 +92,7 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
     victim, layer = network("norm", seed=3)
     victim.requires_grad_(False)
     before = copy.deepcopy(victim.state_dict())
-    rows = bench_attack(victim, dataset, CONFIG, layer=layer, precision="fp32", rounds=2)
+    rows = bench_attack(victim, dataset, CONFIG, layer=layer, precision="fp32", rounds=2, profile=3)
     assert [row["name"] for row in rows] == [
         "rnet",
         "its lower level",
@@ -106,6 +107,21 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
     assert 0.5 < work[1] / work[0] < 1, "twenty passes through the tail are most of a step"
     assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+    assert [len(row.get("operators", ())) for row in rows] == [0, 3, 0, 0, 0]
+
+
+def test_a_profile_names_the_costliest_operators() -> None:
+    a, b = torch.randn(300, 400), torch.randn(400, 500)
+
+    def work() -> None:
+        for _ in range(7):
+            torch.relu(a @ b)
+
+    found = costliest(work, torch.device("cpu"), 50)
+    assert [row["ms"] for row in found] == sorted((row["ms"] for row in found), reverse=True)
+    assert (found[0]["name"], found[0]["calls"]) == ("aten::mm", 7)
+    assert sum(row["share"] for row in found) == pytest.approx(1)
+    assert costliest(work, torch.device("cpu"), 2)[0]["name"] == "aten::mm"
 
 
 def test_what_the_yardstick_does_not_cover_is_refused() -> None:

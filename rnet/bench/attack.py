@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rnet.attacks.config import RemovalNetConfig
 from rnet.attacks.removalnet import RemovalNet
 from rnet.bench.memory import peak_memory
+from rnet.bench.profile import costliest
 from rnet.bench.steps import prepare_removalnet
 from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
 from rnet.bench.timing import interquartile_range, now
@@ -40,13 +41,15 @@ def bench_attack(
     precision: str,
     engine: EngineConfig | None = None,
     rounds: int = 5,
+    profile: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows for rnet's step, its lower level alone, the bare passes, and the straightforward program in float32.
 
     Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, or those of the lower level,
     per second), and ratio: how many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of
     a large matrix product in rnet's precision, which is also that of the bare passes.
-    engine: how rnet's step is executed; always in one process.
+    engine: how rnet's step is executed; always in one process. profile: how many of the costliest operators of the
+    lower level its row holds as "operators" (rnet/bench/profile.py), of one more call.
     Raises UserError for a configuration that the straightforward program does not cover.
     """
     if config.distance != "l2" or config.target != "official":
@@ -100,6 +103,8 @@ def bench_attack(
     for row in rows:
         flops = lower if row["name"] == LOWER_LEVEL else lower + upper
         row |= {"ratio": row["median_ms"] / own, "gflops": flops / row["median_ms"] / 1e6}
+        if profile and row["name"] == LOWER_LEVEL:
+            row["operators"] = costliest(lambda: ready.lower_level(rounds + 1), device, profile)
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
 
 
