@@ -48,7 +48,11 @@ def agrees_with_one_process(
 ) -> None:
     """Output, gradients and running statistics of several steps, in which the weights move."""
     build, spatial, memory_format = LAYOUTS[layout]
-    whole = build(C, dtype=dtype, device=device, **SETTINGS[setting])
+    arguments = dict(SETTINGS[setting])
+    has_bias = arguments.pop("bias", True)  # torch 2.11 has no such argument
+    whole = build(C, dtype=dtype, device=device, **arguments)
+    if not has_bias:
+        whole.register_parameter("bias", None)
     for parameter in whole.parameters():
         nn.init.uniform_(parameter, 0.5, 1.5)
     model = nn.Sequential(copy.deepcopy(whole))

@@ -34,12 +34,28 @@ def _start() -> None:
     import warnings
 
     import torch
+    import triton
 
+    if triton.__version__.startswith("3.6."):
+        _convert_single_elements()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy's on infinities and NaN, which are tested
     for name in OPS:
         op = getattr(importlib.import_module(f"rnet.kernels.{name}"), f"{name}_op")
         op.register_kernel("cpu")(importlib.import_module(f"rnet.kernels.triton.{name}").launch)
+
+
+def _convert_single_elements() -> None:
+    """Triton 3.6, torch 2.11's, takes int() of an array of one element, which numpy 2.4 refuses; 3.7 does this."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_and_convert(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_and_convert
 
 
 def _call(call: bytes) -> bytes:
