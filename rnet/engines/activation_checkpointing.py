@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from rnet.models.forwards import has_own_forward, replace_forward, restore_forward
 
 _MIN_LAYERS_TO_GROUP = 4
 _PLAIN = (Tensor, bool, int, float, str, type(None))
@@ -36,21 +37,18 @@ def checkpoint_activations(model: nn.Module) -> list[str]:
     torch.compile refuses the blocks.
     """
     keep_activations(model)
-    blocks = {name: block for name, block in _blocks(model) if "forward" not in vars(block)}
+    blocks = {name: block for name, block in _blocks(model) if not has_own_forward(block)}
     for block in blocks.values():
-        vars(block)["forward"] = MethodType(_grouped_forward if _is_flat(block) else _block_forward, block)
+        replace_forward(block, _grouped_forward if _is_flat(block) else _block_forward)
     return list(blocks)
 
 
 def keep_activations(model: nn.Module) -> None:
     """Undoes checkpoint_activations."""
-    for module in model.modules():
-        function = getattr(vars(module).get("forward"), "__func__", None)
-        if function in (_block_forward, _grouped_forward):
-            del vars(module)["forward"]
+    restore_forward(model, _block_forward, _grouped_forward)
 
 
-# --- what a block's forward() becomes; bound methods, so that a deep copy of a model calls its own modules -----------
+# --- what a block's forward() becomes --------------------------------------------------------------------------------
 
 
 def _block_forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

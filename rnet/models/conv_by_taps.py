@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from rnet.models.forwards import has_own_forward, replace_forward, restore_forward
 
 FEWEST_CHANNELS = 128
 """In and out; the larger of the two twice as many. With fewer, or ..."""
@@ -41,15 +42,13 @@ def use_products(model: nn.Module) -> int:
     """
     wide = [module for module in model.modules() if _is_wide(module)]
     for conv in wide:
-        vars(conv)["forward"] = MethodType(_forward, conv)
+        replace_forward(conv, _forward)
     return len(wide)
 
 
 def use_library(model: nn.Module) -> None:
     """Undoes use_products."""
-    for module in model.modules():
-        if getattr(vars(module).get("forward"), "__func__", None) is _forward:
-            del vars(module)["forward"]
+    restore_forward(model, _forward)
 
 
 def conv2d_by_taps(
@@ -150,7 +149,7 @@ def _border_costs(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: t
 
 
 def _is_wide(module: nn.Module) -> bool:
-    if type(module) is not nn.Conv2d or "forward" in vars(module) or isinstance(module.padding, str):
+    if type(module) is not nn.Conv2d or has_own_forward(module) or isinstance(module.padding, str):
         return False
     if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
         return False
@@ -159,7 +158,7 @@ def _is_wide(module: nn.Module) -> bool:
 
 
 def _forward(self: nn.Conv2d, x: Tensor) -> Tensor:
-    """What the forward of a wide convolution becomes; a bound method, so that a copy of a model calls its own."""
+    """What the forward of a wide convolution becomes."""
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
     if plain or max(x.shape[2:]) > LARGEST_MAP or not (torch.is_grad_enabled() and self.weight.requires_grad):
         return type(self).forward(self, x)

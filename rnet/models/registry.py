@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.errors import UserError, unknown_name
+from rnet.models.attention import project_in_place
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.models.cuts import FAMILIES, usual_cut_layers
@@ -51,6 +52,7 @@ def build_model(
             raise UserError(f"model.stem='small' is not known for {name}; use model.stem=auto or model.stem=imagenet")
         if source == "torchvision":
             fit_channels(backbone, channels)
+        project_in_place(backbone)
         resized = None if size == image_size else size
         model = Classifier(backbone, mean_C, std_C, input_size=resized, architecture=name)
         for layer in config.cut_layers:

@@ -18,6 +18,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from rnet import stages
 from rnet.attacks.base import AttackContext
@@ -29,8 +30,10 @@ from rnet.engines.base import Engine
 from rnet.engines.collectives import gather_rows, rank, world_size
 from rnet.engines.config import EngineConfig
 from rnet.engines.processes import launched, process_group
+from rnet.models.attention import project_in_place
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
+from rnet.models.stem import fit_channels
 from rnet.signals import Preempted
 from rnet.train_config import TrainConfig
 from rnet.training import Run
@@ -92,6 +95,12 @@ def network(name: str, seed: int) -> tuple[Classifier, str]:
     elif name in ("flat", "wide"):
         backbone = WithoutNorm() if name == "flat" else Wide()
         model, layer = Classifier(backbone, dataset.mean_C, dataset.std_C), "layer1"
+    elif name == "attention":
+        vit = VisionTransformer(8, 2, num_layers=2, num_heads=2, hidden_dim=48, mlp_dim=96, num_classes=10)
+        fit_channels(vit, 1)
+        nn.init.normal_(vit.heads.head.weight, std=0.1)  # zeros would hide the tail from the latent level
+        assert project_in_place(vit) == 2
+        model, layer = Classifier(vit, dataset.mean_C, dataset.std_C), "encoder.layers.encoder_layer_0"
     else:
         vit = timm.create_model(
             "vit_tiny_patch16_224", img_size=8, patch_size=2, embed_dim=48, depth=2, num_heads=2, num_classes=10,

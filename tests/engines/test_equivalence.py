@@ -27,6 +27,7 @@ FURTHER = [
     "train-norm-zero2-clip", "removalnet-norm-ddp-cosine", "removalnet-norm-ddp-sharded", "removalnet-norm-offload",
     "train-norm-ddp-checkpointing", "removalnet-vit-zero3-checkpointing",
     "train-wide-ddp", "train-wide-zero2", "train-wide-zero3", "removalnet-wide-ddp", "removalnet-wide-zero2",
+    "removalnet-attention-ddp", "removalnet-attention-zero3",
 ]  # fmt: skip
 BF16 = ["removalnet-norm-ddp-bf16", "train-norm-ddp-bf16", "removalnet-norm-zero3-bf16", "train-flat-zero2-bf16"]
 # Cells that go on where a plain engine stopped, and cells that stop where a plain engine goes on.
