@@ -6,6 +6,7 @@ import copy
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
+from rnet.models.conv_by_taps import conv2d_by_taps
 from rnet.models.small_maps import rewrite_small_maps
 from tests.attacks.prepared import CONFIG, prepared
 from tests.engines.cells import network
@@ -108,6 +110,25 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
     assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
     assert [len(row.get("operators", ())) for row in rows] == [0, 3, 0, 0, 0]
+
+
+def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rnet's own ways to compute a network are what they are there to judge."""
+    by_taps = Mock(wraps=conv2d_by_taps)
+    seen = {}
+
+    def measure(candidates: dict[str, Any], *_: Any) -> list[dict[str, Any]]:
+        for name, work in candidates.items():
+            by_taps.reset_mock()
+            work(0)
+            seen[name] = by_taps.call_count
+        return [{"name": name, "median_ms": 1.0} for name in candidates]
+
+    monkeypatch.setattr("rnet.models.conv_by_taps.conv2d_by_taps", by_taps)
+    monkeypatch.setattr("rnet.bench.attack._measure", measure)
+    victim, layer = network("wide", seed=3)
+    bench_attack(victim.requires_grad_(False), load_dataset(tiny().dataset), CONFIG, layer=layer, precision="fp32")
+    assert seen == {"rnet": 2, "its lower level": 0, "bare passes": 0, "straightforward float32": 0}
 
 
 def test_a_profile_names_the_costliest_operators() -> None:

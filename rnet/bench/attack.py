@@ -26,7 +26,9 @@ from rnet.data.images import Dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
+from rnet.models.attention import project_as_torch
 from rnet.models.classifier import Classifier
+from rnet.models.conv_by_taps import use_library
 from rnet.models.split import SplitModel, channel_axis
 
 LOWER_LEVEL = "its lower level"
@@ -64,8 +66,8 @@ def bench_attack(
         precision=precision,
         engine=replace(engine or EngineConfig(), name="plain"),
     )
-    bare = attack.split(copy.deepcopy(ready.surrogate), layer)  # in the memory format that rnet chose
-    plain = attack.split(copy.deepcopy(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
+    bare = attack.split(_as_torch_has_it(ready.surrogate), layer)  # in the memory format that rnet chose
+    plain = attack.split(_as_torch_has_it(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(
         plain.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -106,6 +108,14 @@ def bench_attack(
         if profile and row["name"] == LOWER_LEVEL:
             row["operators"] = costliest(lambda: ready.lower_level(rounds + 1), device, profile)
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
+
+
+def _as_torch_has_it(model: Classifier) -> Classifier:
+    """A copy without rnet's ways to compute convolutions and attention."""
+    result = copy.deepcopy(model)
+    use_library(result)
+    project_as_torch(result)
+    return result
 
 
 def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> tuple[int, int]:
