@@ -127,8 +127,11 @@ def _show_attack(document: Document) -> None:
         table.add_column(name, justify="left" if name == "a step" else "right")
     *rows, ceiling = document["rows"]
     for row in rows:
+        ratio = f"{row['ratio']:.2f}x"
+        if row is not rows[0]:
+            ratio += f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
         table.add_row(
-            row["name"], f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", f"{row['ratio']:.2f}x",
+            row["name"], f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", ratio,
             f"{row['memory_mb']:.0f} MiB", f"{row['gflops']:.0f}", f"{100 * row['gflops'] / ceiling['gflops']:.0f} %",
         )  # fmt: skip
     table.add_row("matrix product (ceiling)", "", "", "", "", f"{ceiling['gflops']:.0f}", "")

@@ -103,7 +103,11 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
         "ceiling",
     ]
     for row in rows[:-1]:
-        assert row["ratio"] == pytest.approx(row["median_ms"] / rows[0]["median_ms"])
+        ratios = [time / own for time, own in zip(row["times_ms"], rows[0]["times_ms"], strict=True)]
+        assert len(ratios) == 2
+        assert (row["ratio_low"], row["ratio_high"]) == (min(ratios), max(ratios))
+        assert row["ratio"] == pytest.approx(sum(ratios) / 2)
+        assert row["median_ms"] == pytest.approx(sum(row["times_ms"]) / 2)
     work = [row["gflops"] * row["median_ms"] for row in rows[:-1]]
     assert work == pytest.approx([work[0], work[1], work[0], work[0]])
     assert 0.5 < work[1] / work[0] < 1, "twenty passes through the tail are most of a step"
@@ -122,7 +126,7 @@ def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -
             by_taps.reset_mock()
             work(0)
             seen[name] = by_taps.call_count
-        return [{"name": name, "median_ms": 1.0} for name in candidates]
+        return [{"name": name, "median_ms": 1.0, "times_ms": [1.0]} for name in candidates]
 
     monkeypatch.setattr("rnet.models.conv_by_taps.conv2d_by_taps", by_taps)
     monkeypatch.setattr("rnet.bench.attack._measure", measure)

@@ -1,6 +1,7 @@
 """A step of RemovalNet against the network passes it needs and against a straightforward program, in one run.
 
-The three take turns, so that a busy machine disturbs them alike; medians and interquartile ranges are reported.
+They take turns, so that a busy machine disturbs them alike. A turn is two steps, of which the second is timed: in a
+run, too, each step finds the memory that another left. Medians and interquartile ranges are reported.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def bench_attack(
     """Rows for rnet's step, its lower level alone, the bare passes, and the straightforward program in float32.
 
     Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, or those of the lower level,
-    per second), and ratio: how many times the median of rnet's step it takes. A last row holds the ceiling: GFLOP/s of
+    per second), times_ms of all rounds, and ratio: how many times as long as rnet's step it takes, the median over
+    rounds, with ratio_low and ratio_high, the lowest and the highest. A last row holds the ceiling: GFLOP/s of
     a large matrix product in rnet's precision, which is also that of the bare passes.
     engine: how rnet's step is executed; always in one process. profile: how many of the costliest operators of the
     lower level its row holds as "operators" (rnet/bench/profile.py), of one more call.
@@ -101,12 +103,14 @@ def bench_attack(
     }  # fmt: skip
     lower, upper = _flops(bare, inputs(0)[0], config.num_poison_steps)
     rows = _measure(candidates, device, rounds)
-    own = rows[0]["median_ms"]
+    own = rows[0]["times_ms"]
     for row in rows:
         flops = lower if row["name"] == LOWER_LEVEL else lower + upper
-        row |= {"ratio": row["median_ms"] / own, "gflops": flops / row["median_ms"] / 1e6}
+        ratios = [time / first for time, first in zip(row["times_ms"], own, strict=True)]
+        row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
+        row["gflops"] = flops / row["median_ms"] / 1e6
         if profile and row["name"] == LOWER_LEVEL:
-            row["operators"] = costliest(lambda: ready.lower_level(rounds + 1), device, profile)
+            row["operators"] = costliest(lambda: ready.lower_level(2 * rounds + 2), device, profile)
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
 
 
@@ -143,14 +147,16 @@ def _measure(candidates: dict[str, Callable[[int], object]], device: torch.devic
                     work(t)
                 memory[name] = found["mb"]
                 continue
+            work(2 * t)
             started = now(device)
-            work(t)
+            work(2 * t + 1)
             times[name].append(1000 * (now(device) - started))
     return [
         {
             "name": name,
             "median_ms": statistics.median(found),
             "spread_ms": interquartile_range(found),
+            "times_ms": found,
             "memory_mb": memory[name],
             "rounds": rounds,
         }
