@@ -58,12 +58,12 @@ def _number(key: str, overrides: Sequence[str], *, default: int) -> tuple[int, l
 def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document:
     """Trains or finds the configured victim first."""
     from rnet.bench.fingerprint import bench_fingerprint
-    from rnet.config import load_config
+    from rnet.config.run import load_config
     from rnet.data.registry import load_dataset
     from rnet.models.registry import default_cut_layer
-    from rnet.stages import load_model, train
-    from rnet.store import Store
-    from rnet.training import resolve_device
+    from rnet.stages.stages import load_model, train
+    from rnet.stages.store import Store
+    from rnet.training.loop import resolve_device
 
     rounds, rest = _number("rounds", overrides, default=5)
     config = load_config(rest, config_dir=options.config_dir)
@@ -95,11 +95,11 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     """On an untrained network: what it has learned does not change what a step costs."""
     from rnet.bench.attack import bench_attack
     from rnet.bench.steps import require_removalnet
-    from rnet.config import load_config
+    from rnet.config.run import load_config
     from rnet.data.registry import load_dataset
     from rnet.models.registry import default_cut_layer
-    from rnet.stages import build
-    from rnet.training import resolve_device
+    from rnet.stages.stages import build
+    from rnet.training.loop import resolve_device
 
     rounds, rest = _number("rounds", overrides, default=5)
     profile, rest = _number("profile", rest, default=0)
@@ -153,8 +153,8 @@ def _show_operators(row: Document) -> None:
 
 def _measure_kernels(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.kernels import bench_kernels
-    from rnet.config import load_config
-    from rnet.training import resolve_device
+    from rnet.config.run import load_config
+    from rnet.training.loop import resolve_device
 
     device = resolve_device(load_config(overrides, config_dir=options.config_dir).engine.device)
     return _about("fused operations, ", device, bench_kernels(device))

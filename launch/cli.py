@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from launch.options import DEFAULT_ROOT, Root
-from launch.sweep_cli import sweep_app
+from launch.sweep.cli import sweep_app
 from rnet import __version__
 from rnet.command import Options, guarded, run_stage
 

@@ -12,19 +12,19 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command import Options, console, require_one_process, show_json
-from rnet.files import make_folder
+from rnet.storage.files import make_folder
 
 SUSPECTS = ("identity", "finetune", "removalnet")
 
 
 def run_demo(overrides: Sequence[str], options: Options) -> None:
     """Computes what is missing, then shows one row per suspect; with --json {"rows": [...], ...} on standard output."""
-    from rnet.config import load_config, run_to_dict, to_yaml
-    from rnet.documents import negative_configs
+    from rnet.config.run import load_config, run_to_dict, to_yaml
     from rnet.report.plots import plot_suspects
-    from rnet.stages import train
-    from rnet.store import Store
-    from rnet.verification import check, examine
+    from rnet.stages.documents import negative_configs
+    from rnet.stages.stages import train
+    from rnet.stages.store import Store
+    from rnet.verdicts.examine import check, examine
 
     require_one_process("rnet demo")
     started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rnet.files import share_files
+from rnet.storage.files import share_files
 
 
 def _open_store(root: Path) -> Path:

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rnet.errors import UserError
-from rnet.signals import Preempted
+from rnet.training.signals import Preempted
 
 if TYPE_CHECKING:
-    from rnet.config import RunConfig
+    from rnet.config.run import RunConfig
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -56,7 +56,7 @@ def guarded(action: Callable[[], None]) -> int:
 
 def require_one_process(command: str) -> None:
     """Raises UserError where torchrun, srun or mpiexec started several."""
-    from rnet.engines.processes import launched
+    from rnet.parallel.processes import launched
 
     if (count := launched().world_size) > 1:
         raise UserError(f"{command} is one process, but {count} were started; start it alone")
@@ -67,10 +67,10 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
-    from rnet.config import expand_choices, load_config, run_to_dict, to_yaml
-    from rnet.documents import DOCUMENTS
-    from rnet.engines.processes import launched, process_group
-    from rnet.training import resolve_device
+    from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
+    from rnet.parallel.processes import launched, process_group
+    from rnet.stages.documents import DOCUMENTS
+    from rnet.training.loop import resolve_device
 
     configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]
     if options.print_config:
@@ -83,10 +83,10 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
 
 def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
-    from rnet.engines.collectives import rank
-    from rnet.stages import STAGES
-    from rnet.store import Store
-    from rnet.verification import examine, separations
+    from rnet.parallel.collectives import rank
+    from rnet.stages.stages import STAGES
+    from rnet.stages.store import Store
+    from rnet.verdicts.examine import examine, separations
 
     store = Store(options.root)
     if stage == "verify":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rnet.config import RunConfig, load_config
+from rnet.config.run import RunConfig, load_config
 
 TINY = [
     "dataset=digits", "dataset.image_size=8", "dataset.train_size=200", "dataset.test_size=60",

@@ -9,14 +9,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.sweep import slurm, submissions
-from launch.sweep.arrays import Array, dependency, make_arrays
-from launch.sweep.attempts import process_alive
-from launch.sweep.plan import Plan, save_plan
-from launch.sweep.snapshot import take_snapshot
-from launch.sweep.states import RETRIED, StoreState, live_tasks
-from launch.sweep.submissions import LIVE, Submission, new_submission, submitting
-from launch.sweep.task import ArrayTask
+from launch.sweep.clusters import slurm
+from launch.sweep.clusters.arrays import Array, dependency, make_arrays
+from launch.sweep.clusters.snapshot import take_snapshot
+from launch.sweep.plan.plan import Plan, save_plan
+from launch.sweep.records import submissions
+from launch.sweep.records.attempts import process_alive
+from launch.sweep.records.states import RETRIED, StoreState, live_tasks
+from launch.sweep.records.submissions import LIVE, Submission, new_submission, submitting
+from launch.sweep.work.task import ArrayTask
 from rnet.errors import UserError
 
 
@@ -171,7 +172,7 @@ def _recover(root: Path) -> list[str]:
 
 
 def _start_pool(plan: Plan, root: Path, wanted: list[int], dead: dict[str, int]) -> Submission:
-    from launch.sweep.pool import start_pool
+    from launch.sweep.clusters.local import start_pool
 
     submission = new_submission(plan, "cells", [[place] for place in wanted], dead, None)
     submissions.save(root, submission)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rnet.data.images import Dataset, Part
-from rnet.engines.collectives import map_rows
 from rnet.models.classifier import Classifier
-from rnet.train_config import TrainConfig
-from rnet.training import Run
+from rnet.parallel.collectives import map_rows
+from rnet.training.config import TrainConfig
+from rnet.training.loop import Run
 
 
 @dataclass(frozen=True, kw_only=True)

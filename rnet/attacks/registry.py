@@ -1,14 +1,17 @@
 """The attacks by name."""
 
-from rnet.attacks.config import FineTuneConfig, IdentityConfig, IndependentConfig, RemovalNetConfig
+from rnet.attacks.finetune.config import FineTuneConfig
+from rnet.attacks.identity.config import IdentityConfig
+from rnet.attacks.independent.config import IndependentConfig
+from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.registry import Registry
 
 ATTACKS = Registry(
     "attack",
     {
-        "identity": (IdentityConfig, "rnet.attacks.identity:Identity"),
-        "independent": (IndependentConfig, "rnet.attacks.independent:Independent"),
-        "finetune": (FineTuneConfig, "rnet.attacks.finetune:FineTune"),
-        "removalnet": (RemovalNetConfig, "rnet.attacks.removalnet:RemovalNet"),
+        "identity": (IdentityConfig, "rnet.attacks.identity.attack:Identity"),
+        "independent": (IndependentConfig, "rnet.attacks.independent.attack:Independent"),
+        "finetune": (FineTuneConfig, "rnet.attacks.finetune.attack:FineTune"),
+        "removalnet": (RemovalNetConfig, "rnet.attacks.removalnet.attack:RemovalNet"),
     },
 )

@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rnet.attacks.config import RemovalNetConfig
-from rnet.attacks.removalnet import RemovalNet
+from rnet.attacks.removalnet.attack import RemovalNet
+from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.bench.memory import peak_memory
 from rnet.bench.profile import costliest
 from rnet.bench.steps import prepare_removalnet
 from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
 from rnet.bench.timing import interquartile_range, now
+from rnet.cutting.split import SplitModel, channel_axis
 from rnet.data.images import Dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.models.attention import project_as_torch
 from rnet.models.classifier import Classifier
 from rnet.models.conv_by_taps import use_library
-from rnet.models.split import SplitModel, channel_axis
+from rnet.rewrites.attention import project_as_torch
 
 LOWER_LEVEL = "its lower level"
 

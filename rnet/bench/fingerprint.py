@@ -19,16 +19,17 @@ from rnet.bench.sequential_deepjudge import sequential_fuzz
 from rnet.bench.sequential_ipguard import sequential_ipguard
 from rnet.bench.sequential_zest import sequential_weights
 from rnet.bench.timing import now
+from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint, device_of, frozen_eval
-from rnet.defenses.config import IPGuardConfig, ZestConfig
-from rnet.defenses.deepjudge_whitebox import fuzz, largest_outputs, neuron_outputs
-from rnet.defenses.ipguard import IPGuard
+from rnet.defenses.deepjudge.white_box import fuzz, largest_outputs, neuron_outputs
+from rnet.defenses.ipguard.config import IPGuardConfig
+from rnet.defenses.ipguard.defense import IPGuard
 from rnet.defenses.queries import samples_per_chunk
-from rnet.defenses.zest import Zest
+from rnet.defenses.zest.config import ZestConfig
+from rnet.defenses.zest.defense import Zest
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
-from rnet.models.split import SplitModel
 
 MOST_ROUNDS = 5
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnet.attacks.bilevel import apply_permutation
+from rnet.attacks.removalnet.bilevel import apply_permutation
 from rnet.kernels.admissible_mix import MIXING_WEIGHTS, admissible_mix
 from rnet.kernels.distillation_loss import distillation_loss
 from rnet.kernels.latent_step import latent_step

@@ -21,20 +21,20 @@ from typing import Any
 
 import torch
 
-from rnet.attacks.removalnet import RemovalNet
+from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.bench.local_processes import run_processes
 from rnet.bench.scaling_rank import Case, Measured
 from rnet.bench.steps import require_removalnet
 from rnet.bench.timing import interquartile_range
-from rnet.config import RunConfig, expand_choices, load_config
+from rnet.config.run import RunConfig, expand_choices, load_config
 from rnet.data.registry import load_dataset
 from rnet.engines.choice import check_batch, check_engine
-from rnet.engines.processes import SINGLE, Launch
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
 from rnet.models.registry import default_cut_layer
-from rnet.stages import build
-from rnet.training import resolve_device
+from rnet.parallel.processes import SINGLE, Launch
+from rnet.stages.stages import build
+from rnet.training.loop import resolve_device
 
 logger = logging.getLogger(__name__)
 

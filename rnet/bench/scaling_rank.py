@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 
-from rnet.attacks.removalnet import RemovalNet
+from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.bench.memory import peak_memory
 from rnet.bench.steps import prepare_removalnet, prepare_victim_training
 from rnet.bench.timing import now
 from rnet.command import guarded
-from rnet.config import RunConfig, load_config
+from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
-from rnet.engines.collectives import gather_objects, rank, wait_for_all
-from rnet.engines.processes import launched, process_group
 from rnet.models.registry import default_cut_layer
-from rnet.stages import build, shared_victim
-from rnet.training import Step, resolve_device
+from rnet.parallel.collectives import gather_objects, rank, wait_for_all
+from rnet.parallel.processes import launched, process_group
+from rnet.stages.stages import build, shared_victim
+from rnet.training.loop import Step, resolve_device
 
 WARM_UP = 2  # the first step makes the optimizer's state, and finds the fastest convolutions
 

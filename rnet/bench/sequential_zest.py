@@ -1,6 +1,6 @@
 """ZEST's verification done the plain way, one masked image at a time: the yardstick of benchmarks, an oracle for tests.
 
-It shares no code with rnet.defenses.zest, only the layout of its fingerprint.
+It shares no code with rnet.defenses.zest.defense, only the layout of its fingerprint.
 """
 
 from __future__ import annotations

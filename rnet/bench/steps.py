@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from rnet.attacks.base import AttackContext
-from rnet.attacks.config import RemovalNetConfig
-from rnet.attacks.removalnet import Prepared, RemovalNet
+from rnet.attacks.removalnet.attack import Prepared, RemovalNet
+from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.data.images import Dataset
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
-from rnet.train_config import TrainConfig
-from rnet.training import Run, Step
-from rnet.victim import prepare_training
+from rnet.training.config import TrainConfig
+from rnet.training.loop import Run, Step
+from rnet.training.victim import prepare_training
 
 
 def require_removalnet(config: Any, command: str) -> RemovalNetConfig:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rnet.models.split import SplitModel, channel_axis
+from rnet.cutting.split import SplitModel, channel_axis
 
 
 def straightforward_step(

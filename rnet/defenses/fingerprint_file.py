@@ -11,7 +11,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 from rnet.defenses.base import Fingerprint
 from rnet.errors import UserError
-from rnet.files import write_atomic
+from rnet.storage.files import write_atomic
 
 
 def save_fingerprint(folder: Path, fingerprint: Fingerprint, *, victim_id: str) -> None:

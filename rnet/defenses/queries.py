@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint, device_of, frozen_eval
 from rnet.draws import derive_seed
-from rnet.engines.collectives import map_rows
-from rnet.engines.memory_format import use_channels_last
 from rnet.errors import UserError
-from rnet.models.folding import folded
+from rnet.parallel.collectives import map_rows
+from rnet.rewrites.folding import folded
+from rnet.rewrites.memory_format import use_channels_last
 
 LIGHT_MODEL = 1_000_000
 FEW_PIXELS = 10 * 16 * 16

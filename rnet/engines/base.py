@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rnet.engines.activation_checkpointing import checkpoint_activations, keep_activations
-from rnet.engines.batch_norm import use_global_batch_norm, use_local_batch_norm
-from rnet.engines.collectives import any_rank, rank, world_size
+from rnet.cutting.split import SplitModel
 from rnet.errors import UserError
 from rnet.models.conv_by_taps import use_library, use_products
-from rnet.models.split import SplitModel
+from rnet.parallel.collectives import any_rank, rank, world_size
+from rnet.rewrites.activation_checkpointing import checkpoint_activations, keep_activations
+from rnet.rewrites.batch_norm import use_global_batch_norm, use_local_batch_norm
 
 logger = logging.getLogger(__name__)
 

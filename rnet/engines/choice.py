@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.engines.base import Engine
-from rnet.engines.collectives import world_size
 from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
-from rnet.engines.processes import Launch
 from rnet.errors import UserError, unknown_name
 from rnet.kernels.probe import problem_on
+from rnet.parallel.collectives import world_size
+from rnet.parallel.processes import Launch
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> s
 
 
 def small_maps_obstacle(config: EngineConfig, device: torch.device, precision: str) -> str:
-    """Why convolutions of small maps stay direct ones (rnet/models/small_maps.py, conv_by_taps.py); empty if not."""
+    """Why convolutions of small maps stay direct ones (rnet/rewrites/cpu, conv_by_taps.py); empty if not."""
     if device.type != "cpu":
         return f"the device is a {device.type}"
     if precision != "fp32":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rnet.models.forwards import has_own_forward, replace_forward, restore_forward
+from rnet.rewrites.forwards import has_own_forward, replace_forward, restore_forward
 
 FEWEST_CHANNELS = 128
 """In and out; the larger of the two twice as many. With fewer, or ..."""

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnet.cutting.cuts import FAMILIES, usual_cut_layers
 from rnet.errors import UserError, unknown_name
-from rnet.models.attention import project_in_place
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.cuts import FAMILIES, usual_cut_layers
 from rnet.models.resnet import BLOCKS_PER_STAGE, SmallResNet
 from rnet.models.stem import fit_channels, shrink_stem
+from rnet.rewrites.attention import project_in_place
 
 SOURCES = ("auto", "rnet", "torchvision", "timm", "custom")
 STEMS = ("auto", "small", "imagenet")

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnet import stages
-from rnet.attacks import bilevel
 from rnet.attacks.base import AttackContext, label_table
-from rnet.attacks.config import FineTuneConfig, IndependentConfig, RemovalNetConfig
-from rnet.attacks.finetune import FineTune
-from rnet.attacks.independent import Independent
+from rnet.attacks.finetune.attack import FineTune
+from rnet.attacks.finetune.config import FineTuneConfig
+from rnet.attacks.independent.attack import Independent
+from rnet.attacks.independent.config import IndependentConfig
 from rnet.attacks.registry import ATTACKS
-from rnet.attacks.removalnet import RemovalNet
-from rnet.config import load_config
+from rnet.attacks.removalnet.attack import RemovalNet, bilevel
+from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.config.run import load_config
+from rnet.cutting.split import SplitModel
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
@@ -26,9 +27,9 @@ from rnet.engines.config import EngineConfig
 from rnet.engines.plain import PlainEngine
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.split import SplitModel
-from rnet.train_config import TrainConfig
-from rnet.training import Run
+from rnet.stages import stages
+from rnet.training.config import TrainConfig
+from rnet.training.loop import Run
 from tests.tiny_runs import tiny
 
 TINY_ATTACK = RemovalNetConfig(seed=1, substitute_size=48, iterations=3, batch_size=16, num_poison_steps=3, rho=0.5)
@@ -225,7 +226,7 @@ def test_the_halves_of_the_independent_models_share_no_image(dataset: Dataset) -
 
 
 def test_an_independent_model_with_the_victims_seed_is_not_the_victim(dataset: Dataset, tmp_path: Path) -> None:
-    from rnet.store import Store
+    from rnet.stages.store import Store
 
     config = tiny("attack=independent", "attack.seed=0", "train.epochs=1")
     folder = stages.attack(config, Store(tmp_path))

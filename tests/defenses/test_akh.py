@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.akh import AKH, find_mistakes
+from rnet.defenses.akh.config import AKHConfig
+from rnet.defenses.akh.defense import AKH, find_mistakes
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import AKHConfig
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint, frozen_eval
-from rnet.defenses.calibration import verdict
-from rnet.defenses.config import DatasetInferenceConfig
-from rnet.defenses.dataset_inference import (
+from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
+from rnet.defenses.dataset_inference.defense import (
     DatasetInference,
     draw_samples,
     harmonic_mean,
@@ -30,6 +29,7 @@ from rnet.defenses.dataset_inference import (
     welch_p_values,
 )
 from rnet.errors import UserError
+from rnet.verdicts.calibration import verdict
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 

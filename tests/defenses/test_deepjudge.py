@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import DeepJudgeConfig
-from rnet.defenses.deepjudge import DeepJudge
+from rnet.defenses.deepjudge.config import DeepJudgeConfig
+from rnet.defenses.deepjudge.defense import DeepJudge
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.resnet import SmallResNet
@@ -105,7 +105,7 @@ def test_nad_counts_all_targeted_neurons_even_those_without_a_case(fingerprint: 
 def test_scores_do_not_depend_on_the_chunk_size(fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch) -> None:
     suspect = tiny_model(seed=7)
     expected = DeepJudge(config()).verify(fingerprint, suspect)
-    monkeypatch.setattr("rnet.defenses.deepjudge.samples_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("rnet.defenses.deepjudge.defense.samples_per_chunk", lambda *_: 2)
     assert DeepJudge(config()).verify(fingerprint, suspect) == pytest.approx(expected, abs=1e-5)
 
 
@@ -133,7 +133,7 @@ def test_a_fingerprint_is_a_function_of_victim_data_and_seed(
 def test_a_fingerprint_does_not_depend_on_the_chunk_size(
     dataset: Dataset, fingerprint: Fingerprint, victim: TinyCNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rnet.defenses.deepjudge.samples_per_chunk", lambda *_: 2)
+    monkeypatch.setattr("rnet.defenses.deepjudge.defense.samples_per_chunk", lambda *_: 2)
     chunked = DeepJudge(config()).extract(victim, dataset, seed=0)
     assert chunked.metadata == fingerprint.metadata
     for name, tensor in fingerprint.tensors.items():

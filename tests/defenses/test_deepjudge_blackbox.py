@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
 from rnet.defenses.base import frozen_eval
-from rnet.defenses.deepjudge_blackbox import (
+from rnet.defenses.deepjudge.black_box import (
     carlini_wagner,
     fgsm,
     jensen_shannon,

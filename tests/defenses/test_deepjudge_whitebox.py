@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from rnet.bench.sequential_deepjudge import sequential_fuzz
+from rnet.cutting.split import SplitModel
 from rnet.defenses.base import frozen_eval
-from rnet.defenses.deepjudge_whitebox import (
+from rnet.defenses.deepjudge.white_box import (
     Fuzzed,
     Phi,
     activated,
@@ -22,7 +23,6 @@ from rnet.defenses.deepjudge_whitebox import (
     outputs_in_chunks,
     whitebox_distances,
 )
-from rnet.models.split import SplitModel
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rnet.bench.sequential_ipguard import sequential_ipguard
-from rnet.defenses import ipguard
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import IPGuardConfig
-from rnet.defenses.ipguard import IPGuard, aruc, matching_rate, objective
+from rnet.defenses.ipguard import defense as ipguard
+from rnet.defenses.ipguard.config import IPGuardConfig
+from rnet.defenses.ipguard.defense import IPGuard, aruc, matching_rate, objective
 from rnet.errors import UserError
 from tests.defenses.tiny import digits_dataset, fitted, tiny_dataset, tiny_model, unchanged
 

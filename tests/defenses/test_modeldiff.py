@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rnet.defenses import modeldiff
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import ModelDiffConfig
-from rnet.defenses.modeldiff import (
+from rnet.defenses.modeldiff import defense as modeldiff
+from rnet.defenses.modeldiff.config import ModelDiffConfig
+from rnet.defenses.modeldiff.defense import (
     ModelDiff,
     ddm_similarity,
     ddv_similarity,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import IPGuardConfig
+from rnet.defenses.ipguard.config import IPGuardConfig
 from rnet.defenses.queries import (
     check_suspect,
     is_light,

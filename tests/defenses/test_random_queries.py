@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load, save
 
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import RandomQueriesConfig
-from rnet.defenses.random_queries import RandomQueries
+from rnet.defenses.random_queries.config import RandomQueriesConfig
+from rnet.defenses.random_queries.defense import RandomQueries
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 

@@ -17,10 +17,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rnet.data.images import TensorSource
-from rnet.defenses.akh import find_mistakes
+from rnet.defenses.akh.defense import find_mistakes
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import SAC_INPUTS, SACConfig
-from rnet.defenses.sac import SAC, correlation, correlation_distance, patch_span, through_jpeg
+from rnet.defenses.sac.config import SAC_INPUTS, SACConfig
+from rnet.defenses.sac.defense import SAC, correlation, correlation_distance, patch_span, through_jpeg
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from rnet.bench.sequential_zest import sequential_verify, sequential_weights
 from rnet.data.images import Dataset, Part, TensorSource
-from rnet.defenses import zest
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.config import ZestConfig
-from rnet.defenses.zest import ORDERS, Zest, distance, match_classes, normalise
+from rnet.defenses.zest import defense as zest
+from rnet.defenses.zest.config import ZestConfig
+from rnet.defenses.zest.defense import ORDERS, Zest, distance, match_classes, normalise
 from rnet.errors import UserError
 from tests.defenses.tiny import tiny_dataset, tiny_model
 
@@ -343,7 +343,7 @@ def test_images_with_fewer_than_two_segments_are_counted_and_warned_about(
 ) -> None:
     images_NCHW = smooth_images(4, 12)
     images_NCHW[[1, 2]] = 128
-    with caplog.at_level(logging.WARNING, logger="rnet.defenses.zest"):
+    with caplog.at_level(logging.WARNING, logger="rnet.defenses.zest.defense"):
         fingerprint = make().extract(victim, with_images(images_NCHW), seed=0)
     assert fingerprint.metadata["images_below_two_segments"] == 2
     assert fingerprint.metadata["segments_per_image"]["least"] == 1

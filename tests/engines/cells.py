@@ -20,24 +20,25 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from rnet import stages
 from rnet.attacks.base import AttackContext
-from rnet.attacks.config import FineTuneConfig, RemovalNetConfig
-from rnet.attacks.finetune import FineTune
-from rnet.attacks.removalnet import RemovalNet
+from rnet.attacks.finetune.attack import FineTune
+from rnet.attacks.finetune.config import FineTuneConfig
+from rnet.attacks.removalnet.attack import RemovalNet
+from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
-from rnet.engines.collectives import gather_rows, rank, world_size
 from rnet.engines.config import EngineConfig
-from rnet.engines.processes import launched, process_group
-from rnet.models.attention import project_in_place
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.models.stem import fit_channels
-from rnet.signals import Preempted
-from rnet.train_config import TrainConfig
-from rnet.training import Run
-from rnet.victim import train_classifier
+from rnet.parallel.collectives import gather_rows, rank, world_size
+from rnet.parallel.processes import launched, process_group
+from rnet.rewrites.attention import project_in_place
+from rnet.stages import stages
+from rnet.training.config import TrainConfig
+from rnet.training.loop import Run
+from rnet.training.signals import Preempted
+from rnet.training.victim import train_classifier
 from tests.tiny_runs import tiny
 
 STEPS = 6

@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from rnet.config import load_config
-from rnet.engines.collectives import rank
-from rnet.engines.processes import launched, process_group
-from rnet.store import Store
-from rnet.verification import examine
+from rnet.config.run import load_config
+from rnet.parallel.collectives import rank
+from rnet.parallel.processes import launched, process_group
+from rnet.stages.store import Store
+from rnet.verdicts.examine import examine
 
 
 def main() -> None:

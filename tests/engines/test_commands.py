@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnet.checkpoint import load_weights
-from rnet.config import load_config
-from rnet.store import Store
-from rnet.verification import examine
-from tests.engines.multiprocess import LAUNCHERS, REPOSITORY, free_port, run_ranks
-from tests.test_verification import SMALL
+from rnet.config.run import load_config
+from rnet.models.weights import load_weights
+from rnet.stages.store import Store
+from rnet.verdicts.examine import examine
+from tests.parallel.multiprocess import LAUNCHERS, REPOSITORY, free_port, run_ranks
 from tests.tiny_runs import TINY, TINY_FINETUNE, TINY_REMOVALNET
+from tests.verdicts.test_examine import SMALL
 
 pytestmark = [pytest.mark.slow]
 

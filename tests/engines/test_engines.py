@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rnet.cutting.split import SplitModel
 from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, check_batch, check_engine, resolve_engine
 from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
-from rnet.engines.processes import Launch
 from rnet.errors import UserError
-from rnet.models.split import SplitModel
+from rnet.parallel.processes import Launch
 from tests.engines.cells import network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnet.signals import Preempted
+from rnet.training.signals import Preempted
 from tests.engines.cells import train_cell
-from tests.engines.multiprocess import run_ranks
+from tests.parallel.multiprocess import run_ranks
 
 ZERO = [f"zero{stage}" for stage in range(4)]
 TABLE = [

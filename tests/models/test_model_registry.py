@@ -14,12 +14,12 @@ import yaml
 from torch import Tensor, nn
 
 import rnet.models.registry
+from rnet.cutting.cuts import usual_cut_layers
+from rnet.cutting.split import SplitModel
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.cuts import usual_cut_layers
 from rnet.models.registry import build_model, cut_layers, default_cut_layer
-from rnet.models.split import SplitModel
 
 OPTIONS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
 

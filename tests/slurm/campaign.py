@@ -22,13 +22,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from launch.sweep.attempts import read_attempt
-from launch.sweep.files import names_in
-from launch.sweep.plan import Plan
-from launch.sweep.planning import make_plan
-from launch.sweep.report import complete, format_lines, report_lines
-from launch.sweep.spec import STAGES
-from launch.sweep.states import StoreState
+from launch.sweep.plan.plan import Plan
+from launch.sweep.plan.planning import make_plan
+from launch.sweep.plan.spec import STAGES
+from launch.sweep.records.attempts import read_attempt
+from launch.sweep.records.files import names_in
+from launch.sweep.records.states import StoreState
+from launch.sweep.show.report import complete, format_lines, report_lines
 from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import write_sweep
@@ -38,8 +38,9 @@ ROUND_SECONDS = 1800.0
 CUT_SUBMITTER = """
 import os, signal, sys
 from pathlib import Path
-from launch.sweep import submissions, submit
-from launch.sweep.plan import read_plan
+from launch.sweep import submit
+from launch.sweep.records import submissions
+from launch.sweep.plan.plan import read_plan
 save = submissions.save
 def cut(root, record):
     os.kill(os.getpid(), signal.SIGKILL) if record.state == "submitted" else save(root, record)

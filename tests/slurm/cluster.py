@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.sweep.plan import Plan
-from launch.sweep.states import StoreState
+from launch.sweep.plan.plan import Plan
+from launch.sweep.records.states import StoreState
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120

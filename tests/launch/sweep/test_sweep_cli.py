@@ -12,9 +12,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from launch.sweep import snapshot
-from launch.sweep.plan import save_plan
-from launch.sweep_cli import sweep_app
+from launch.sweep.cli import sweep_app
+from launch.sweep.clusters import snapshot
+from launch.sweep.plan.plan import save_plan
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -141,7 +141,8 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 
 def test_the_snapshot_is_named_by_its_content_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = snapshot.take_snapshot(tmp_path)
-    assert (first / "launch" / "sweep" / "snapshot.py").read_bytes() == Path(snapshot.__file__).read_bytes()
+    copied = first / "launch" / "sweep" / "clusters" / "snapshot.py"
+    assert copied.read_bytes() == Path(snapshot.__file__).read_bytes()
     assert (first / "configs" / "config.yaml").is_file()
     assert not list(first.rglob("*.pyc"))
     assert snapshot.take_snapshot(tmp_path) == first

@@ -1,0 +1,190 @@
+"""`rnet sweep plan | submit | status | retry | cancel | report SWEEP.yaml`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from launch.options import DEFAULT_ROOT, Root
+from rnet.command import console, guarded
+
+if TYPE_CHECKING:
+    from launch.sweep.plan.plan import Plan
+
+sweep_app = typer.Typer(
+    help="Many runs at once: axes in a file become a graph of stages, each computed once, on Slurm, MPI or here.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file, e.g. configs/sweep/dev.yaml.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="What to set differently: cluster=local axes.seed=[0,1]."),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own groups, e.g. DIR/cluster/mine.yaml.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Wait = Annotated[bool, typer.Option("--wait", help="cluster=local and mpi: return when all cells have ended.")]
+
+
+def _run(action: Callable[[], None]) -> None:
+    raise typer.Exit(guarded(action))
+
+
+@sweep_app.command("plan")
+def plan_command(
+    file: File,
+    changes: Changes = None,
+    root: Root = DEFAULT_ROOT,
+    config_dir: ConfigDir = None,
+    check: Annotated[bool, typer.Option("--check", help="Also build each model on its dataset, like submit.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show cells, what is done, arrays, resources and the sbatch text; submit nothing."""
+    _run(lambda: _show_plan(file, changes or [], root, config_dir, check=check, as_json=as_json))
+
+
+@sweep_app.command("submit")
+def submit_command(
+    file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None, wait: Wait = False
+) -> None:
+    """Submit the cells that are missing, and return; again, it goes on from where it was."""
+    _run(lambda: _submit(file, changes or [], root, config_dir, retry=False, wait=wait))
+
+
+@sweep_app.command("retry")
+def retry_command(
+    file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None, wait: Wait = False
+) -> None:
+    """Submit again the cells that failed, timed out, were lost, or lacked a parent that did; nothing else."""
+    _run(lambda: _submit(file, changes or [], root, config_dir, retry=True, wait=wait))
+
+
+@sweep_app.command("status")
+def status_command(
+    file: File,
+    root: Root = DEFAULT_ROOT,
+    watch: Annotated[bool, typer.Option("--watch", help="A live table until nothing is under way.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show each stage's states, progress, time left and failures."""
+    _run(lambda: _show_status(file, root, watch=watch, as_json=as_json))
+
+
+@sweep_app.command("cancel")
+def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
+    """Stop what waits and runs; results and checkpoints stay."""
+    _run(lambda: _cancel(file, root))
+
+
+@sweep_app.command("report")
+def report_command(
+    file: File,
+    root: Root = DEFAULT_ROOT,
+    kind: Annotated[str, typer.Option("--format", metavar="KIND", help="markdown, csv or json.")] = "markdown",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead.")] = None,
+) -> None:
+    """The table of scores and verdicts; exit status 1 while rows are missing."""
+    _run(lambda: _report(file, root, kind, out))
+
+
+def _show_plan(
+    file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
+) -> None:
+    from launch.sweep.clusters.slurm import sbatch_text
+    from launch.sweep.plan.plan import done_cells
+    from launch.sweep.plan.planning import check_deeply, make_plan
+    from launch.sweep.submit import plan_arrays
+
+    plan = make_plan(file, changes, config_dir=config_dir)
+    if check:
+        check_deeply(plan)
+    done = done_cells(plan, root)
+    open_cells = [place for place in range(len(plan.cells)) if place not in done]
+    arrays = plan_arrays(plan, open_cells) if plan.profile.kind == "slurm" else []
+    cells = Counter(cell.stage for cell in plan.cells)
+    finished = Counter(plan.cells[place].stage for place in done)
+    if as_json:
+        shown = [{"stage": a.stage, "tasks": len(a.tasks), "resources": str(a.shape)} for a in arrays]
+        document = {"sweep": plan.name, "cluster": plan.cluster, "rows": len(plan.rows), "cells": dict(cells),
+                    "done": dict(finished), "arrays": shown, "seconds": plan.seconds}  # fmt: skip
+        print(json.dumps(document, indent=2))  # noqa: T201
+        return
+    table = Table(title=f"{plan.name}: {len(plan.rows)} rows, {len(plan.cells)} cells", title_justify="left")
+    for name in ("stage", "cells", "done", "arrays", "resources of a task"):
+        table.add_column(name, justify="right" if name in ("cells", "done", "arrays") else "left")
+    for stage in cells:
+        shapes = {str(plan.shapes[cell.shape]) for cell in plan.cells if cell.stage == stage}
+        count = sum(array.stage == stage for array in arrays)
+        table.add_row(stage, str(cells[stage]), str(finished[stage]), str(count or ""), "; ".join(sorted(shapes)))
+    console().print(table)
+    print(f"cluster={plan.cluster} ({plan.profile.kind}), planned in {plan.seconds:.1f} s")  # noqa: T201
+    for array in arrays[:1]:
+        folder = root.expanduser().resolve() / "jobs" / "TOKEN"
+        text = sbatch_text(plan.profile, array.shape, f"rnet-{array.stage}-TOKEN", folder, len(array.tasks), None)
+        print(f"\nThe first of {len(arrays)} job scripts:\n\n{text}")  # noqa: T201
+
+
+def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
+    from launch.sweep.clusters.slurm import require_slurm
+    from launch.sweep.plan.planning import check_deeply, make_plan
+    from launch.sweep.submit import submit
+
+    plan = make_plan(file, changes, config_dir=config_dir)
+    if plan.profile.kind == "slurm":
+        require_slurm()
+    check_deeply(plan)
+    found = submit(plan, root, retry=retry, wait=wait)
+    for job in found.recovered:
+        print(f"found job {job} again, whose submission had been cut off")  # noqa: T201
+    where = f" in {len(found.jobs)} arrays: {' '.join(found.jobs)}" if plan.profile.kind == "slurm" else ""
+    print(f"{plan.name}: submitted {found.cells} cells{where if found.cells else ''}")  # noqa: T201
+    left = "not submitted yet (rnet sweep submit)" if retry else "failed before (rnet sweep retry starts them again)"
+    for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left)):
+        if number:
+            print(f"{number} cells {words}")  # noqa: T201
+
+
+def _saved_plan(file: Path, root: Path) -> Plan:
+    from launch.sweep.plan.plan import read_plan
+    from launch.sweep.plan.spec import load_sweep
+
+    return read_plan(root / "sweeps" / f"{load_sweep(file).name}.json")
+
+
+def _show_status(file: Path, root: Path, *, watch: bool, as_json: bool) -> None:
+    from launch.sweep.show import status
+
+    plan = _saved_plan(file, root)
+    if watch:
+        status.watch(plan, root)
+    else:
+        status.show(plan, root, as_json=as_json)
+
+
+def _cancel(file: Path, root: Path) -> None:
+    from launch.sweep.submit import cancel
+
+    stopped = cancel(_saved_plan(file, root), root)
+    print(f"stopped {stopped} submissions; rnet sweep submit goes on from the last checkpoints")  # noqa: T201
+
+
+def _report(file: Path, root: Path, kind: str, out: Path | None) -> None:
+    from launch.sweep.show.report import complete, format_lines, report_lines
+
+    plan = _saved_plan(file, root)
+    text = format_lines(report_lines(plan, root), kind)
+    if out is None:
+        print(text, end="")  # noqa: T201
+    else:
+        out.write_text(text)
+    if not complete(plan, root):
+        raise typer.Exit(1)

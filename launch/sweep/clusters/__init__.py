@@ -1,0 +1,1 @@
+"""Where cells run: one interface, and Slurm, MPI and this machine behind it."""

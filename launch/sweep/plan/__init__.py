@@ -1,0 +1,1 @@
+"""What a sweep is: its file, its cells and rows, what they need."""

@@ -1,0 +1,106 @@
+"""A sweep, expanded: cells, rows and resources, and how they are kept beside the store.
+
+A cell is one stage with one content id: a folder of the store. Its parents come before it in the list. Nothing here
+composes configurations, so that looking at a sweep is quick; planning.py makes plans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.sweep.plan.resources import Profile, Shape
+from launch.sweep.plan.spec import STAGES
+from launch.sweep.records.files import names_in, read_json, write_json
+from rnet.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One stage to compute. parents, shape: places in the plan's lists; victim: the place of its train cell."""
+
+    stage: str
+    id: str
+    parents: tuple[int, ...]
+    overrides: tuple[str, ...]
+    shape: int
+    victim: int
+
+    @property
+    def label(self) -> str:
+        """Stage and id, for messages and as a key: train/0123456789abcdef."""
+        return f"{self.stage}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: axis values and the cells (by place) with its suspect, its scores and its negatives'."""
+
+    values: dict[str, str]
+    cells: dict[str, int]
+    negatives: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep, expanded. seconds: how long that took; composed: how many configurations were composed for it."""
+
+    name: str
+    cluster: str
+    profile: Profile
+    common: tuple[str, ...]
+    config_dir: str | None
+    cells: list[Cell]
+    rows: list[Row]
+    shapes: list[Shape]
+    seconds: float = 0.0
+    composed: int = 0
+
+    def overrides(self, cell: Cell) -> list[str]:
+        """The overrides that make the cell's configuration."""
+        return [*self.common, *cell.overrides]
+
+    def folder(self, root: Path, cell: Cell) -> Path:
+        """The cell's folder in the store."""
+        return root / cell.stage / cell.id
+
+
+def done_cells(plan: Plan, root: Path) -> set[int]:
+    """Places of the cells whose result is in the store. One listing a stage, one look a folder found."""
+    there = {stage: set(names_in(root / stage)) for stage in STAGES}
+    return {
+        place
+        for place, cell in enumerate(plan.cells)
+        if cell.id in there[cell.stage] and os.path.exists(f"{root}/{cell.label}/result.json")  # pathlib is slow
+    }
+
+
+def save_plan(plan: Plan, root: Path) -> Path:
+    """Writes the plan to <root>/sweeps/<name>.json, where tasks and the other commands read it."""
+    path = root / "sweeps" / f"{plan.name}.json"
+    document = {
+        **{name: getattr(plan, name) for name in ("name", "cluster", "common", "config_dir", "seconds", "composed")},
+        "profile": dataclasses.asdict(plan.profile),
+        "shapes": [dataclasses.asdict(shape) for shape in plan.shapes],
+        "cells": [[cell.stage, cell.id, cell.parents, cell.overrides, cell.shape, cell.victim] for cell in plan.cells],
+        "rows": [[row.values, row.cells, row.negatives] for row in plan.rows],
+    }
+    write_json(path, document)
+    return path
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan that save_plan wrote. Raises UserError if there is none."""
+    document = read_json(path)
+    if document is None:
+        raise UserError(f"no plan {path}; run rnet sweep submit first, with the same --root")
+    return Plan(
+        name=document["name"], cluster=document["cluster"], config_dir=document["config_dir"],
+        common=tuple(document["common"]), seconds=document["seconds"], composed=document["composed"],
+        profile=Profile(**document["profile"]), shapes=[Shape(**shape) for shape in document["shapes"]],
+        cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim)
+               for stage, id_, parents, overrides, shape, victim in document["cells"]],
+        rows=[Row(values, cells, tuple(negatives)) for values, cells, negatives in document["rows"]],
+    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""From a sweep file to its plan: rows of the final table, and the cells they share, each once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launch.sweep.plan.configs import ConfigCache, Part
+from launch.sweep.plan.plan import Cell, Plan, Row
+from launch.sweep.plan.resources import Shape, load_profile, make_shape
+from launch.sweep.plan.spec import Sweep, load_sweep
+from rnet.config.run import RunConfig, config_folder, content_id
+from rnet.errors import UserError
+from rnet.stages.documents import DOCUMENTS, negative_configs
+
+
+def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
+    """The plan of a sweep file; every configuration is resolved and every hyperparameter checked.
+
+    Raises UserError for a row that cannot work, naming its axes.
+    """
+    started = time.monotonic()
+    sweep = load_sweep(path, changes)
+    folders = [config_folder(), *([config_dir] if config_dir else [])]
+    builder = _Builder(sweep, config_dir)
+    builder.build()
+    return Plan(
+        name=sweep.name, cluster=sweep.cluster, profile=load_profile(sweep.cluster, folders), common=sweep.common,
+        config_dir=str(config_dir.resolve()) if config_dir else None, cells=builder.cells, rows=builder.rows,
+        shapes=list(builder.shapes), seconds=time.monotonic() - started, composed=builder.configs.composed,
+    )  # fmt: skip
+
+
+Draft = tuple[dict[str, str], tuple[str, ...]]
+"""A row to be: its axis values and its overrides."""
+
+
+class _Builder:
+    """Cells and rows as they are found."""
+
+    def __init__(self, sweep: Sweep, config_dir: Path | None) -> None:
+        self.sweep = sweep
+        self.configs = ConfigCache(config_dir)
+        self.cells: list[Cell] = []
+        self.rows: list[Row] = []
+        self.shapes: dict[Shape, int] = {}
+        self._places: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[Any, ...], int] = {}
+        self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._checked: dict[int, Any] = {}
+
+    def build(self) -> None:
+        """Adds every row and its cells."""
+        rows = [(values, self.sweep.overrides(values)) for values in self.sweep.rows()]
+        for values, lines in self._covering(rows):
+            with self._naming(values):
+                self.configs.load(lines)
+        for values, lines in rows:
+            with self._naming(values):
+                self._add(values, lines)
+
+    def _covering(self, rows: Sequence[Draft]) -> list[Draft]:
+        """Few rows that together have every component, found greedily; once composed, they spare all others that."""
+        distinct: dict[frozenset[Part], Draft] = {}
+        for values, lines in rows:
+            with self._naming(values):
+                distinct.setdefault(frozenset(self.configs.parts(lines).values()), (values, lines))
+        known: set[Part] = set()
+        found = []
+        for least in range(max(map(len, distinct)), 0, -1):
+            for parts, row in distinct.items():
+                if len(parts - known) >= least:
+                    known |= parts
+                    found.append(row)
+        return found
+
+    @contextmanager
+    def _naming(self, values: Mapping[str, str]) -> Iterator[None]:
+        """Says in a UserError which row it is about."""
+        try:
+            yield
+        except UserError as error:
+            about = " ".join(f"{axis}={value}" for axis, value in values.items())
+            raise UserError(f"{self.sweep.path}: the row {about}: {error}") from None
+
+    def _add(self, values: dict[str, str], lines: tuple[str, ...]) -> None:
+        own = lines[len(self.sweep.common) :]
+        config = self.configs.load(lines)
+        cells = self._graph(config, own, values)
+        negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
+        self.rows.append(Row(values=values, cells=cells, negatives=negatives))
+
+    def _graph(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
+        """The row's cells by stage, up to the sweep's last stage."""
+        until = self.sweep.until
+        found = {"train": self._cell("train", config, own, values, ())}
+        if until in ("attack", "verify"):
+            found["attack"] = self._cell("attack", config, own, values, (found["train"],))
+        if until in ("fingerprint", "verify"):
+            found["fingerprint"] = self._cell("fingerprint", config, own, values, (found["train"],))
+        if until == "verify":
+            parents = (found["attack"], found["fingerprint"])
+            found["verify"] = self._cell("verify", config, own, values, parents)
+        return found
+
+    def _negatives(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
+        """The verify cells of the run's negatives, from seeds that rnet.stages.documents.negative_configs gives."""
+        if not config.negatives:
+            return ()
+        common = tuple(line for line in self.sweep.common if line.startswith("attack"))
+        if common:
+            raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")
+        others = tuple(line for line in own if not line.startswith("attack"))
+        found = []
+        for negative in negative_configs(config):
+            lines = (*others, "attack=independent", f"attack.seed={negative.attack.seed}")
+            resolved = self.configs.load((*self.sweep.common, *lines))
+            found.append(self._graph(resolved, lines, values)["verify"])
+        return tuple(found)
+
+    def _cell(
+        self, stage: str, config: RunConfig, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
+    ) -> int:
+        """The place of the cell, new or known."""
+        key = self._ingredients(stage, config)
+        if key in self._known:
+            return self._known[key]
+        self._check(config)
+        cell_id = content_id(DOCUMENTS[stage](config))
+        place = self._places.setdefault((stage, cell_id), len(self.cells))
+        if place == len(self.cells):
+            victim = self.cells[parents[0]].victim if parents else place
+            shape = self._shape(stage, values)
+            self.cells.append(Cell(stage, cell_id, parents, own, shape, victim))
+        self._known[key] = place
+        return place
+
+    def _ingredients(self, stage: str, config: RunConfig) -> tuple[Any, ...]:
+        """What the stage can depend on: everything but what later stages add. Equal components are one object."""
+        found = [stage, config.seed, config.precision, id(config.dataset), id(config.model), id(config.train)]
+        found.append(id(config.engine))
+        if stage in ("attack", "verify"):
+            found.append(id(config.attack))
+        if stage in ("fingerprint", "verify"):
+            found.append(id(config.defense))
+        return tuple(found)
+
+    def _check(self, config: RunConfig) -> None:
+        """Checks the hyperparameters of each attack and defence once."""
+        for component in (config.attack, config.defense):
+            if id(component) not in self._checked:
+                component.check()
+                self._checked[id(component)] = component
+
+    def _shape(self, stage: str, values: dict[str, str]) -> int:
+        needs = self.sweep.needs(values, stage)
+        key = tuple(sorted(needs.items()))
+        if key not in self._shape_of:
+            shape = make_shape(needs)
+            self._shape_of[key] = self.shapes.setdefault(shape, len(self.shapes))
+        return self._shape_of[key]
+
+
+def check_deeply(plan: Plan) -> int:
+    """Builds each attack's model once on its dataset, as the stages do before they start. Returns how many were.
+
+    Seeds are left aside: they cannot make a configuration impossible. Raises UserError for the first that cannot work.
+    """
+    from rnet.stages.stages import check_attack  # brings torch, which planning does without
+
+    configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
+    done: set[str] = set()
+    for cell in plan.cells:
+        if cell.stage in ("train", "attack"):
+            config = configs.load(plan.overrides(cell))
+            parts = [config.dataset, config.model, config.precision, config.engine]
+            parts += [dataclasses.replace(config.attack, seed=0)] if hasattr(config.attack, "seed") else [config.attack]
+            if repr(parts) not in done:
+                done.add(repr(parts))
+                try:
+                    check_attack(config)
+                except UserError as error:
+                    raise UserError(f"{plan.name}, {' '.join(cell.overrides)}: {error}") from None
+    return len(done)

@@ -1,0 +1,1 @@
+"""What is known of a sweep's cells: submissions, attempts and states, as files beside the store."""

@@ -1,0 +1,1 @@
+"""What a task does: its cells, one after the other, each once."""

@@ -1,0 +1,1 @@
+"""Independently trained models: the innocent ones, by which verdicts are calibrated."""

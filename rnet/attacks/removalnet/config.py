@@ -1,0 +1,64 @@
+"""RemovalNet's hyperparameters. No torch here, so that sweeps of thousands of runs are planned without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnet.config.checks import check_positive
+from rnet.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalNetConfig:
+    """Defaults are those of the authors' CIFAR10 runs; configs/attack_preset holds their other datasets'."""
+
+    name: str = "removalnet"
+    """The attack's name."""
+    seed: int | None = None
+    """Subset, order and noise; None takes the run's seed."""
+    layer: str | None = None
+    """The cut: the surrogate is tail o head, head ends with this module. None takes the architecture's usual cut."""
+    substitute_size: int = 400
+    """How many unlabelled images the attacker has."""
+    iterations: int = 1000
+    """Upper-level (optimizer) steps."""
+    batch_size: int = 128
+    """Global batch size."""
+    temperature: float = 20.0
+    """T of the distillation term."""
+    alpha: float = 0.2
+    """Weight of the distillation term, which also carries T^2."""
+    beta: float = 2.0
+    """Weight of the mean squared error between features and their latent target."""
+    gamma: float = 0.6
+    """Weight of the cross-entropy with the victim's labels."""
+    target: str = "official"
+    """The logits-level target: official, logits or probs."""
+    distance: str = "l2"
+    """The latent distance that is driven up: l2 (one norm over the batch) or cosine."""
+    rho: float = 0.02
+    """Share of channels that each shuffle permutes among themselves, rounded up."""
+    num_poison_steps: int = 20
+    """Latent-level steps per batch."""
+    learning_rate: float = 8e-3
+    """Start of the cosine schedule, which is cut at two thirds of its period (ends at a quarter of the start)."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    """On all parameters."""
+    clip_norm: float | None = None
+    """Largest l2 norm of all gradients together; None does not clip."""
+
+    def check(self) -> None:
+        """Raises UserError for sizes, rates and shares out of range, and for a target or distance not known."""
+        check_positive("attack", self, "substitute_size", "iterations", "batch_size", "temperature", "learning_rate")
+        if not 0 < self.rho <= 1:
+            raise UserError(f"attack.rho={self.rho} must be above 0 and at most 1")
+        if self.num_poison_steps < 0:
+            raise UserError(f"attack.num_poison_steps={self.num_poison_steps} must be 0 or more")
+        for key, value, valid in (
+            ("target", self.target, ("official", "logits", "probs")),
+            ("distance", self.distance, ("l2", "cosine")),
+        ):
+            if value not in valid:
+                raise unknown_name(f"attack.{key}", value, valid)

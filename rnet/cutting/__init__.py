@@ -1,0 +1,1 @@
+"""F = tail o head: any network in two at a named layer, exactly."""

@@ -1,0 +1,22 @@
+"""AKH's hyperparameters. No torch here, so that sweeps of thousands of runs are planned without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rnet.defenses.sizes import check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AKHConfig:
+    """How many mistakes are used."""
+
+    name: str = "akh"
+    num_queries: int = 100
+    """Mistakes to use; if the victim makes fewer, all of them are used, and fewer than 10 are an error."""
+    batch_size: int = field(default=256, metadata={"execution_only": True})
+    """Images sent to a model at once."""
+
+    def check(self) -> None:
+        """Raises UserError for sizes that are too small."""
+        check_sizes(self.num_queries, self.batch_size)

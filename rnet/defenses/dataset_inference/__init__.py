@@ -1,0 +1,1 @@
+"""Dataset Inference (Maini et al., ICLR 2021)."""

@@ -1,0 +1,1 @@
+"""IPGuard (Cao et al., AsiaCCS 2021)."""

@@ -1,0 +1,1 @@
+"""ModelDiff (Li et al., ISSTA 2021)."""

@@ -1,0 +1,1 @@
+"""Label agreement on clean images: the plainest baseline."""

@@ -1,0 +1,1 @@
+"""SAC (Guan et al., NeurIPS 2022)."""

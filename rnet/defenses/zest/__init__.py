@@ -1,0 +1,1 @@
+"""ZEST (Jia et al., ICLR 2022)."""

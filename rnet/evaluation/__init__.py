@@ -1,1 +1,0 @@
-"""Fidelity and statistics."""

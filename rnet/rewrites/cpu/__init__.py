@@ -1,0 +1,1 @@
+"""Winograd's convolution for the small maps of a network whose weights stand still, on CPUs in float32."""

@@ -1,0 +1,180 @@
+"""The content-addressed store: a stage and its resolved configuration name a folder; a finished one is never redone.
+
+    <root>/<stage>/<id>/{config.yaml, status.json, checkpoints/, tensorboard/, log.jsonl, result.json, ...}
+
+result.json appears atomically, only when the stage is complete, and holds only what the configuration determines;
+times and places are in status.json. Where several processes share a stage, they call the same functions together: rank
+0 reads and writes, the others are told.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rnet
+from rnet.config.run import content_id, to_yaml
+from rnet.errors import UserError
+from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
+from rnet.stages.documents import Document
+from rnet.storage.files import NO_ROOM, make_folder, unwritable, write_atomic
+from rnet.training.signals import Preempted
+
+
+class Store:
+    """A folder of stage folders. Nothing is created until a stage starts."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser()
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"--root={str(root)!r} is a file; name a folder")
+
+    def folder(self, document: Document) -> StageFolder:
+        """The folder of the stage that a document (with its key "stage") describes, existing or not."""
+        return StageFolder(self.root / document["stage"] / content_id(document), document)
+
+
+class StageFolder:
+    """One stage's folder. `result()` is None until the stage is complete."""
+
+    def __init__(self, path: Path, document: Document) -> None:
+        self.path = path
+        self.document = document
+        self._started = 0.0
+        self._seconds_before = 0.0
+        self._attempt = 1
+
+    @property
+    def id(self) -> str:
+        """The content id, also the folder's name."""
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """Stage and id, for messages: train/0123456789abcdef."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished stage found, or None."""
+        return same_on_all(self._read_result() if rank() == 0 else None)
+
+    def _read_result(self) -> dict[str, Any] | None:
+        try:
+            text = (self.path / "result.json").read_text()
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise UserError(f"cannot read {error.filename}: permission denied; check the owner of the store") from None
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise UserError(
+                f"{self.path / 'result.json'} is damaged; delete {self.path} and run the command again"
+            ) from None
+
+    def status(self) -> dict[str, Any]:
+        """State, attempt, seconds and versions of the latest attempt; empty if there was none."""
+        try:
+            return json.loads((self.path / "status.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Holds the folder while the stage is computed: one process at a time, others wait and then find the result.
+
+        An exception leaves checkpoints for the next attempt; a UserError before any checkpoint leaves nothing.
+        """
+        if rank() > 0:
+            wait_for_all()
+            yield
+            return
+        fresh = not self.path.exists()
+        try:
+            make_folder(self.path)
+            lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the stage ends
+        except OSError as error:
+            raise unwritable(Path(error.filename or self.path), error) from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if self._read_result() is None:
+                    before = self.status()
+                    self._attempt = before.get("attempt", 0) + 1
+                    self._seconds_before = before.get("seconds", 0.0)
+                    self._started = time.monotonic()
+                    write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())
+                    self.write_status("running")
+                wait_for_all()
+                yield
+            except Preempted as error:
+                self.write_status("preempted", error=str(error), step=error.step, total=error.total)
+                raise
+            except UserError as error:
+                self._note_failure("failed", str(error))
+                if fresh and not any((self.path / "checkpoints").glob("*")):
+                    self._remove()
+                raise
+            except BaseException as error:
+                self._note_failure("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", repr(error))
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise unwritable(Path(error.filename or self.path), error) from None
+                raise
+
+    def commit(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Declares the stage complete: writes result.json, then removes the checkpoints. Returns the result."""
+        if rank() > 0:
+            return result
+        write_atomic(self.path / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+        self.write_status("done")
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        return result
+
+    def write_status(self, state: str, **extra: Any) -> None:
+        """Records the state of this attempt beside how long all attempts took so far."""
+        if rank() > 0:
+            return
+        status = {
+            "state": state,
+            "attempt": self._attempt,
+            "seconds": round(self._seconds_before + time.monotonic() - self._started, 3),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "processes": world_size(),
+            "versions": {"rnet": rnet.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            **extra,
+        }
+        write_atomic(self.path / "status.json", (json.dumps(status, indent=2) + "\n").encode())
+
+    def _note_failure(self, state: str, error: str) -> None:
+        """Records how the attempt ended, where that can still be written."""
+        with suppress(OSError):
+            self.write_status(state, error=error)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.path)
+        for parent in (self.path.parent, self.path.parent.parent):
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def ensure(store: Store, document: Document, compute: Callable[[StageFolder], dict[str, Any]]) -> StageFolder:
+    """The finished folder of a stage: as found, or computed now by `compute`, which returns the result to commit."""
+    folder = store.folder(document)
+    if folder.result() is None:
+        with folder.building():
+            if folder.result() is None:
+                folder.commit(compute(folder))
+                wait_for_all()
+    return folder

@@ -1,0 +1,1 @@
+"""Files and checkpoints: written whole or not at all, and resumable."""

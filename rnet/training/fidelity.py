@@ -1,0 +1,54 @@
+"""Fidelity: does a suspect still do the victim's job?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rnet.data.images import Part
+from rnet.defenses.base import device_of, frozen_eval
+from rnet.parallel.collectives import map_rows
+
+
+@torch.no_grad()
+def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
+    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work."""
+    device = device_of(model)
+
+    def labels(indices_N: Tensor) -> Tensor:
+        found = [model(part.pixels(indices_B, device)).argmax(dim=1) for indices_B in indices_N.split(batch_size)]
+        return torch.cat(found)
+
+    with frozen_eval(model):
+        return map_rows(labels, torch.arange(len(part))).cpu()
+
+
+def fidelity(labels_N: Tensor, suspect_N: Tensor, victim_N: Tensor | None = None) -> dict[str, float]:
+    """Accuracy in [0, 1] of a suspect's predictions; beside a victim's also the drop and the agreement with it."""
+    accuracy = share_equal(suspect_N, labels_N)
+    if victim_N is None:
+        return {"accuracy": accuracy}
+    victim_accuracy = share_equal(victim_N, labels_N)
+    return {
+        "accuracy": accuracy,
+        "victim_accuracy": victim_accuracy,
+        "drop": victim_accuracy - accuracy,
+        "agreement": share_equal(suspect_N, victim_N),
+    }
+
+
+def share_equal(a_N: Tensor, b_N: Tensor) -> float:
+    """Share of positions at which two label vectors agree."""
+    return (a_N == b_N).double().mean().item()
+
+
+def measure_on(part: Part, victim_N: Tensor | None = None) -> Callable[[nn.Module], dict[str, float]]:
+    """A measurement for the training loop: accuracy (and agreement with a victim's predictions) on a part."""
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        found = fidelity(part.labels_N, predict(model, part), victim_N)
+        return {f"{name}/test": found[name] for name in ("accuracy", "agreement") if name in found}
+
+    return measure

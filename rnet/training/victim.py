@@ -1,0 +1,54 @@
+"""Training a classifier from scratch on labelled images: the victim, and the independent models it is compared with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rnet.data.images import Part
+from rnet.draws import derive_seed
+from rnet.engines.base import Engine
+from rnet.errors import UserError
+from rnet.models.classifier import Classifier
+from rnet.training.config import TrainConfig
+from rnet.training.loop import Run, Step
+
+
+def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> None:
+    """Trains the model in place on the part's own labels. seed drives order, augmentation and dropout."""
+    engine, step, num_steps = prepare_training(run, model, part, config, flip=flip, seed=seed)
+    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))
+
+
+def prepare_training(
+    run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int
+) -> tuple[Engine, Step, int]:
+    """Everything up to the first step: the engine, step(t) which takes the t-th step, and how many there are."""
+    if len(part) == 0:
+        raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
+    num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
+    batches = run.batches(
+        part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.learning_rate, total_steps=num_steps + 1, cycle_momentum=False
+    )
+    engine = run.engine(model, optimizer, scheduler, clip_norm=config.clip_norm)
+
+    def step(t: int) -> dict[str, Tensor]:
+        batch = batches(t)
+        model.train()
+
+        def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            logits_BK, y_B = engine.forward(batch.x_BCHW[rows]).float(), batch.labels_B[rows]
+            accuracy = (logits_BK.detach().argmax(1) == y_B).float().mean()
+            return F.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing), {"accuracy/batch": accuracy}
+
+        return engine.descend(loss, len(batch.labels_B))
+
+    return engine, step, num_steps

@@ -1,0 +1,164 @@
+"""The yardstick of the attack's benchmark computes what the attack computes, and the benchmark compares the two."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from launch.benchmark import whole_number
+from rnet.attacks.removalnet.attack import RemovalNet
+from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.bench.attack import _flops, bench_attack
+from rnet.bench.profile import costliest
+from rnet.bench.straightforward_removalnet import straightforward_step
+from rnet.data.registry import load_dataset
+from rnet.draws import channel_permutations, derive_seed, uniform
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
+from rnet.models.conv_by_taps import conv2d_by_taps
+from rnet.rewrites.cpu.small_maps import rewrite_small_maps
+from tests.attacks.removalnet.prepared import CONFIG, prepared
+from tests.engines.cells import network
+from tests.tiny_runs import tiny
+
+STEPS = CONFIG.iterations
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("norm", {"kernels": "torch"}), ("flat", {"kernels": "torch"}),
+        ("norm", {"kernels": "fused"}), ("flat", {"kernels": "fused"}),
+        ("norm", {"small_maps": True}), ("flat", {"small_maps": True, "kernels": "fused"}),
+        pytest.param("norm", {"compile": True}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_attack_takes_the_steps_of_the_straightforward_program(
+    kind: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
+    rewritten = []
+
+    def rewrite(*arguments: Any) -> list[Any]:
+        rewritten.extend(found := rewrite_small_maps(*arguments))
+        return found
+
+    monkeypatch.setattr("rnet.rewrites.folding.rewrite_small_maps", rewrite)
+    if settings.get("small_maps"):
+        monkeypatch.setattr("rnet.rewrites.cpu.small_maps.FEWEST_CHANNELS", 8)
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network(kind, seed=3)
+    attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", **settings))
+    assert bool(rewritten) == bool(settings.get("small_maps"))
+    plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))
+    seed = derive_seed(1, "removalnet")
+    for t in range(STEPS):
+        found = ready.step(t)["loss/total"]
+        batch = ready.batches(t)
+        y_B = ready.labels_N2[batch.indices_B, batch.flipped_B.long()]
+        with torch.no_grad():
+            z = plain.eval().head(batch.x_BCHW)
+        ids_B = batch.stream_ids_B
+        u = uniform(seed, "latent start", t, ids_B, math.prod(z.shape[1:]), device="cpu").view(z.shape)
+        perms = channel_permutations(seed, "shuffle", t, ids_B, 21, z.shape[1], 0.3, device="cpu")
+        expected = straightforward_step(
+            plain, optimizer, batch.x_BCHW, y_B, u, perms, temperature=20.0, alpha=0.2, beta=2.0, gamma=0.6
+        )
+        scheduler.step()
+        assert found == pytest.approx(float(expected), rel=1e-5)
+    ready.engine.finish()
+    for name, value in plain.model.state_dict().items():
+        own = ready.surrogate.state_dict()[name]
+        assert (own - value).float().norm() <= 1e-5 * value.float().norm().clamp_min(1e-6), name
+
+
+def test_operations_are_counted_once() -> None:
+    """The first call of a tail looks at itself, with a pass of its own."""
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network("norm", seed=3)
+    split, x_BCHW = RemovalNet(CONFIG).split(victim, layer), dataset.test.pixels(torch.arange(2))
+    first = _flops(split, x_BCHW, steps=20)
+    assert first == _flops(split, x_BCHW, steps=20)
+
+
+def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
+    dataset = load_dataset(tiny().dataset)
+    victim, layer = network("norm", seed=3)
+    victim.requires_grad_(False)
+    before = copy.deepcopy(victim.state_dict())
+    rows = bench_attack(victim, dataset, CONFIG, layer=layer, precision="fp32", rounds=2, profile=3)
+    assert [row["name"] for row in rows] == [
+        "rnet",
+        "its lower level",
+        "bare passes",
+        "straightforward float32",
+        "ceiling",
+    ]
+    for row in rows[:-1]:
+        ratios = [time / own for time, own in zip(row["times_ms"], rows[0]["times_ms"], strict=True)]
+        assert len(ratios) == 2
+        assert (row["ratio_low"], row["ratio_high"]) == (min(ratios), max(ratios))
+        assert row["ratio"] == pytest.approx(sum(ratios) / 2)
+        assert row["median_ms"] == pytest.approx(sum(row["times_ms"]) / 2)
+    work = [row["gflops"] * row["median_ms"] for row in rows[:-1]]
+    assert work == pytest.approx([work[0], work[1], work[0], work[0]])
+    assert 0.5 < work[1] / work[0] < 1, "twenty passes through the tail are most of a step"
+    assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
+    assert [len(row.get("operators", ())) for row in rows] == [0, 3, 0, 0, 0]
+
+
+def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rnet's own ways to compute a network are what they are there to judge."""
+    by_taps = Mock(wraps=conv2d_by_taps)
+    seen = {}
+
+    def measure(candidates: dict[str, Any], *_: Any) -> list[dict[str, Any]]:
+        for name, work in candidates.items():
+            by_taps.reset_mock()
+            work(0)
+            seen[name] = by_taps.call_count
+        return [{"name": name, "median_ms": 1.0, "times_ms": [1.0]} for name in candidates]
+
+    monkeypatch.setattr("rnet.models.conv_by_taps.conv2d_by_taps", by_taps)
+    monkeypatch.setattr("rnet.bench.attack._measure", measure)
+    victim, layer = network("wide", seed=3)
+    bench_attack(victim.requires_grad_(False), load_dataset(tiny().dataset), CONFIG, layer=layer, precision="fp32")
+    assert seen == {"rnet": 2, "its lower level": 0, "bare passes": 0, "straightforward float32": 0}
+
+
+def test_a_profile_names_the_costliest_operators() -> None:
+    a, b = torch.randn(300, 400), torch.randn(400, 500)
+
+    def work() -> None:
+        for _ in range(7):
+            torch.relu(a @ b)
+
+    found = costliest(work, torch.device("cpu"), 50)
+    assert [row["ms"] for row in found] == sorted((row["ms"] for row in found), reverse=True)
+    assert (found[0]["name"], found[0]["calls"]) == ("aten::mm", 7)
+    assert sum(row["share"] for row in found) == pytest.approx(1)
+    assert costliest(work, torch.device("cpu"), 2)[0]["name"] == "aten::mm"
+
+
+def test_what_the_yardstick_does_not_cover_is_refused() -> None:
+    victim, layer = network("flat", seed=3)
+    other = RemovalNetConfig(distance="cosine")
+    with pytest.raises(UserError, match=r"attack.distance=l2 attack.target=official"):
+        bench_attack(victim, load_dataset(tiny().dataset), other, layer=layer, precision="fp32")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", ""])
+def test_rounds_are_a_whole_number(text: str) -> None:
+    assert whole_number("rounds", [], default=5) == 5
+    assert whole_number("rounds", ["rounds=2", "rounds=3"], default=5) == 3
+    with pytest.raises(UserError, match=f"rounds='{text}' must be a whole number of at least 1"):
+        whole_number("rounds", [f"rounds={text}"], default=5)

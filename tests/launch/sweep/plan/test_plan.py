@@ -1,0 +1,196 @@
+"""Plans: shared parents once, ids as the stages make them, and everything refused before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.sweep.plan.configs import ConfigCache
+from launch.sweep.plan.plan import done_cells, read_plan, save_plan
+from launch.sweep.plan.planning import check_deeply, make_plan
+from rnet.config.run import content_id, load_config
+from rnet.errors import UserError
+from rnet.stages.documents import DOCUMENTS
+from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+
+
+def test_shared_parents_are_planned_once_and_come_first(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, "axes.seed=[0,1]")
+    assert Counter(cell.stage for cell in plan.cells) == {"train": 2, "attack": 4, "fingerprint": 4, "verify": 8}
+    assert len(plan.rows) == 8
+    assert all(parent < place for place, cell in enumerate(plan.cells) for parent in cell.parents)
+    assert all(plan.cells[cell.victim].stage == "train" for cell in plan.cells)
+    verify = plan.cells[plan.rows[0].cells["verify"]]
+    assert [plan.cells[parent].stage for parent in verify.parents] == ["attack", "fingerprint"]
+
+
+def test_every_cell_has_the_id_that_the_stages_give_it(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, "axes.seed=[0,3]", "axes.precision=[fp32,bf16]", set=[])
+    for row in plan.rows:
+        config = load_config([f"{axis}={value}" for axis, value in row.values.items() if axis != "none"] + _case(row))
+        for stage, place in row.cells.items():
+            assert plan.cells[place].id == content_id(DOCUMENTS[stage](config))
+
+
+def _case(row: Any) -> list[str]:
+    lines = []
+    if row.values["attack"] == "finetune":
+        lines += ["attack.substitute_size=48", "attack.iterations=4", "attack.batch_size=16"]
+    if row.values["defense"] == "ipguard":
+        lines += ["defense.num_queries=8", "defense.steps=20"]
+    return lines
+
+
+def test_a_cells_overrides_make_its_configuration_again(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, set=["negatives=1", "model.width=4"], axes={"attack": ["finetune"]}, cases=None)
+    for cell in plan.cells:
+        assert content_id(DOCUMENTS[cell.stage](load_config(plan.overrides(cell)))) == cell.id
+
+
+def test_negatives_are_planned_once_for_all_suspects_of_a_victim(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, set=["negatives=3"])
+    assert Counter(cell.stage for cell in plan.cells) == {"train": 1, "attack": 5, "fingerprint": 2, "verify": 10}
+    assert plan.rows[0].negatives == plan.rows[2].negatives  # same defence, other suspect
+    assert len(set(plan.rows[0].negatives)) == 3
+
+
+def test_changing_one_axis_value_leaves_what_does_not_depend_on_it(tmp_path: Path) -> None:
+    before = {cell.label for cell in tiny_plan(tmp_path).cells}
+    after = {cell.label for cell in tiny_plan(tmp_path, "axes.defense=[ipguard,akh]").cells}
+    assert Counter(label.split("/")[0] for label in after - before) == {"fingerprint": 1, "verify": 2}
+
+
+def test_until_leaves_out_what_comes_after(tmp_path: Path) -> None:
+    assert {cell.stage for cell in tiny_plan(tmp_path, "until=attack").cells} == {"train", "attack"}
+    assert {cell.stage for cell in tiny_plan(tmp_path, "until=fingerprint").cells} == {"train", "fingerprint"}
+
+
+def test_a_plan_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, "resources.train.cpus=3")
+    again = read_plan(save_plan(plan, tmp_path / "store"))
+    assert again == plan
+
+
+def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path)
+    finish(tmp_path / "store", plan.cells[0].label)
+    (tmp_path / "store" / plan.cells[1].label).mkdir(parents=True)
+    assert done_cells(plan, tmp_path / "store") == {0}
+    assert done_cells(plan, tmp_path / "nowhere") == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"axes": {"attack": ["removalnt"]}}, ["attack=removalnt", "removalnet"]),
+        ({"axes": {"attack": ["identity", "finetune"]}, "set": ["attack.rho=0.1"]}, ["attack=identity", "attack.rho"]),
+        ({"axes": {"attack": ["finetune"], "attack.fraction": [0.5, 0]}}, ["attack.fraction=0", "above 0"]),
+        ({"axes": {"defense": ["zest"], "defense.align": ["auto", "often"]}}, ["defense.align='often'", "always"]),
+        ({"axes": {"seed": ["one"]}}, ["seed=one", "int"]),
+        ({"axes": {"precision": ["fp8"]}}, ["precision", "fp8"]),
+        ({"axes": {"attack": ["finetune"]}, "set": ["negatives=2", "attack.iterations=3"]}, ["attack.iterations=3"]),
+        ({"cluster": "slrum"}, ["cluster='slrum'", "slurm"]),
+        ({"resources": {"train": {"gpu": 1}}}, ["'gpu'", "gpus"]),
+        ({"resources": {"train": {"gpus": 4}}}, ["gpus=4", "processes"]),
+        ({"resources": {"train": {"minutes": "60"}}}, ["minutes='60'", "int"]),
+        ({"resources": {"train": {"pack": 2, "processes": 2}}}, ["pack=2"]),
+    ],
+)
+def test_what_cannot_work_is_refused_by_the_plan(changes: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        make_plan(write_sweep(tmp_path, cases=None, **changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_model_that_cannot_be_cut_there_is_refused_before_submission(tmp_path: Path) -> None:
+    axes = {"attack": ["removalnet"], "attack.layer": ["layer2", "layer9"], "attack.substitute_size": [48]}
+    changes: dict[str, Any] = {"axes": axes, "cases": None}
+    with pytest.raises(UserError, match="layer9"):
+        check_deeply(tiny_plan(tmp_path, **changes))
+
+
+def test_rows_are_composed_only_for_new_components(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, "axes.seed=[0,1,2,3,4,5,6,7,8,9]")
+    assert len(plan.rows) == 40
+    assert plan.composed == 2  # two attacks and two defences, at once
+
+
+def test_a_dataset_without_a_preset_for_the_attack_needs_no_composition_of_its_own(tmp_path: Path) -> None:
+    datasets = ["cifar10", "lfw", "image_folder"]
+    plan = tiny_plan(tmp_path, axes={"dataset": datasets, "attack": ["removalnet", "identity"]}, cases=None, set=[])
+    assert plan.composed == 3
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["dataset=fashion_mnist", "attack=finetune", "seed=3"],
+        ["attack=removalnet", "attack.seed=7", "seed=2", "precision=bf16", "negatives=4"],
+        ["train.seed=5", "seed=6", "model=resnet20", "defense=zest"],
+        ["dataset=gtsrb"],
+        ["dataset='fashion_mnist'", "attack=finetune"],
+        ["dataset=lfw", "attack=removalnet", "attack.rho=0.5"],
+    ],
+)
+def test_the_cache_gives_what_load_config_gives(lines: list[str]) -> None:
+    cache = ConfigCache()
+    for dataset, attack in product(("digits", "cifar10"), ("removalnet", "finetune")):
+        cache.load([f"dataset={dataset}", f"attack={attack}", "seed=1"])  # what is kept of this must not show
+    assert cache.load(lines) == load_config(lines)
+
+
+def test_a_users_preset_applies_to_its_dataset_only(tmp_path: Path) -> None:
+    (tmp_path / "attack_preset").mkdir()
+    (tmp_path / "attack_preset" / "removalnet_lfw.yaml").write_text("# @package attack\nrho: 0.77\n")
+    cache = ConfigCache(tmp_path)
+    found = [cache.load([f"dataset={dataset}", "attack=removalnet"]).attack.rho for dataset in ("lfw", "cifar10")]
+    assert found == [0.77, 0.02]
+
+
+def test_an_option_that_reaches_beyond_its_group_is_not_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "loud.yaml").write_text(
+        "# @package _global_\nmodel:\n  name: resnet8\nattack:\n  rho: 0.77\n"
+    )
+    cache = ConfigCache(tmp_path)
+    cache.load(["model=resnet8", "attack=removalnet"])
+    lines = ["model=loud", "attack=removalnet"]
+    assert cache.load(lines) == load_config(lines, config_dir=tmp_path)
+    assert cache.load(lines).attack.rho == 0.77
+
+
+PLAN = """
+import json, sys
+from launch.cli import app
+app(["sweep", "plan", *sys.argv[1:], "--json"], standalone_mode=False)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps({"torch": "torch" in sys.modules, "peak_kb": int(peak.split()[1])}), file=sys.stderr)
+"""
+
+
+def test_ten_thousand_rows_are_planned_without_torch_and_in_little_memory(tmp_path: Path) -> None:
+    axes = {
+        "dataset": ["digits", "fashion_mnist", "cifar10", "gtsrb"],
+        "model": ["resnet8", "resnet20", "resnet18", "vgg19_bn", "mobilenet_v2"],
+        "attack": ["identity", "finetune", "finetune_last", "removalnet"],
+        "defense": ["ipguard", "zest", "akh", "sac", "modeldiff"],
+        "seed": list(range(25)),
+    }
+    path = tmp_path / "large.yaml"
+    path.write_text(yaml.safe_dump({"cluster": "slurm", "axes": axes}, sort_keys=False))
+    command = [sys.executable, "-c", PLAN, str(path), "--root", str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plan, process = json.loads(done.stdout), json.loads(done.stderr)
+    assert plan["rows"] == 10_000
+    assert plan["cells"] == {"train": 500, "attack": 2000, "fingerprint": 2500, "verify": 10_000}
+    assert not process["torch"]
+    assert process["peak_kb"] < 200_000

@@ -1,0 +1,253 @@
+"""The state of a cell from files alone, and what the scheduler's word adds where they are silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.sweep.clusters import slurm
+from launch.sweep.plan.plan import Plan
+from launch.sweep.records import submissions
+from launch.sweep.records.attempts import SILENT_SECONDS, Worker, claim
+from launch.sweep.records.states import StoreState
+from launch.sweep.records.submissions import Submission, new_submission
+from launch.sweep.show import status
+from launch.sweep.submit import Report, _wanted
+from rnet.errors import UserError
+from tests.launch.sweep.clusters.test_arrays import graph
+from tests.launch.sweep.sweeps import finish
+
+PLAN = graph(1, 1, 1)
+TRAIN, ATTACK, FINGERPRINT, VERIFY = range(4)
+
+
+def submit(
+    root: Path, places: list[int], job: str = "7", plan: Plan = PLAN, dead: dict[str, int] | None = None
+) -> Submission:
+    record = new_submission(plan, "train", [[place] for place in places], dead or {}, None)
+    record.job, record.state = job, "submitted"
+    submissions.save(root, record)
+    return record
+
+
+def attempt(root: Path, place: int, record: Submission, task: str | None, end: str | None = None, **extra: str) -> None:
+    cell = PLAN.cells[place]
+    found = claim(root, cell.stage, cell.id, Worker(token=record.token, job=task))
+    assert found is not None
+    if end is not None:
+        found.finish(end, **extra)
+
+
+def look(root: Path, said: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """(state, alive) of the plan's cells when Slurm says so of its tasks; None: it does not answer."""
+
+    def answer(jobs: object) -> dict[str, str]:
+        if said is None:
+            raise UserError("Unable to contact slurm controller")
+        return said
+
+    monkeypatch.setattr(slurm, "array_states", answer)
+    return [(cell.state, cell.alive) for cell in StoreState(PLAN, root, fresh=True).cells]
+
+
+def test_nothing_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look(tmp_path, {}, monkeypatch) == [("not submitted", False)] * 4
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("pending", ("pending", True)),
+        ("running", ("running", True)),
+        ("failed", ("failed", False)),
+        ("timed out", ("timed out", False)),
+        ("lost", ("lost", False)),
+        ("done", ("lost", False)),  # it ended and no attempt tells of it
+        ("cancelled", ("not submitted", False)),
+        (None, ("lost", False)),  # Slurm never heard of it
+    ],
+)
+def test_a_submitted_cell_without_an_attempt_is_what_slurm_says(
+    said: str | None, expected: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(tmp_path, [TRAIN])
+    assert look(tmp_path, {} if said is None else {"7_0": said}, monkeypatch)[TRAIN] == expected
+
+
+@pytest.mark.parametrize(
+    ("end", "said", "expected"),
+    [
+        (None, "running", ("running", True)),
+        (None, "pending", ("preempted", True)),  # requeued without a word
+        (None, "timed out", ("timed out", False)),
+        (None, "lost", ("lost", False)),
+        (None, "failed", ("failed", False)),
+        (None, "done", ("lost", False)),
+        (None, "cancelled", ("not submitted", False)),
+        ("preempted", "pending", ("preempted", True)),
+        ("preempted", "failed", ("failed", False)),
+        ("failed", "running", ("failed", False)),  # its own word counts for more
+        ("blocked", "failed", ("blocked", False)),
+    ],
+)
+def test_an_attempts_own_word_counts_for_more_than_slurms(
+    end: str | None, said: str, expected: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN])
+    attempt(tmp_path, TRAIN, record, "7_0", end, **({"error": "x"} if end else {}))
+    assert look(tmp_path, {"7_0": said}, monkeypatch)[TRAIN] == expected
+
+
+@pytest.mark.parametrize("end", [None, "preempted"])
+def test_a_task_that_slurm_calls_running_but_that_is_silent_is_lost(
+    end: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN])
+    attempt(tmp_path, TRAIN, record, "7_0", end)
+    word = end or "running"
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[TRAIN] == (word, True)  # heard of just now
+    later = time.time() + SILENT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert look(tmp_path, {"7_0": "running"}, monkeypatch)[TRAIN] == (word, True)  # its next incarnation has started
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[TRAIN] == ("lost", False)
+    state = StoreState(PLAN, tmp_path, fresh=True)
+    assert (state.cells[TRAIN].silent, state.cells[TRAIN].task) == (True, "7_0")
+    assert "silent for over 10 minutes" in state.cells[TRAIN].error
+
+
+def test_a_packed_task_is_silent_only_if_all_its_cells_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = new_submission(PLAN, "train", [[TRAIN, ATTACK]], {}, None)
+    record.job, record.state = "7", "submitted"
+    submissions.save(tmp_path, record)
+    attempt(tmp_path, TRAIN, record, "7_0", "preempted")
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[ATTACK] == ("pending", True)
+    later = time.time() + SILENT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("lost", False)] * 2
+    attempt(tmp_path, ATTACK, record, "7_0")
+    assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("preempted", True), ("running", True)]
+
+
+def test_a_result_counts_for_more_than_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = submit(tmp_path, [TRAIN])
+    attempt(tmp_path, TRAIN, record, "7_0")
+    finish(tmp_path, PLAN.cells[TRAIN].label)
+    assert look(tmp_path, {"7_0": "failed"}, monkeypatch)[TRAIN] == ("done", False)
+
+
+def test_without_slurms_answer_files_are_believed_and_the_trouble_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN, ATTACK])
+    attempt(tmp_path, TRAIN, record, "7_0")
+    assert look(tmp_path, None, monkeypatch)[:2] == [("running", True), ("pending", True)]
+    assert "Unable to contact" in StoreState(PLAN, tmp_path, fresh=True).trouble
+
+
+def test_a_newer_submission_makes_a_failed_cell_pending_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(tmp_path, TRAIN, submit(tmp_path, [TRAIN]), "7_0", "failed", error="x")
+    submit(tmp_path, [TRAIN], job="8", dead={PLAN.cells[TRAIN].label: 1})
+    assert look(tmp_path, {"7_0": "failed", "8_0": "pending"}, monkeypatch)[TRAIN] == ("pending", True)
+
+
+@pytest.mark.parametrize("end", [None, "preempted"])
+def test_what_was_cancelled_is_not_submitted(end: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = submit(tmp_path, [TRAIN, ATTACK])
+    attempt(tmp_path, TRAIN, record, "7_0", end, **({"error": "x"} if end else {}))
+    record.state = "cancelled"
+    submissions.save(tmp_path, record)
+    assert look(tmp_path, {"7_0": "cancelled"}, monkeypatch) == [("not submitted", False)] * 4
+
+
+def test_a_cell_of_a_process_that_is_gone_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = submit(tmp_path, [TRAIN, ATTACK], job=f"pid:{os.getpid()}")
+    record.kind = "local"
+    submissions.save(tmp_path, record)
+    attempt(tmp_path, TRAIN, record, None)
+    assert look(tmp_path, {}, monkeypatch)[:2] == [("running", True), ("pending", True)]
+    (path,) = (tmp_path / "attempts" / "train").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
+    record.job = f"pid:{2**22 + 1}"  # above the largest process id
+    submissions.save(tmp_path, record)
+    assert look(tmp_path, {}, monkeypatch)[:2] == [("lost", False), ("lost", False)]
+
+
+def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN, ATTACK])
+    attempt(tmp_path, TRAIN, record, "7_0", "failed", error="x")
+    attempt(tmp_path, ATTACK, record, "7_1", "blocked", error="y")
+    look(tmp_path, {"7_0": "failed", "7_1": "failed"}, monkeypatch)
+    state = StoreState(PLAN, tmp_path, fresh=True)
+    assert _wanted(PLAN, state, retry=True, report=Report()) == [TRAIN, ATTACK]
+    assert _wanted(PLAN, state, retry=False, report=Report()) == []  # the others could only be blocked
+    finish(tmp_path, PLAN.cells[TRAIN].label)
+    state = StoreState(PLAN, tmp_path, fresh=True)
+    assert _wanted(PLAN, state, retry=True, report=Report()) == [ATTACK]
+    assert _wanted(PLAN, state, retry=False, report=Report()) == [FINGERPRINT]
+
+
+def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = submit(tmp_path, [TRAIN, FINGERPRINT])
+    theirs.sweep = "theirs"
+    submissions.save(tmp_path, theirs)
+    look(tmp_path, {"7_0": "running", "7_1": "pending"}, monkeypatch)
+    state = StoreState(PLAN, tmp_path, fresh=True)
+    report = Report()
+    assert _wanted(PLAN, state, retry=False, report=report) == [ATTACK, VERIFY]
+    assert report.elsewhere == 2
+    assert state.places[PLAN.cells[TRAIN].label].task == "7_0"
+
+
+def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answer(jobs: list[str]) -> dict[str, str]:
+        asked.append(list(jobs))
+        return {"7_0": "pending", "8_0": "pending"}
+
+    monkeypatch.setattr(slurm, "array_states", answer)
+    submit(tmp_path, [TRAIN])
+    submit(tmp_path, [ATTACK], job="8")
+    for _ in range(3):
+        assert StoreState(PLAN, tmp_path).cells[ATTACK].state == "pending"
+    assert asked == [["7", "8"]]
+
+
+def test_the_summary_counts_states_steps_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = submit(tmp_path, [TRAIN, ATTACK, FINGERPRINT])
+    attempt(tmp_path, ATTACK, record, "7_1")
+    attempt(tmp_path, FINGERPRINT, record, "7_2", "failed", error="first line\nlast line")
+    finish(tmp_path, PLAN.cells[TRAIN].label)
+    folder = tmp_path / PLAN.cells[ATTACK].label
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps({"state": "running", "step": 25, "total": 100}))
+    look(tmp_path, {"7_0": "done", "7_1": "running", "7_2": "failed"}, monkeypatch)
+    found = status.summary(PLAN, StoreState(PLAN, tmp_path))
+    assert found["stages"]["train"]["done"] == 1
+    assert found["stages"]["attack"]["running"] == 1
+    assert found["stages"]["attack"]["progress"] == 0.25
+    assert [failure["error"] for failure in found["failures"]] == ["last line"]
+    assert not found["done"]
+    assert found["active"]
+
+
+def test_the_states_of_ten_thousand_cells_take_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = graph(500, 4, 4)
+    monkeypatch.setattr(slurm, "array_states", lambda jobs: {f"7_{n}": "pending" for n in range(10_000)})
+    submit(tmp_path, list(range(10_000)), plan=plan)
+    (tmp_path / "attempts" / "verify").mkdir(parents=True)
+    for cell in plan.cells[:2000]:
+        (tmp_path / cell.label).mkdir(parents=True)
+        (tmp_path / cell.label / "result.json").touch()
+    started = time.process_time()
+    counts = StoreState(plan, tmp_path).count()
+    assert time.process_time() - started < 4  # 0.3 on an idle machine
+    assert sum(count["done"] for count in counts.values()) == 2000

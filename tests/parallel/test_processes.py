@@ -1,0 +1,244 @@
+"""Who a process is under each launcher, where processes meet, and groups of real processes under all launchers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore
+
+from rnet.errors import UserError
+from rnet.parallel import processes, rendezvous
+from rnet.parallel.processes import SINGLE, Launch, launched, process_group
+from rnet.parallel.rendezvous import expand_hostlist, slurm_address
+from tests.parallel.multiprocess import LAUNCHERS, run_ranks
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+# What sbatch tells its script, and what srun tells a task on top of it.
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+SRUN = BATCH | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0"}
+HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2"}
+
+
+def launch(launcher: str, rank: int, local_rank: int | None, local_world_size: int | None = None) -> Launch:
+    return Launch(launcher=launcher, rank=rank, world_size=4, local_rank=local_rank, local_world_size=local_world_size)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, SINGLE),
+        (TORCHRUN, launch("torchrun", 1, 1)),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "2"}, launch("torchrun", 1, 1, 2)),
+        (TORCHRUN | OPEN_MPI | SRUN, launch("torchrun", 1, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, SINGLE),
+        (OPEN_MPI, launch("mpi", 3, 1, 2)),
+        (OPEN_MPI | SRUN | HYDRA, launch("mpi", 3, 1, 2)),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, launch("mpi", 0, None)),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, SINGLE),
+        (BATCH, SINGLE),
+        (SRUN, launch("slurm", 2, 0)),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, SINGLE),
+        (SRUN | {"PMI_SIZE": "4", "PMI_RANK": "2"}, launch("slurm", 2, 0)),  # srun --mpi=pmi2
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"} | HYDRA, launch("mpi", 2, None)),
+        (BATCH | HYDRA, launch("mpi", 2, None)),
+        (HYDRA | {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, launch("mpi", 2, 0, 2)),
+    ],
+)
+def test_the_environment_tells_who_this_process_is(environment: dict[str, str], expected: Launch) -> None:
+    assert launched(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "1"}, "RANK is set in the environment but WORLD_SIZE is not; start the processes with torchrun"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set in the environment but RANK is not"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set in the environment but LOCAL_RANK is not"),
+        ({**TORCHRUN, "MASTER_ADDR": ""}, "RANK is set in the environment but MASTER_ADDR is not"),
+        ({**TORCHRUN, "RANK": "one"}, "RANK='one' is not an integer"),
+        ({**TORCHRUN, "RANK": "4"}, "RANK=4 is not one of WORLD_SIZE=4 processes"),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK=-1 is not one of WORLD_SIZE=4 processes"),
+        ({**TORCHRUN, "WORLD_SIZE": "0"}, "RANK=1 is not one of WORLD_SIZE=0 processes"),
+        ({**TORCHRUN, "LOCAL_RANK": "4"}, "LOCAL_RANK=4 is not one of WORLD_SIZE=4 processes"),
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK=1 is not one of LOCAL_WORLD_SIZE=1 processes"),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE is not; start the processes with mpiexec"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID is not; start the processes with srun"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "SLURM_LOCALID is not"),
+        ({"PMI_RANK": "0"}, "PMI_SIZE is not; start the processes with mpiexec"),
+    ],
+)
+def test_incomplete_and_contradictory_variables_are_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        launched(environment)
+
+
+@pytest.mark.parametrize(
+    ("hostlist", "hosts"),
+    [
+        ("n1", "n1"),
+        ("login-3.site.org", "login-3.site.org"),
+        ("n[01-03,7]", "n01 n02 n03 n7"),
+        ("n[098-101]", "n098 n099 n100 n101"),
+        ("a,b[1-2]", "a b1 b2"),
+        ("b[1-2],a", "b1 b2 a"),
+        ("rack[1-2]node[3,5]-ib", "rack1node3-ib rack1node5-ib rack2node3-ib rack2node5-ib"),
+    ],
+)
+def test_a_host_list_is_expanded_in_order(hostlist: str, hosts: str) -> None:
+    assert expand_hostlist(hostlist) == hosts.split()
+
+
+@pytest.mark.parametrize("hostlist", ["", "n[1-2", "n1,,n2", "n[a-b]", "n[]", "n1]"])
+def test_what_is_no_host_list_is_refused(hostlist: str) -> None:
+    with pytest.raises(UserError, match="host"):
+        expand_hostlist(hostlist)
+
+
+STEP = {
+    "SLURM_JOB_ID": "12345678",
+    "SLURM_STEP_ID": "3",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "localhost,n[1-2]",
+}
+
+
+def test_the_ranks_of_a_slurm_step_meet_at_its_first_node() -> None:
+    host, port = slurm_address(STEP)
+    assert host == "localhost"
+    assert slurm_address(STEP) == (host, port)
+    assert slurm_address({**STEP, "SLURM_STEP_NUM_NODES": "1"})[0] == "127.0.0.1"
+    assert slurm_address({**STEP, "MASTER_ADDR": "mine", "MASTER_PORT": "1234"}) == ("mine", 1234)
+
+
+def test_the_ports_of_neighbouring_steps_and_jobs_differ_and_are_not_ephemeral() -> None:
+    steps = [{**STEP, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(40) for step in range(40)]
+    ports = [slurm_address(step)[1] for step in [*steps, {**STEP, "SLURM_STEP_ID": str(2**32 - 6)}]]
+    assert len(set(ports[:-1])) == len(steps)
+    assert all(10000 < port < 32768 for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [("NodeName=n1 Arch=x86_64\n   NodeAddr=10.0.0.7 NodeHostName=n1\n", "10.0.0.7"), ("Node n1 not found\n", None)],
+)
+def test_slurm_is_asked_for_the_address_of_a_node_whose_name_does_not_resolve(
+    monkeypatch: pytest.MonkeyPatch, shown: str, expected: str | None
+) -> None:
+    def scontrol(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command == ["scontrol", "show", "node", "no-such-host.invalid"]
+        return subprocess.CompletedProcess(command, 0, stdout=shown)
+
+    monkeypatch.setattr(rendezvous.subprocess, "run", scontrol)
+    step = {**STEP, "SLURM_STEP_NODELIST": "no-such-host.invalid,b"}
+    if expected is None:
+        with pytest.raises(UserError, match=r"'no-such-host.invalid', does not resolve.*set MASTER_ADDR"):
+            slurm_address(step)
+    else:
+        assert slurm_address(step)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("device_type", "backend", "message"),
+    [
+        ("cpu", "nccl", "backend='nccl' needs CUDA but the device is cpu; use auto or gloo"),
+        ("cpu", "ncc", "did you mean nccl"),
+        ("gpu", "auto", "device type='gpu' does not exist"),
+    ],
+)
+def test_backends_the_device_has_not_got_are_refused(device_type: str, backend: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)), process_group(SINGLE, device_type, backend=backend):
+        pass
+
+
+def test_one_process_needs_no_group() -> None:
+    with process_group(SINGLE, "cpu"):
+        assert not dist.is_initialized()
+
+
+def test_each_process_of_a_machine_takes_its_own_cuda_device() -> None:
+    assert [processes._device_index(local_rank, 4) for local_rank in range(4)] == [0, 1, 2, 3]
+    assert processes._device_index(3, 1) == 0  # a launcher that shows each process its own device only
+    for devices in (0, 2):
+        with pytest.raises(UserError, match=f"{devices} CUDA devices but its process 3 is starting"):
+            processes._device_index(2, devices)
+
+
+def test_two_ranks_on_one_cuda_device_are_refused() -> None:
+    store = HashStore()
+    processes._claim_device(store, 0, "uuid-a")
+    processes._claim_device(store, 1, "uuid-b")
+    with pytest.raises(UserError, match="ranks 0 and 2 got the same CUDA device uuid-a"):
+        processes._claim_device(store, 2, "uuid-a")
+
+
+# Two groups one after the other, ranks that come and go at different times, and an exception all agree on.
+PROGRAM = """
+import os, sys, time
+import torch, torch.distributed as dist
+from rnet.parallel.processes import launched, process_group
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+me = launched()
+before = [os.environ.get(name) for name in NAMES]
+for delay in (0.0, 0.7):
+    try:
+        with process_group(me, sys.argv[1], agreed=(StopIteration,)):
+            assert os.environ["RANK"] == str(dist.get_rank()) == str(me.rank)
+            assert os.environ["WORLD_SIZE"] == str(dist.get_world_size())
+            assert all(os.environ[name] for name in NAMES)
+            value = torch.tensor([1.0 + me.rank], device=sys.argv[1])
+            dist.all_reduce(value)
+            time.sleep(delay * me.rank)
+            if delay:
+                raise StopIteration
+            os.write(1, f"{me.launcher} {dist.get_backend()} {value.item()}\\n".encode())
+        assert not delay
+    except StopIteration:
+        assert delay
+    assert not dist.is_initialized()
+    assert [os.environ.get(name) for name in NAMES] == before
+time.sleep(0.7 * me.rank)
+"""
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_work_together_and_part_in_silence(launcher: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    outcomes = run_ranks(launcher, program, "cpu")
+    assert [outcome.returncode for outcome in outcomes] == [0] * len(outcomes)
+    name = "mpi" if launcher == "mpi" else "torchrun"
+    assert "".join(outcome.stdout for outcome in outcomes) == 2 * f"{name} gloo 3.0\n"
+    assert "".join(outcome.stderr for outcome in outcomes) == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_processes_work_together_on_two_cuda_devices(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    outcomes = run_ranks("plain", program, "cuda")
+    assert [outcome.returncode for outcome in outcomes] == [0, 0]
+    assert "".join(outcome.stdout for outcome in outcomes) == 2 * "torchrun nccl 3.0\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs exactly one CUDA device")
+def test_two_processes_with_one_cuda_device_are_refused(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    outcomes = run_ranks("plain", program, "cuda")
+    assert [outcome.returncode for outcome in outcomes] == [1, 1]
+    assert any("got the same CUDA device" in outcome.stderr for outcome in outcomes)

@@ -1,0 +1,102 @@
+"""ROC statistics against scikit-learn and against counting."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from rnet.errors import UserError
+from rnet.verdicts.roc import Scores, bootstrap_interval, oriented, roc_auc, separation, tpr_at_fpr
+
+SCORES = st.lists(st.integers(0, 6), min_size=1, max_size=12).map(lambda v: np.array(v, dtype=np.float64))
+
+
+def labelled(positives: Scores, negatives: Scores) -> tuple[Scores, Scores]:
+    return np.r_[np.ones(len(positives)), np.zeros(len(negatives))], np.r_[positives, negatives]
+
+
+@settings(deadline=None, max_examples=80)
+@given(SCORES, SCORES)
+def test_the_area_equals_scikit_learns(positives: Scores, negatives: Scores) -> None:
+    assert roc_auc(positives, negatives) == pytest.approx(roc_auc_score(*labelled(positives, negatives)), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=80)
+@given(SCORES, SCORES, st.sampled_from([0.0, 0.05, 0.1, 0.25, 1 / 3, 0.5, 1.0]))
+def test_the_true_positive_rate_is_the_best_point_of_the_curve(
+    positives: Scores, negatives: Scores, fpr: float
+) -> None:
+    false_rates, true_rates, _ = roc_curve(*labelled(positives, negatives), drop_intermediate=False)
+    expected = max(t for f, t in zip(false_rates, true_rates, strict=True) if f <= fpr + 1e-9)
+    assert tpr_at_fpr(positives, negatives, fpr) == pytest.approx(expected, abs=1e-12)
+
+
+def test_29_percent_of_100_negatives_are_29() -> None:
+    negatives = np.arange(100.0)  # 0.29 * 100 is 28.999... in floating point
+    assert tpr_at_fpr(np.array([70.5]), negatives, 0.29) == 1.0  # 29 negatives score higher
+    assert tpr_at_fpr(np.array([69.5]), negatives, 0.29) == 0.0  # 30 do
+
+
+def test_a_distance_is_negated() -> None:
+    assert oriented([0.1, 0.2], "distance").tolist() == [-0.1, -0.2]
+    assert separation([0.1, 0.2], [0.8, 0.9], "distance", draws=10).auc == 1.0
+    assert separation([0.1, 0.2], [0.8, 0.9], "similarity", draws=10).auc == 0.0
+
+
+def test_the_interval_covers_the_true_area_about_as_often_as_it_says() -> None:
+    truth, covered = 0.7602, 0  # P(x > y) for x ~ N(1, 1), y ~ N(0, 1): Phi(1 / sqrt 2)
+    for trial in range(40):
+        generator = np.random.default_rng(trial)
+        low, high = bootstrap_interval(roc_auc, generator.normal(1, 1, 25), generator.normal(0, 1, 25), draws=100)
+        covered += low <= truth <= high
+    assert 33 <= covered <= 40
+
+
+def test_scores_of_one_run_are_drawn_together() -> None:
+    seen = set()
+
+    def record(positives: Scores, negatives: Scores) -> float:
+        seen.add(tuple(sorted(positives)))
+        assert sorted(set(negatives)) in ([7.0], [8.0], [7.0, 8.0])
+        return 0.0
+
+    positives, negatives = np.array([1.0, 2.0, 3.0]), np.array([7.0, 8.0])
+    bootstrap_interval(record, positives, negatives, positive_runs=["a", "a", "b"], draws=50)
+    assert seen == {(1.0, 1.0, 2.0, 2.0), (1.0, 2.0, 3.0), (3.0, 3.0)}
+
+
+def test_clustered_runs_give_a_wider_interval_than_scores_taken_as_independent() -> None:
+    generator = np.random.default_rng(0)
+    positives = np.repeat(generator.normal(0.5, 1, 6), 10)
+    negatives = generator.normal(0, 1, 400)
+    low, high = bootstrap_interval(roc_auc, positives, negatives, positive_runs=[i // 10 for i in range(60)], draws=300)
+    naive_low, naive_high = bootstrap_interval(roc_auc, positives, negatives, draws=300)
+    assert high - low > 1.5 * (naive_high - naive_low)
+
+
+def test_the_interval_is_a_function_of_the_seed() -> None:
+    positives, negatives = np.arange(5.0), np.arange(5.0) - 1
+    intervals = [bootstrap_interval(roc_auc, positives, negatives, draws=50, seed=seed) for seed in (1, 1, 2)]
+    assert intervals[0] == intervals[1] != intervals[2]
+
+
+@pytest.mark.parametrize(("count", "level"), [(99, "0 false positives"), (100, "1% FPR")])
+def test_one_percent_is_reported_only_with_a_hundred_negatives(count: int, level: str) -> None:
+    found = separation([0.5], [*np.linspace(0, 0.4, count - 1), 0.9], "similarity", draws=10)
+    assert found.strict_level == level
+    assert found.tpr_strict == (1.0 if count == 100 else 0.0)  # one negative scores above the positive
+    assert (found.positives, found.negatives) == (1, count)
+
+
+def test_bad_input_is_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match="there are 0 and 1"):
+        separation([], [0.5], "similarity")
+    with pytest.raises(UserError, match="1 of 2 scores are not finite"):
+        separation([0.5, float("nan")], [0.5], "similarity")
+    with pytest.raises(UserError, match="positive_runs names 1 runs for 2 scores"):
+        separation([0.5, 0.6], [0.5], "similarity", positive_runs=["a"])
+    with pytest.raises(UserError, match="fpr=5"):
+        tpr_at_fpr(np.array([1.0]), np.array([0.0]), 5)
