@@ -207,6 +207,7 @@ def test_the_others_learn_why_rank_0_failed_although_it_holds_the_store(program:
     assert seconds_after(failed, other) >= GRACE_BEATS  # its traceback comes first
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_within_30_s_and_a_stalled_one_is_not_taken_for_dead(program: Path) -> None:
     other, killed = run_ranks("plain", program, "1", "stall")
     assert killed.returncode == -9
