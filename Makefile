@@ -1,16 +1,20 @@
-# make demo: install, then run the main job.  make test: install, then run the tests.
+# make demo: install, then run the main job.  make test: install, then run all tests.  make quick: the tests of a few minutes.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo test lint clean
+.PHONY: demo quick test lint clean
 
 demo: $(STAMP)
 	$(BIN)/rnet demo
 
+quick: $(STAMP)
+	$(PYTEST) -m "not slow and not slurm and not mpi"
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
