@@ -100,8 +100,8 @@ def _show_plan(
     file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
 ) -> None:
     from launch.sweep.clusters.slurm import sbatch_text
+    from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.plan.plan import done_cells
-    from launch.sweep.plan.planning import check_deeply, make_plan
     from launch.sweep.submit import plan_arrays
 
     plan = make_plan(file, changes, config_dir=config_dir)
@@ -135,7 +135,7 @@ def _show_plan(
 
 def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
     from launch.sweep.clusters.slurm import require_slurm
-    from launch.sweep.plan.planning import check_deeply, make_plan
+    from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.submit import submit
 
     plan = make_plan(file, changes, config_dir=config_dir)

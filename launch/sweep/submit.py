@@ -15,8 +15,8 @@ from launch.sweep.clusters.snapshot import take_snapshot
 from launch.sweep.plan.plan import Plan, save_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import process_alive
-from launch.sweep.records.states import RETRIED, StoreState, live_tasks
 from launch.sweep.records.submissions import LIVE, Submission, new_submission, submitting
+from launch.sweep.states import RETRIED, StoreState, live_tasks
 from launch.sweep.work.task import ArrayTask
 from rnet.errors import UserError
 

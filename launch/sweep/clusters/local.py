@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 PRELOADED = [
-    "launch.sweep.work.runner", "sklearn.datasets", "torch.utils.tensorboard", "torch._dynamo",
+    "launch.sweep.work.cell", "sklearn.datasets", "torch.utils.tensorboard", "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 ]  # fmt: skip
 """What every cell imports sooner or later; imported once, before the cells' processes are forked."""

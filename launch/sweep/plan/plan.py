@@ -1,7 +1,7 @@
 """A sweep, expanded: cells, rows and resources, and how they are kept beside the store.
 
 A cell is one stage with one content id: a folder of the store. Its parents come before it in the list. Nothing here
-composes configurations, so that looking at a sweep is quick; planning.py makes plans.
+composes configurations, so that looking at a sweep is quick; expand.py makes plans.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from launch.sweep.plan.resources import Profile, Shape
 from launch.sweep.plan.spec import STAGES
-from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.errors import UserError
+from rnet.storage.json_files import names_in, read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.errors import UserError
+from rnet.storage.json_files import names_in, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.plan import Plan
-from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.storage.files import locked
+from rnet.storage.json_files import names_in, read_json, write_json
 
 LIVE = ("intended", "submitted")
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from launch.sweep.plan.plan import Cell, Plan
 from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
-from launch.sweep.records.states import STATES, CellState, StoreState
+from launch.sweep.states import STATES, CellState, StoreState
 from rnet.command import console
 
 SAMPLE = 100

@@ -40,7 +40,7 @@ def run_task(root: Path, token: str, number: int, *, job: str | None = None, res
 
     Ends the process with EXIT_STOPPED when asked to stop, after requeueing the task if Slurm does not do so itself.
     """
-    from launch.sweep.work.runner import Job, run_cell  # brings torch
+    from launch.sweep.work.cell import Job, run_cell  # brings torch
     from rnet.training.signals import Preempted
 
     share_files(root)

@@ -13,9 +13,9 @@ from launch.sweep.clusters import slurm
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import SILENT_SECONDS, Worker, claim
-from launch.sweep.records.states import StoreState
 from launch.sweep.records.submissions import Submission, new_submission
 from launch.sweep.show import status
+from launch.sweep.states import StoreState
 from launch.sweep.submit import Report, _wanted
 from rnet.errors import UserError
 from tests.launch.sweep.clusters.test_arrays import graph

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.configs import ConfigCache, Part
+from launch.sweep.plan.compose_cache import ConfigCache, Part
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep

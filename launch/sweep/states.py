@@ -20,9 +20,9 @@ from launch.sweep.records.attempts import (
     process_alive,
     read_attempt,
 )
-from launch.sweep.records.files import read_json, write_json
 from launch.sweep.records.submissions import LIVE, Submission, read_all
 from rnet.errors import UserError
+from rnet.storage.json_files import read_json, write_json
 
 STATES = (
     "not submitted", "pending", "running", "done", "failed", "blocked", "timed out", "preempted", "lost"
