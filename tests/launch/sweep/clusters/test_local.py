@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
-from launch.sweep.clusters.local import Stop, run_graph
+from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
