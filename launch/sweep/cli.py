@@ -32,7 +32,7 @@ ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own groups, e.g. DIR/cluster/mine.yaml.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
-Wait = Annotated[bool, typer.Option("--wait", help="cluster=local and mpi: return when all cells have ended.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when all cells have ended.")]
 
 
 def _run(action: Callable[[], None]) -> None:
@@ -99,19 +99,19 @@ def report_command(
 def _show_plan(
     file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
 ) -> None:
-    from launch.sweep.clusters.slurm import sbatch_text
+    from launch.sweep.clusters.base import make_cluster
+    from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.plan.plan import done_cells
-    from launch.sweep.plan.planning import check_deeply, make_plan
-    from launch.sweep.submit import plan_arrays
 
     plan = make_plan(file, changes, config_dir=config_dir)
+    cluster = make_cluster(plan.profile, plan.cluster)
     if check:
         check_deeply(plan)
     done = done_cells(plan, root)
-    open_cells = [place for place in range(len(plan.cells)) if place not in done]
-    arrays = plan_arrays(plan, open_cells) if plan.profile.kind == "slurm" else []
+    open_cells = [index for index in range(len(plan.cells)) if index not in done]
+    arrays = cluster.arrays(plan, open_cells, ask=False) if cluster.queued else []
     cells = Counter(cell.stage for cell in plan.cells)
-    finished = Counter(plan.cells[place].stage for place in done)
+    finished = Counter(plan.cells[index].stage for index in done)
     if as_json:
         shown = [{"stage": a.stage, "tasks": len(a.tasks), "resources": str(a.shape)} for a in arrays]
         document = {"sweep": plan.name, "cluster": plan.cluster, "rows": len(plan.rows), "cells": dict(cells),
@@ -126,26 +126,25 @@ def _show_plan(
         count = sum(array.stage == stage for array in arrays)
         table.add_row(stage, str(cells[stage]), str(finished[stage]), str(count or ""), "; ".join(sorted(shapes)))
     console().print(table)
-    print(f"cluster={plan.cluster} ({plan.profile.kind}), planned in {plan.seconds:.1f} s")  # noqa: T201
+    print(f"cluster={plan.cluster} ({cluster.kind}), planned in {plan.seconds:.1f} s")  # noqa: T201
     for array in arrays[:1]:
-        folder = root.expanduser().resolve() / "jobs" / "TOKEN"
-        text = sbatch_text(plan.profile, array.shape, f"rnet-{array.stage}-TOKEN", folder, len(array.tasks), None)
-        print(f"\nThe first of {len(arrays)} job scripts:\n\n{text}")  # noqa: T201
+        script = cluster.script(root.expanduser().resolve(), array)
+        print(f"\nThe first of {len(arrays)} job scripts:\n\n{script}")  # noqa: T201
 
 
 def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
-    from launch.sweep.clusters.slurm import require_slurm
-    from launch.sweep.plan.planning import check_deeply, make_plan
+    from launch.sweep.clusters.base import make_cluster
+    from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.submit import submit
 
     plan = make_plan(file, changes, config_dir=config_dir)
-    if plan.profile.kind == "slurm":
-        require_slurm()
+    cluster = make_cluster(plan.profile, plan.cluster)
+    cluster.require()
     check_deeply(plan)
     found = submit(plan, root, retry=retry, wait=wait)
     for job in found.recovered:
         print(f"found job {job} again, whose submission had been cut off")  # noqa: T201
-    where = f" in {len(found.jobs)} arrays: {' '.join(found.jobs)}" if plan.profile.kind == "slurm" else ""
+    where = f" in {len(found.jobs)} arrays: {' '.join(found.jobs)}" if cluster.queued else ""
     print(f"{plan.name}: submitted {found.cells} cells{where if found.cells else ''}")  # noqa: T201
     left = "not submitted yet (rnet sweep submit)" if retry else "failed before (rnet sweep retry starts them again)"
     for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left)):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.sweep.clusters import slurm
-from launch.sweep.clusters.arrays import Array, dependency, make_arrays
+from launch.sweep.clusters.arrays import needed_tasks
+from launch.sweep.clusters.base import Cluster, make_cluster
 from launch.sweep.clusters.snapshot import take_snapshot
 from launch.sweep.plan.plan import Plan, save_plan
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import process_alive
-from launch.sweep.records.states import RETRIED, StoreState, live_tasks
-from launch.sweep.records.submissions import LIVE, Submission, new_submission, submitting
-from launch.sweep.work.task import ArrayTask
+from launch.sweep.records.submissions import LIVE, Submission, by_profile, new_submission, submitting
+from launch.sweep.states import RETRIED, StoreState
 from rnet.errors import UserError
 
 
@@ -34,17 +29,14 @@ class Report:
     recovered: list[str] = field(default_factory=list)
 
 
-Entry = Callable[[Path, str], Callable[[], None]]
-
-
-def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False, entry: Entry = ArrayTask) -> Report:
+def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False) -> Report:
     """Hands out the cells that were never tried; with retry those that failed instead.
 
-    Returns as soon as the cluster has them. wait: cluster=local and mpi only: returns when all have ended. Raises
-    UserError if the cluster refuses; what it took before stays submitted, and the same command goes on from there.
+    Returns as soon as the cluster has them, or with wait when they have ended. Raises UserError if the cluster refuses;
+    what it took before stays submitted, and the same command goes on from there.
     """
-    if plan.profile.kind == "slurm":
-        slurm.require_slurm()
+    cluster = make_cluster(plan.profile, plan.cluster)
+    cluster.require()
     root = root.expanduser().resolve()
     with submitting(root):
         report = Report(recovered=_recover(root))
@@ -53,53 +45,11 @@ def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False, e
             raise UserError(state.trouble)
         wanted = _wanted(plan, state, retry, report)
         save_plan(plan, root)
-        if wanted:
-            slurm.cancel_jobs(sorted({state.cells[p].task or "" for p in wanted if state.cells[p].silent}))
-            report.cells = len(wanted)
-            dead = {plan.cells[place].label: state.cells[place].attempt for place in wanted}
-            if plan.profile.kind == "slurm":
-                _submit_arrays(plan, root, wanted, dead, state, report, entry)
-                return report
-            submission = _start_pool(plan, root, wanted, dead)
-            report.jobs.append(submission.job or "")
-    while wanted and wait and process_alive(int(report.jobs[0].removeprefix("pid:"))):
-        time.sleep(0.1)
+        _cancel_silent(state, wanted)
+        started = _hand_out(plan, root, cluster, wanted, state, report)
+    if wait:
+        cluster.wait(started)
     return report
-
-
-def _wanted(plan: Plan, state: StoreState, retry: bool, report: Report) -> list[int]:
-    """Places of the cells to hand out: with retry what failed and the parents it misses, else what was never tried.
-
-    What could only be blocked, because a parent failed and is not retried, is left.
-    """
-    chosen: set[int] = set()
-    for place in reversed(range(len(plan.cells))):
-        cell = state.cells[place]
-        if cell.state == "done" or cell.alive:
-            continue
-        if cell.state in (RETRIED if retry else ("not submitted", "lost")) or place in chosen:
-            chosen.add(place)
-            if retry:
-                chosen |= {p for p in plan.cells[place].parents if state.cells[p].state != "done"}
-    found: list[int] = []
-    coming = {place for place, cell in enumerate(state.cells) if cell.state == "done" or cell.alive}
-    for place, cell in enumerate(state.cells):
-        if cell.state == "done":
-            report.done += 1
-        elif cell.alive:
-            report.elsewhere += 1
-        elif place in chosen and coming.issuperset(plan.cells[place].parents):
-            found.append(place)
-            coming.add(place)
-        else:
-            report.left += 1
-    return found
-
-
-def plan_arrays(plan: Plan, wanted: Collection[int], *, max_size: int | None = None) -> list[Array]:
-    """The arrays in which the cells would be submitted."""
-    size = min(plan.profile.max_array_size, max_size or plan.profile.max_array_size)
-    return make_arrays(plan, wanted, max_size=size, max_arrays=plan.profile.max_submissions)
 
 
 def cancel(plan: Plan, root: Path) -> int:
@@ -111,70 +61,103 @@ def cancel(plan: Plan, root: Path) -> int:
         for submission in stopped:  # first, so that nothing requeues itself
             submission.state = "cancelled"
             submissions.save(root, submission)
-        slurm.cancel_jobs(s.job for s in stopped if s.kind == "slurm" and s.job)
-        for submission in stopped:
-            if submission.kind != "slurm" and submission.host == os.uname().nodename and submission.job:
-                pid = int(submission.job.removeprefix("pid:"))
-                if process_alive(pid):
-                    os.kill(pid, signal.SIGTERM)
+        _stop(stopped, [submission.job for submission in stopped if submission.job])
     return len(stopped)
 
 
-def _submit_arrays(
-    plan: Plan, root: Path, wanted: list[int], dead: dict[str, int], state: StoreState, report: Report, entry: Entry
-) -> None:
-    snapshot = take_snapshot(root)
-    sizes = live_tasks(state.submissions)
-    task_of = {}
-    for place, cell in enumerate(plan.cells):
-        where = state.places.get(cell.label)
-        if where is not None and where.task is not None and state.cells[place].alive:
-            task_of[place] = where.task
-    for array in plan_arrays(plan, wanted, max_size=slurm.max_array_size()):
-        submission = new_submission(plan, array.stage, array.tasks, dead, snapshot.name)
-        after = dependency(plan, array, task_of, sizes)
-        job = _submit_array(plan, root, submission, array, snapshot, after, entry)
-        report.jobs.append(job)
-        sizes[job] = len(array.tasks)
-        task_of |= {place: f"{job}_{number}" for number, task in enumerate(array.tasks) for place in task}
+def _wanted(plan: Plan, state: StoreState, retry: bool, report: Report) -> list[int]:
+    """Indices of the cells to hand out: with retry what failed and the parents it misses, else what was never tried.
+
+    What could only be blocked, because a parent failed and is not retried, is left.
+    """
+    chosen: set[int] = set()
+    for index in reversed(range(len(plan.cells))):
+        cell = state.cells[index]
+        if cell.state == "done" or cell.alive:
+            continue
+        if cell.state in (RETRIED if retry else ("not submitted", "lost")) or index in chosen:
+            chosen.add(index)
+            if retry:
+                chosen |= {p for p in plan.cells[index].parents if state.cells[p].state != "done"}
+    found: list[int] = []
+    coming = {index for index, cell in enumerate(state.cells) if cell.state == "done" or cell.alive}
+    for index, cell in enumerate(state.cells):
+        if cell.state == "done":
+            report.done += 1
+        elif cell.alive:
+            report.elsewhere += 1
+        elif index in chosen and coming.issuperset(plan.cells[index].parents):
+            found.append(index)
+            coming.add(index)
+        else:
+            report.left += 1
+    return found
 
 
-def _submit_array(
-    plan: Plan, root: Path, submission: Submission, array: Array, snapshot: Path, after: str | None, entry: Entry
-) -> str:
-    """Record, sbatch, record: a crash at any moment leaves a record whose job can be found by its name."""
-    folder = root / "jobs" / submission.token
-    executor = slurm.ArrayExecutor(folder, python=plan.profile.python)
-    executor.update_parameters(**slurm.parameters(plan.profile, array.shape, submission.name, folder, snapshot, after))
-    submissions.save(root, submission)
-    try:
-        submission.job = executor.submit_array_of(len(array.tasks), entry(root, submission.token))
-    except UserError:
-        _recover(root)
-        raise
-    submission.state = "submitted"
-    submissions.save(root, submission)
-    return submission.job
+def _hand_out(
+    plan: Plan, root: Path, cluster: Cluster, wanted: list[int], state: StoreState, report: Report
+) -> list[Submission]:
+    """Submits the wanted cells in arrays that wait for their parents."""
+    if not wanted:
+        return []
+    report.cells = len(wanted)
+    snapshot = take_snapshot(root).name if cluster.queued else None
+    dead = {plan.cells[index].label: state.cells[index].attempt for index in wanted}
+    sizes = {s.job: len(s.tasks) for s in state.submissions if s.job and s.state in LIVE}
+    task_of = {
+        index: where.task
+        for index, cell in enumerate(plan.cells)
+        if (where := state.assigned.get(cell.label)) is not None
+        and where.task is not None
+        and where.submission.kind == cluster.kind
+        and state.cells[index].alive
+    }
+    started = []
+    for array in cluster.arrays(plan, wanted):
+        after = needed_tasks(plan, array, task_of, sizes)
+        submission = new_submission(plan, array.stage, array.tasks, dead, snapshot)
+        submissions.save(root, submission)  # a crash at any moment leaves a record whose job is found by its name
+        try:
+            submission.job = cluster.start(root, submission, array, after)
+        except UserError:
+            _recover(root)
+            raise
+        submission.state = "submitted"
+        submissions.save(root, submission)
+        started.append(submission)
+        report.jobs.append(submission.job)
+        sizes[submission.job] = len(array.tasks)
+        task_of |= {
+            index: task for cells, task in zip(array.tasks, submission.task_ids, strict=True) for index in cells
+        }
+    return started
 
 
 def _recover(root: Path) -> list[str]:
-    """Completes the records that a submitter left unfinished, and returns the jobs found. Raises if Slurm is mute.
+    """Completes the records that a submitter left unfinished, and returns the jobs found. Raises if a cluster is mute.
 
-    A record whose job Slurm does not know becomes void, also for the job itself, should it turn up late.
+    A record whose job its cluster does not know becomes void, also for the job itself, should it turn up late.
     """
-    open_records = [s for s in submissions.read_all(root) if s.state == "intended" and s.kind == "slurm"]
-    jobs = slurm.find_jobs(s.name for s in open_records)
-    for submission in open_records:
-        submission.job = jobs.get(submission.name)
-        submission.state = "void" if submission.job is None else "submitted"
-        submissions.save(root, submission)
+    open_records = [s for s in submissions.read_all(root) if s.state == "intended"]
+    for members in by_profile(open_records):
+        jobs = make_cluster(members[0].profile).find([submission.name for submission in members])
+        for submission in members:
+            submission.job = jobs.get(submission.name)
+            submission.state = "void" if submission.job is None else "submitted"
+            submissions.save(root, submission)
     return [s.job for s in open_records if s.job is not None]
 
 
-def _start_pool(plan: Plan, root: Path, wanted: list[int], dead: dict[str, int]) -> Submission:
-    from launch.sweep.clusters.local import start_pool
+def _cancel_silent(state: StoreState, wanted: Iterable[int]) -> None:
+    """Stops the tasks that their cluster calls running and of which nothing is heard."""
+    silent = {state.cells[index].task for index in wanted if state.cells[index].silent}
+    _stop(state.submissions, sorted(task for task in silent if task is not None))
 
-    submission = new_submission(plan, "cells", [[place] for place in wanted], dead, None)
-    submissions.save(root, submission)
-    submission.job = f"pid:{start_pool(plan.profile, root, submission)}"
-    return submission
+
+def _stop(among: Iterable[Submission], ids: list[str]) -> None:
+    """Cancels jobs and tasks of these submissions, each at its own cluster."""
+    for members in by_profile(among):
+        jobs = {submission.job for submission in members}
+        own = [given for given in ids if given in jobs or given.rpartition("_")[0] in jobs]
+        if own:
+            make_cluster(members[0].profile).cancel(own)

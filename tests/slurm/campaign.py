@@ -22,15 +22,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
-from launch.sweep.plan.planning import make_plan
 from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
-from launch.sweep.records.files import names_in
-from launch.sweep.records.states import StoreState
 from launch.sweep.show.report import complete, format_lines, report_lines
+from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
+from rnet.storage.json_files import names_in
 from tests.launch.sweep.sweeps import write_sweep
 from tests.slurm.cluster import dev_cluster
 

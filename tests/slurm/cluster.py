@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launch.sweep.plan.plan import Plan
-from launch.sweep.records.states import StoreState
+from launch.sweep.states import StoreState
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120

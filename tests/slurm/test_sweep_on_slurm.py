@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
-from launch.sweep.plan.planning import make_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import Worker, read_attempt
-from launch.sweep.records.states import StoreState
 from launch.sweep.show.report import complete, report_lines
+from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
-from launch.sweep.work.runner import Job, run_cell
+from launch.sweep.work.cell import Job, run_cell
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import tiny_plan
 from tests.slurm.cluster import at_rest, logs, wait_until
@@ -112,8 +112,9 @@ def test_a_submitter_killed_between_sbatch_and_bookkeeping_loses_and_repeats_not
     plan, root = long_training(tmp_path, [0], set=["train.epochs=1", "model.width=4"]), tmp_path / "store"
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from launch.sweep import submissions, submit\n"
-        "from launch.sweep.plan.planning import make_plan\n"
+        "from launch.sweep import submit\n"
+        "from launch.sweep.records import submissions\n"
+        "from launch.sweep.plan.expand import make_plan\n"
         "save = submissions.save\n"
         "def cut(root, record):\n"
         "    os.kill(os.getpid(), signal.SIGKILL) if record.state == 'submitted' else save(root, record)\n"

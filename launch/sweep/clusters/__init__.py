@@ -1,1 +1,1 @@
-"""Where cells run: one interface, and Slurm, MPI and this machine behind it."""
+"""Where cells run: one interface (base.py), and Slurm, MPI and this machine behind it."""

@@ -1,5 +1,5 @@
-"""How cells become arrays: victims are kept apart as far as the number of sbatch calls allows, so that what follows
-one victim need not wait for the others.
+"""How cells become arrays: victims are kept apart as far as the number of submissions allows, so that what follows one
+victim need not wait for the others.
 
 A victim's cells of one stage and shape form one array; all train cells of a shape are one. Where that makes more
 arrays than allowed, victims share arrays; where even one group makes too many, tasks take several cells.
@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.plan.spec import STAGES
+from launch.sweep.records.submissions import split_task
+
+MOST_NAMED = 50
+"""So many tasks of one job (at most) are waited for by name: schedulers limit the length of a dependency."""
+
+After = Mapping[str, list[int]]
+"""Tasks to wait for: numbers by job, an empty list for all of a job's tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
-    """Cells (by place) of one stage and shape, a list for each task."""
+    """Cells (by index) of one stage and shape, a list for each task."""
 
     stage: str
     shape: Shape
@@ -26,32 +33,32 @@ class Array:
 
 def make_arrays(plan: Plan, wanted: Iterable[int], *, max_size: int, max_arrays: int) -> list[Array]:
     """Arrays of the wanted cells, parents before children. max_size: tasks in one array."""
-    places = sorted(wanted)
-    victims = sorted({plan.cells[place].victim for place in places})
+    indices = sorted(wanted)
+    victims = sorted({plan.cells[index].victim for index in indices})
     for groups in range(max(1, min(len(victims), max_arrays)), 0, -1):
         group_of = {victim: number * groups // len(victims) for number, victim in enumerate(victims)}
-        arrays = _split(plan, places, group_of, max_size, 1)
+        arrays = _split(plan, indices, group_of, max_size, 1)
         if len(arrays) <= max_arrays:
             return arrays
     packing = 1
     while len(arrays) > max_arrays and any(len(array.tasks) > 1 for array in arrays):
         packing *= 2
-        packed = _split(plan, places, group_of, max_size, packing)
+        packed = _split(plan, indices, group_of, max_size, packing)
         if len(packed) == len(arrays):  # as many shapes as arrays: nothing is won
             return packed
         arrays = packed
     return arrays
 
 
-def _split(plan: Plan, places: list[int], group_of: Mapping[int, int], max_size: int, packing: int) -> list[Array]:
+def _split(plan: Plan, indices: list[int], group_of: Mapping[int, int], max_size: int, packing: int) -> list[Array]:
     keyed: dict[tuple[int, int, int], list[int]] = {}
-    for place in places:
-        cell = plan.cells[place]
+    for index in indices:
+        cell = plan.cells[index]
         group = 0 if cell.stage == "train" else group_of[cell.victim]
-        keyed.setdefault((STAGES.index(cell.stage), cell.shape, group), []).append(place)
+        keyed.setdefault((STAGES.index(cell.stage), cell.shape, group), []).append(index)
     arrays = []
-    for (stage, shape_place, _), members in sorted(keyed.items()):
-        shape = plan.shapes[shape_place]
+    for (stage, shape_index, _), members in sorted(keyed.items()):
+        shape = plan.shapes[shape_index]
         if shape.nodes * shape.processes == 1:
             shape = replace(shape, pack=shape.pack * packing, minutes=shape.minutes * packing)
         tasks = [members[start : start + shape.pack] for start in range(0, len(members), shape.pack)]
@@ -60,24 +67,20 @@ def _split(plan: Plan, places: list[int], group_of: Mapping[int, int], max_size:
     return arrays
 
 
-def dependency(plan: Plan, array: Array, task_of: Mapping[int, str], sizes: Mapping[str, int]) -> str | None:
-    """Slurm's afterany on the tasks that compute parents of the array's cells; None if there are none.
+def needed_tasks(plan: Plan, array: Array, task_of: Mapping[int, str], sizes: Mapping[str, int]) -> After:
+    """The tasks that compute parents of the array's cells, by job; many of one job become the whole job.
 
-    task_of: the task ("123_4") of each submitted cell by place. sizes: how many tasks each array has. After any end,
-    not only success: a child that finds no parent says so and ends, where afterok would leave it waiting for ever and
-    one failed parent would stop the children of all.
+    task_of: the id of each submitted cell's task, by the cell's index. sizes: how many tasks each job has.
     """
     needed = {
         task_of[parent]
         for task in array.tasks
-        for place in task
-        for parent in plan.cells[place].parents
+        for index in task
+        for parent in plan.cells[index].parents
         if parent in task_of
     }
-    by_job: dict[str, list[str]] = {}
-    for task in sorted(needed):
-        by_job.setdefault(task.partition("_")[0], []).append(task)
-    terms = []
-    for job, tasks in by_job.items():
-        terms += [job] if len(tasks) == sizes.get(job) or len(tasks) > 50 else tasks
-    return "afterany:" + ":".join(terms) if terms else None
+    by_job: dict[str, list[int]] = {}
+    for job, number in sorted(map(split_task, needed)):
+        by_job.setdefault(job, []).append(number)
+    whole = {job for job, numbers in by_job.items() if len(numbers) == sizes.get(job) or len(numbers) > MOST_NAMED}
+    return {job: [] if job in whole else numbers for job, numbers in by_job.items()}

@@ -1,6 +1,6 @@
 """Sweeps in one allocation of MPI ranks: rank 0 hands out cells, the others compute them, one at a time each.
 
-    mpiexec -n RANKS python -m mpi4py.futures -m launch.sweep.clusters.mpi ROOT TOKEN WORKERS 0
+    mpiexec -n RANKS python -m mpi4py.futures -m launch.sweep.clusters.mpi ROOT TOKEN WORKERS
 
 For centres that forbid thousands of small jobs. A rank that dies takes the others with it, as MPI has it; their cells
 go on from their checkpoints with rnet sweep retry.
@@ -10,13 +10,32 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.sweep.clusters.local import Stop, announce, run_graph, task_exit_status
+from launch.sweep.clusters.local import default_workers
+from launch.sweep.clusters.pool import Pool, Stop, announce, run_graph, task_exit_status
 
 LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
 """What tells a process that it is one of several: each cell here is computed by one rank alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mpi(Pool):
+    """Ranks of one MPI program."""
+
+    mpiexec: list[str] = field(default_factory=lambda: ["mpiexec", "-n", "{ranks}"])
+    """What starts the ranks; {ranks} is workers + 1, for one rank hands out the cells."""
+
+    def command(self, root: Path, token: str) -> list[str]:
+        """This file as a program of so many ranks."""
+        workers = self.workers or default_workers()
+        mpiexec = [part.format(ranks=workers + 1) for part in self.mpiexec]
+        beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where its wheel puts it
+        mpiexec[0] = shutil.which(mpiexec[0], path=beside) or mpiexec[0]
+        return [*mpiexec, sys.executable, "-m", "mpi4py.futures", "-m", __name__, str(root), token, str(workers)]
 
 
 def run_alone(root: Path, token: str, number: int) -> int:

@@ -12,9 +12,9 @@ import subprocess
 from pathlib import Path
 
 import rnet
-from launch.sweep.records.files import write_json
 from rnet.config.run import config_folder
 from rnet.storage.files import make_folder, unwritable
+from rnet.storage.json_files import write_json
 
 PARTS = ("rnet", "launch", "configs")
 

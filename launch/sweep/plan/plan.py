@@ -1,7 +1,7 @@
 """A sweep, expanded: cells, rows and resources, and how they are kept beside the store.
 
 A cell is one stage with one content id: a folder of the store. Its parents come before it in the list. Nothing here
-composes configurations, so that looking at a sweep is quick; planning.py makes plans.
+composes configurations, so that looking at a sweep is quick; expand.py makes plans.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from launch.sweep.plan.resources import Profile, Shape
+from launch.sweep.plan.resources import Shape
 from launch.sweep.plan.spec import STAGES
-from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.errors import UserError
+from rnet.storage.json_files import names_in, read_json, write_json
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One stage to compute. parents, shape: places in the plan's lists; victim: the place of its train cell."""
+    """One stage to compute. parents, shape: indices into the plan's lists; victim: the index of its train cell."""
 
     stage: str
     id: str
@@ -36,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: axis values and the cells (by place) with its suspect, its scores and its negatives'."""
+    """One line of the table: axis values and the cells (by index) with its suspect, its scores and its negatives'."""
 
     values: dict[str, str]
     cells: dict[str, int]
@@ -45,11 +46,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A sweep, expanded. seconds: how long that took; composed: how many configurations were composed for it."""
+    """A sweep, expanded. cluster: the name of a profile; profile: its settings, as its file has them.
+
+    seconds: how long planning took; composed: how many configurations were composed for it.
+    """
 
     name: str
     cluster: str
-    profile: Profile
+    profile: dict[str, Any]
     common: tuple[str, ...]
     config_dir: str | None
     cells: list[Cell]
@@ -67,12 +71,15 @@ class Plan:
         return root / cell.stage / cell.id
 
 
+_AS_THEY_ARE = ("name", "cluster", "profile", "common", "config_dir", "seconds", "composed")
+
+
 def done_cells(plan: Plan, root: Path) -> set[int]:
-    """Places of the cells whose result is in the store. One listing a stage, one look a folder found."""
+    """Indices of the cells whose result is in the store. One listing a stage, one look a folder found."""
     there = {stage: set(names_in(root / stage)) for stage in STAGES}
     return {
-        place
-        for place, cell in enumerate(plan.cells)
+        index
+        for index, cell in enumerate(plan.cells)
         if cell.id in there[cell.stage] and os.path.exists(f"{root}/{cell.label}/result.json")  # pathlib is slow
     }
 
@@ -81,8 +88,7 @@ def save_plan(plan: Plan, root: Path) -> Path:
     """Writes the plan to <root>/sweeps/<name>.json, where tasks and the other commands read it."""
     path = root / "sweeps" / f"{plan.name}.json"
     document = {
-        **{name: getattr(plan, name) for name in ("name", "cluster", "common", "config_dir", "seconds", "composed")},
-        "profile": dataclasses.asdict(plan.profile),
+        **{name: getattr(plan, name) for name in _AS_THEY_ARE},
         "shapes": [dataclasses.asdict(shape) for shape in plan.shapes],
         "cells": [[cell.stage, cell.id, cell.parents, cell.overrides, cell.shape, cell.victim] for cell in plan.cells],
         "rows": [[row.values, row.cells, row.negatives] for row in plan.rows],
@@ -99,7 +105,7 @@ def read_plan(path: Path) -> Plan:
     return Plan(
         name=document["name"], cluster=document["cluster"], config_dir=document["config_dir"],
         common=tuple(document["common"]), seconds=document["seconds"], composed=document["composed"],
-        profile=Profile(**document["profile"]), shapes=[Shape(**shape) for shape in document["shapes"]],
+        profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
         cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim)
                for stage, id_, parents, overrides, shape, victim in document["cells"]],
         rows=[Row(values, cells, tuple(negatives)) for values, cells, negatives in document["rows"]],

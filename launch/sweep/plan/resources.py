@@ -1,11 +1,11 @@
-"""What a stage needs (its shape) and where it may get it (a cluster profile, configs/cluster/*.yaml)."""
+"""What a stage needs (its shape), and the file that says where it may get it (a profile, configs/cluster/*.yaml)."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -13,8 +13,6 @@ from typing import Any
 import yaml
 
 from rnet.errors import UserError, unknown_name
-
-KINDS = ("slurm", "local", "mpi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,82 +52,46 @@ class Shape:
         return f"{where}{gpus}{self.cpus} CPU, {self.memory_gb:g} GB, {self.minutes} min{packed}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """A place where sweeps run."""
-
-    kind: str
-    """slurm, local (processes on this machine) or mpi (one allocation, cells handed out to ranks)."""
-    partition: str | None = None
-    """Slurm partition."""
-    account: str | None = None
-    """Slurm account."""
-    qos: str | None = None
-    """Slurm quality of service."""
-    constraint: str | None = None
-    """Slurm node features, e.g. a100."""
-    setup: list[str] = field(default_factory=list)
-    """Shell lines before the task: modules, environments, variables."""
-    python: str | None = None
-    """The command that stands for python, e.g. apptainer exec --nv rnet.sif python; null: this interpreter."""
-    max_parallel: int = 256
-    """Tasks of an array that may run at once."""
-    max_array_size: int = 1000
-    """Tasks of one array; the smaller of this and what Slurm allows (MaxArraySize) counts."""
-    max_submissions: int = 20
-    """sbatch calls for one sweep. More calls make finer dependencies: victims share arrays only when they must."""
-    signal_seconds: int = 90
-    """How long before the time limit a task is told to save and requeue."""
-    crash_requeues: int = 2
-    """How often a task that was killed by a signal is started again by its own job script."""
-    sbatch: dict[str, Any] = field(default_factory=dict)
-    """Any other sbatch option, by its long name."""
-    workers: int = 0
-    """local: processes at once; 0 for one per GPU, or per CPU core where there is no GPU. mpi: ranks that compute."""
-    mpiexec: list[str] = field(default_factory=lambda: ["mpiexec", "-n", "{ranks}"])
-    """mpi: what starts the ranks; {ranks} is workers + 1, for one rank hands out the cells."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown_name("cluster kind", self.kind, KINDS)
-        for name in ("max_parallel", "max_array_size", "max_submissions", "signal_seconds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-
-
 def make_shape(needs: Mapping[str, Any]) -> Shape:
     """The shape with these settings. Raises UserError for unknown ones and wrong types."""
-    return Shape(**_checked("resources key", needs, Shape))
+    return Shape(**checked_settings("resources key", needs, Shape))
 
 
-def load_profile(name: str, folders: Sequence[Path]) -> Profile:
-    """The profile that cluster/<name>.yaml in one of the folders describes, the last folder first."""
+def load_profile(name: str, folders: Sequence[Path]) -> dict[str, Any]:
+    """The settings in cluster/<name>.yaml of one of the folders, the last folder first; their `kind` is a text.
+
+    The cluster of that kind checks the others (launch/sweep/clusters/base.py). Raises UserError.
+    """
     for folder in reversed(folders):
         path = folder / "cluster" / f"{name}.yaml"
         if path.is_file():
             try:
                 document = yaml.safe_load(path.read_text())
-                if not isinstance(document, dict) or "kind" not in document:
-                    raise UserError("a profile maps names to values and has a kind: " + ", ".join(KINDS))
-                return Profile(**_checked("key", document, Profile))
-            except (yaml.YAMLError, UserError) as error:
+            except yaml.YAMLError as error:
                 raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+            if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+                raise UserError(f"{path}: a profile maps names to values and has a kind, e.g. kind: slurm")
+            return document
     known = {path.stem for folder in folders for path in (folder / "cluster").glob("*.yaml")}
     raise unknown_name("cluster", name, known)
 
 
-def _checked(place: str, values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+def checked_settings(what: str, values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The values, if each is a field of the dataclass and of its type. what: how errors call a key.
+
+    Raises UserError for unknown keys (with the nearest valid ones) and for wrong types.
+    """
     types = typing.get_type_hints(kind)
     names = [item.name for item in dataclasses.fields(kind)]
     found = {}
     for key, value in values.items():
         if key not in names:
-            raise unknown_name(place, key, names)
+            raise unknown_name(what, key, names)
         if types[key] is float and type(value) is int:
             value = float(value)
         options = typing.get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
         allowed = tuple(typing.get_origin(option) or option for option in options)
-        if isinstance(value, bool) or not isinstance(value, allowed):
+        if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
             names_of_types = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
             raise UserError(f"{key}={value!r} must be of type {names_of_types}")
         found[key] = value

@@ -133,29 +133,29 @@ def _sweep(document: dict[str, Any], path: Path) -> Sweep:
 
 
 def _case(number: int, case: Any, axes: Mapping[str, Sequence[str]]) -> Case:
-    place = f"cases[{number}]"
-    case = _mapping(case, place)
+    setting = f"cases[{number}]"
+    case = _mapping(case, setting)
     for key in case:
         if key not in ("when", "set", "resources"):
-            raise unknown_name(f"{place} key", key, ("when", "set", "resources"))
+            raise unknown_name(f"{setting} key", key, ("when", "set", "resources"))
     return Case(
-        when=_match(f"{place}.when", case.get("when"), axes),
-        set=_lines(f"{place}.set", _list(case, "set")),
-        resources=_resources(f"{place}.resources", case.get("resources")),
+        when=_match(f"{setting}.when", case.get("when"), axes),
+        set=_lines(f"{setting}.set", _list(case, "set")),
+        resources=_resources(f"{setting}.resources", case.get("resources")),
     )
 
 
-def _match(place: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
+def _match(setting: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
     found = {}
-    for axis, values in _mapping(rule, place).items():
+    for axis, values in _mapping(rule, setting).items():
         if axis not in axes:
-            raise unknown_name(f"{place} axis", axis, axes)
-        found[axis] = _values(f"{place}.{axis}", values)
+            raise unknown_name(f"{setting} axis", axis, axes)
+        found[axis] = _values(f"{setting}.{axis}", values)
         for value in found[axis]:
             if value not in axes[axis]:
-                raise unknown_name(f"{place}.{axis}", value, axes[axis])
+                raise unknown_name(f"{setting}.{axis}", value, axes[axis])
     if not found:
-        raise UserError(f"{place} names no axis; name at least one of {', '.join(axes)}")
+        raise UserError(f"{setting} names no axis; name at least one of {', '.join(axes)}")
     return found
 
 
@@ -167,27 +167,27 @@ def _check_axis(axis: str) -> None:
         raise UserError(f"axis {axis!r} changes verdicts only; write it under set")
 
 
-def _resources(place: str, document: Any) -> dict[str, dict[str, Any]]:
-    found = _mapping(document or {}, place)
+def _resources(setting: str, document: Any) -> dict[str, dict[str, Any]]:
+    found = _mapping(document or {}, setting)
     for stage in found:
         if stage not in ("default", *STAGES):
-            raise unknown_name(f"{place} stage", stage, ("default", *STAGES))
-    return {stage: _mapping(needs, f"{place}.{stage}") for stage, needs in found.items()}
+            raise unknown_name(f"{setting} stage", stage, ("default", *STAGES))
+    return {stage: _mapping(needs, f"{setting}.{stage}") for stage, needs in found.items()}
 
 
-def _values(place: str, values: Any) -> tuple[str, ...]:
-    if values == "all" and place == "axes.defense":
+def _values(setting: str, values: Any) -> tuple[str, ...]:
+    if values == "all" and setting == "axes.defense":
         values = DEFENSES.names()
     listed = values if isinstance(values, list) else [values]
     if not listed:
-        raise UserError(f"{place} is empty; give at least one value or take it out")
-    texts = tuple(_text(place, value) for value in listed)
+        raise UserError(f"{setting} is empty; give at least one value or take it out")
+    texts = tuple(_text(setting, value) for value in listed)
     if len(set(texts)) < len(texts):
-        raise UserError(f"{place} has a value twice: {', '.join(texts)}")
+        raise UserError(f"{setting} has a value twice: {', '.join(texts)}")
     return texts
 
 
-def _text(place: str, value: Any) -> str:
+def _text(setting: str, value: Any) -> str:
     """A YAML scalar as Hydra reads it in an override."""
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
@@ -196,13 +196,13 @@ def _text(place: str, value: Any) -> str:
     if isinstance(value, str):
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
-    raise UserError(f"{place} has the value {value!r}; values are numbers and words")
+    raise UserError(f"{setting} has the value {value!r}; values are numbers and words")
 
 
-def _lines(place: str, lines: list[Any]) -> tuple[str, ...]:
+def _lines(setting: str, lines: list[Any]) -> tuple[str, ...]:
     for line in lines:
         if not isinstance(line, str) or "=" not in line:
-            raise UserError(f"{place} has {line!r}; write key=value, e.g. train.epochs=2")
+            raise UserError(f"{setting} has {line!r}; write key=value, e.g. train.epochs=2")
     return tuple(lines)
 
 
@@ -213,9 +213,9 @@ def _list(document: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _mapping(value: Any, place: str) -> dict[str, Any]:
+def _mapping(value: Any, setting: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{place} must map names to values, not be {value!r}")
+        raise UserError(f"{setting} must map names to values, not be {value!r}")
     return value
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.errors import UserError
+from rnet.storage.json_files import names_in, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +43,22 @@ class Superseded(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """Who runs an attempt. job: Slurm's id of the task, e.g. 123_4, or None; token: the submission it belongs to."""
+    """Who runs an attempt. token: the submission it belongs to.
+
+    job: the scheduler's id of the task, e.g. 123_4, or None; node: what the scheduler calls this machine.
+    """
 
     token: str
     job: str | None = None
     restart: int = 0
     snapshot: str | None = None
+    node: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """What its status files say of it."""
         return {
             "token": self.token, "job": self.job, "restart": self.restart, "snapshot": self.snapshot,
-            "host": platform.node(), "node": os.environ.get("SLURMD_NODENAME"), "pid": os.getpid(),
+            "host": platform.node(), "node": self.node, "pid": os.getpid(),
             "user": getpass.getuser(),
         }  # fmt: skip
 
@@ -181,7 +185,7 @@ def _lives(root: Path, stage: str, cell_id: str, number: int, worker: Worker, po
 
 
 def is_dead_here(status: dict[str, Any]) -> bool:
-    """Whether an attempt ran outside Slurm on this machine and its process is gone."""
+    """Whether an attempt ran without a scheduler on this machine and its process is gone."""
     if status.get("job") is not None or status.get("host") != platform.node():
         return False
     return not process_alive(status["pid"])

@@ -1,33 +1,35 @@
-"""What was handed to a cluster: one record per array, written before sbatch is called and completed after it.
+"""What was handed to a cluster: one record per array, written before the cluster is called and completed after it.
 
     <root>/submissions/<token>.json
 
-A record without a job was cut off between sbatch and bookkeeping: its token is the job's name, by which it is found
+A record without a job was cut off between submission and bookkeeping: its token is the job's name, by which it is found
 again. Tasks read their cells from the record, so that they run whether or not the submitter survived.
 """
 
 from __future__ import annotations
 
 import getpass
+import json
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.plan import Plan
-from launch.sweep.records.files import names_in, read_json, write_json
+from rnet.errors import UserError
 from rnet.storage.files import locked
+from rnet.storage.json_files import names_in, read_json, write_json
 
 LIVE = ("intended", "submitted")
 
 
 @dataclass(kw_only=True)
 class Submission:
-    """tasks: labels of each task's cells. job: Slurm's array job id, or a process id ("pid:123") without Slurm.
+    """profile: the settings of the cluster. tasks: labels of each task's cells. job: the cluster's id of all of them.
 
     state: intended (not known to have reached the cluster), submitted, cancelled, void (never reached it).
     """
@@ -35,7 +37,7 @@ class Submission:
     token: str
     sweep: str
     stage: str
-    kind: str
+    profile: dict[str, Any]
     tasks: list[list[str]]
     jobs: dict[str, dict[str, Any]]
     common: list[str]
@@ -48,26 +50,47 @@ class Submission:
     host: str = field(default_factory=platform.node)
 
     @property
+    def kind(self) -> str:
+        """The kind of the cluster."""
+        return self.profile["kind"]
+
+    @property
     def name(self) -> str:
         """The job's name on the cluster."""
         return f"rnet-{self.stage}-{self.token}"
+
+    @property
+    def task_ids(self) -> list[str]:
+        """The id of each task, once there is a job."""
+        return [task_id(self.job, number) for number in range(len(self.tasks))] if self.job else []
+
+
+def task_id(job: str, number: int) -> str:
+    """A task's id: "123_4"."""
+    return f"{job}_{number}"
+
+
+def split_task(task: str) -> tuple[str, int]:
+    """The job and the number of a task."""
+    job, _, number = task.rpartition("_")
+    return job, int(number)
 
 
 def new_submission(
     plan: Plan, stage: str, tasks: Sequence[Sequence[int]], dead: dict[str, int], snapshot: str | None
 ) -> Submission:
-    """An intended submission of the plan's cells (by place)."""
+    """An intended submission of the plan's cells (by index)."""
     jobs = {}
-    for place in (place for task in tasks for place in task):
-        cell = plan.cells[place]
+    for index in (index for task in tasks for index in task):
+        cell = plan.cells[index]
         jobs[cell.label] = {
             "overrides": cell.overrides,
             "parents": [plan.cells[parent].label for parent in cell.parents],
             "dead": dead.get(cell.label, 0),
         }
     return Submission(
-        token=secrets.token_hex(6), sweep=plan.name, stage=stage, kind=plan.profile.kind, jobs=jobs, snapshot=snapshot,
-        tasks=[[plan.cells[place].label for place in task] for task in tasks], common=list(plan.common),
+        token=secrets.token_hex(6), sweep=plan.name, stage=stage, profile=plan.profile, jobs=jobs, snapshot=snapshot,
+        tasks=[[plan.cells[index].label for index in task] for task in tasks], common=list(plan.common),
         config_dir=plan.config_dir,
     )  # fmt: skip
 
@@ -80,12 +103,25 @@ def save(root: Path, submission: Submission) -> None:
 def read(root: Path, token: str) -> Submission | None:
     """The record of a token; None if there is none."""
     document = read_json(_path(root, token))
-    return None if document is None else Submission(**document)
+    try:
+        return None if document is None else Submission(**document)
+    except TypeError:
+        raise UserError(
+            f"{_path(root, token)} was written by another version of rnet; cancel its job and delete it"
+        ) from None
 
 
 def read_all(root: Path) -> list[Submission]:
     """Every record of the store, of all sweeps, the oldest first."""
     return sorted(_records(root), key=lambda submission: submission.created)
+
+
+def by_profile(submissions: Iterable[Submission]) -> list[list[Submission]]:
+    """The submissions of each cluster together."""
+    found: dict[str, list[Submission]] = {}
+    for submission in submissions:
+        found.setdefault(json.dumps(submission.profile, sort_keys=True), []).append(submission)
+    return list(found.values())
 
 
 def submitting(root: Path) -> AbstractContextManager[None]:

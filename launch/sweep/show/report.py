@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.configs import ConfigCache
+from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.plan import Plan, Row
-from launch.sweep.records.files import read_json
 from rnet.defenses.base import Metric
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
+from rnet.storage.json_files import read_json
 from rnet.verdicts.examine import judge_scores
 
 FORMATS = ("markdown", "csv", "json")

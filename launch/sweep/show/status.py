@@ -16,7 +16,7 @@ from rich.text import Text
 from launch.sweep.plan.plan import Cell, Plan
 from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
-from launch.sweep.records.states import STATES, CellState, StoreState
+from launch.sweep.states import STATES, CellState, StoreState
 from rnet.command import console
 
 SAMPLE = 100
@@ -29,7 +29,7 @@ def summary(plan: Plan, state: StoreState) -> dict[str, Any]:
 
     stages: {stage: {state: cells, "cells", "progress" (share of the running cells' steps, None if unknown), "eta"
     (seconds of work left, divided by what runs now; None if unknown)}}. failures: cells that need retry, with the last
-    line of their error. done: whether all cells are. trouble: why Slurm could not be asked.
+    line of their error. done: whether all cells are. trouble: which cluster could not be asked, and why.
     """
     counts = state.count()
     stages = {}

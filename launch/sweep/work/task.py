@@ -1,15 +1,20 @@
-"""One task of a submission, wherever it runs: its cells one after the other, and requeueing itself if asked to stop."""
+"""One task of a submission, wherever it runs: its cells, one after the other.
+
+    python -m launch.sweep.work.task ROOT TOKEN NUMBER JOB
+
+JOB is the scheduler's id of the submission's job. The exit status is 0 if all cells have results, EXIT_FAILED if not,
+and EXIT_STOPPED if the task was asked to stop: what it did is saved, and the same command goes on from there.
+"""
 
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from launch.sweep.records.attempts import Worker
-from launch.sweep.records.submissions import LIVE, Submission, read
+from launch.sweep.records.submissions import LIVE, read, task_id
 from rnet.storage.files import share_files
 
 logger = logging.getLogger(__name__)
@@ -19,37 +24,33 @@ EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: asked to stop, goes on later."""
 
 
-class ArrayTask:
-    """What submitit pickles and every task of an array calls; all of a task is in the submission's record."""
+def run_task(
+    root: Path,
+    token: str,
+    number: int,
+    *,
+    job: str | None = None,
+    restart: int = 0,
+    node: str | None = None,
+    requeue: Callable[[str], None] | None = None,
+) -> None:
+    """Computes the cells of a submission's task. Exits with EXIT_FAILED if one of them has no result.
 
-    def __init__(self, root: Path, token: str) -> None:
-        self.root, self.token = root, token
-
-    def __call__(self) -> None:
-        """Computes the cells of this array element. Exits with EXIT_FAILED if one of them has no result."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-        restart = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-        states = run_task(self.root, self.token, int(os.environ["SLURM_ARRAY_TASK_ID"]), job=job, restart=restart)
-        if any(state != "done" for state in states):
-            raise SystemExit(EXIT_FAILED)
-
-
-def run_task(root: Path, token: str, number: int, *, job: str | None = None, restart: int = 0) -> list[str]:
-    """Computes the cells of a submission's task and returns the states they are left in.
-
-    Ends the process with EXIT_STOPPED when asked to stop, after requeueing the task if Slurm does not do so itself.
+    job, restart, node: what a scheduler calls the task's job, how often it was started before, and the machine.
+    requeue: called with the signal's name when the task was asked to stop and is to go on; exits with EXIT_STOPPED.
     """
-    from launch.sweep.work.runner import Job, run_cell  # brings torch
+    from launch.sweep.work.cell import Job, run_cell  # brings torch
     from rnet.training.signals import Preempted
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     share_files(root)
     submission = read(root, token)
     if submission is None or submission.state not in LIVE:
         logger.warning("submission %s was %s; nothing to do", token, submission.state if submission else "removed")
-        return []
-    worker = Worker(token=token, job=job, restart=restart, snapshot=submission.snapshot)
-    states = []
+        return
+    task = None if job is None else task_id(job, number)
+    worker = Worker(token=token, job=task, restart=restart, snapshot=submission.snapshot, node=node)
+    complete = True
     for label in submission.tasks[number]:
         stage, _, cell_id = label.partition("/")
         own = submission.jobs[label]
@@ -58,27 +59,16 @@ def run_task(root: Path, token: str, number: int, *, job: str | None = None, res
             config_dir=submission.config_dir, dead=own["dead"],
         )  # fmt: skip
         try:
-            states.append(run_cell(root, cell, worker))
+            complete &= run_cell(root, cell, worker) == "done"
         except Preempted as error:
             logger.warning("%s", error)
-            if job is not None and _should_requeue(root, submission, job, error.signal_name):
-                _requeue()
+            current = read(root, token)
+            if requeue is not None and current is not None and current.state in LIVE:
+                requeue(error.signal_name)
             raise SystemExit(EXIT_STOPPED) from None
-    return states
+    if not complete:
+        raise SystemExit(EXIT_FAILED)
 
 
-def _should_requeue(root: Path, submission: Submission, job: str, signal_name: str) -> bool:
-    """Rank 0 requeues after SIGUSR2 (preemption, time limit). SIGTERM is also how Slurm cancels and requeues itself."""
-    current = read(root, submission.token)
-    if int(os.environ.get("SLURM_PROCID", 0)) != 0 or current is None or current.state not in LIVE:
-        return False
-    if signal_name != "SIGTERM":
-        return True
-    asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60)
-    return asked.stdout.strip() == "RUNNING"
-
-
-def _requeue() -> None:
-    from submitit import JobEnvironment
-
-    JobEnvironment()._requeue(0)
+if __name__ == "__main__":
+    run_task(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), job=sys.argv[4])

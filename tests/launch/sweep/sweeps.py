@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
-from launch.sweep.plan.planning import make_plan
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
-from launch.sweep.clusters.local import Stop, run_graph
-from launch.sweep.records.states import StoreState
+from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
+from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from tests.launch.sweep.clusters.test_arrays import graph
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep

@@ -14,8 +14,8 @@ import pytest
 
 from launch.sweep.records import attempts
 from launch.sweep.records.attempts import SUPERSEDED_EXIT, Superseded, Worker, claim, latest_attempt, newest_attempts
-from launch.sweep.records.files import read_json, write_json
 from rnet.errors import UserError
+from rnet.storage.json_files import read_json, write_json
 from tests.launch.sweep.sweeps import finish
 
 CELL = "0123456789abcdef"

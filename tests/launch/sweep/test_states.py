@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from pathlib import Path
 
 import pytest
 
-from launch.sweep.clusters import slurm
+from launch.sweep.clusters.slurm import Slurm
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import SILENT_SECONDS, Worker, claim
-from launch.sweep.records.states import StoreState
 from launch.sweep.records.submissions import Submission, new_submission
 from launch.sweep.show import status
+from launch.sweep.states import StoreState
 from launch.sweep.submit import Report, _wanted
 from rnet.errors import UserError
 from tests.launch.sweep.clusters.test_arrays import graph
@@ -45,12 +46,12 @@ def attempt(root: Path, place: int, record: Submission, task: str | None, end: s
 def look(root: Path, said: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """(state, alive) of the plan's cells when Slurm says so of its tasks; None: it does not answer."""
 
-    def answer(jobs: object) -> dict[str, str]:
+    def answer(self: Slurm, submissions: object) -> dict[str, str]:
         if said is None:
             raise UserError("Unable to contact slurm controller")
         return said
 
-    monkeypatch.setattr(slurm, "array_states", answer)
+    monkeypatch.setattr(Slurm, "states", answer)
     return [(cell.state, cell.alive) for cell in StoreState(PLAN, root, fresh=True).cells]
 
 
@@ -164,14 +165,14 @@ def test_what_was_cancelled_is_not_submitted(end: str | None, tmp_path: Path, mo
 
 
 def test_a_cell_of_a_process_that_is_gone_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK], job=f"pid:{os.getpid()}")
-    record.kind = "local"
+    record = submit(tmp_path, [TRAIN, ATTACK], job=f"{platform.node()}:{os.getpid()}")
+    record.profile = {"kind": "local"}
     submissions.save(tmp_path, record)
     attempt(tmp_path, TRAIN, record, None)
     assert look(tmp_path, {}, monkeypatch)[:2] == [("running", True), ("pending", True)]
     (path,) = (tmp_path / "attempts" / "train").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
-    record.job = f"pid:{2**22 + 1}"  # above the largest process id
+    record.job = f"{platform.node()}:{2**22 + 1}"  # above the largest process id
     submissions.save(tmp_path, record)
     assert look(tmp_path, {}, monkeypatch)[:2] == [("lost", False), ("lost", False)]
 
@@ -201,7 +202,7 @@ def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, mo
     report = Report()
     assert _wanted(PLAN, state, retry=False, report=report) == [ATTACK, VERIFY]
     assert report.elsewhere == 2
-    assert state.places[PLAN.cells[TRAIN].label].task == "7_0"
+    assert state.assigned[PLAN.cells[TRAIN].label].task == "7_0"
 
 
 def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
@@ -209,11 +210,11 @@ def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
 ) -> None:
     asked = []
 
-    def answer(jobs: list[str]) -> dict[str, str]:
-        asked.append(list(jobs))
+    def answer(self: Slurm, submissions: list[Submission]) -> dict[str, str]:
+        asked.append([submission.job for submission in submissions])
         return {"7_0": "pending", "8_0": "pending"}
 
-    monkeypatch.setattr(slurm, "array_states", answer)
+    monkeypatch.setattr(Slurm, "states", answer)
     submit(tmp_path, [TRAIN])
     submit(tmp_path, [ATTACK], job="8")
     for _ in range(3):
@@ -241,7 +242,7 @@ def test_the_summary_counts_states_steps_and_failures(tmp_path: Path, monkeypatc
 
 def test_the_states_of_ten_thousand_cells_take_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = graph(500, 4, 4)
-    monkeypatch.setattr(slurm, "array_states", lambda jobs: {f"7_{n}": "pending" for n in range(10_000)})
+    monkeypatch.setattr(Slurm, "states", lambda self, _: {f"7_{n}": "pending" for n in range(10_000)})
     submit(tmp_path, list(range(10_000)), plan=plan)
     (tmp_path / "attempts" / "verify").mkdir(parents=True)
     for cell in plan.cells[:2000]:

@@ -13,7 +13,7 @@ import pytest
 
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records.attempts import Worker, claim, latest_attempt, newest_attempts
-from launch.sweep.work.runner import Job, run_cell
+from launch.sweep.work.cell import Job, run_cell
 from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.stages import stages

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.configs import ConfigCache, Part
+from launch.sweep.plan.compose_cache import ConfigCache, Part
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
@@ -48,7 +48,7 @@ class _Builder:
         self.cells: list[Cell] = []
         self.rows: list[Row] = []
         self.shapes: dict[Shape, int] = {}
-        self._places: dict[tuple[str, str], int] = {}
+        self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
         self._checked: dict[int, Any] = {}
@@ -125,19 +125,19 @@ class _Builder:
     def _cell(
         self, stage: str, config: RunConfig, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
     ) -> int:
-        """The place of the cell, new or known."""
+        """The index of the cell, new or known."""
         key = self._ingredients(stage, config)
         if key in self._known:
             return self._known[key]
         self._check(config)
         cell_id = content_id(DOCUMENTS[stage](config))
-        place = self._places.setdefault((stage, cell_id), len(self.cells))
-        if place == len(self.cells):
-            victim = self.cells[parents[0]].victim if parents else place
+        index = self._indices.setdefault((stage, cell_id), len(self.cells))
+        if index == len(self.cells):
+            victim = self.cells[parents[0]].victim if parents else index
             shape = self._shape(stage, values)
             self.cells.append(Cell(stage, cell_id, parents, own, shape, victim))
-        self._known[key] = place
-        return place
+        self._known[key] = index
+        return index
 
     def _ingredients(self, stage: str, config: RunConfig) -> tuple[Any, ...]:
         """What the stage can depend on: everything but what later stages add. Equal components are one object."""

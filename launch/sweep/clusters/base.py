@@ -1,0 +1,116 @@
+"""A cluster: what hands the cells of a sweep to machines. Slurm, MPI and this machine are three of them.
+
+Another is one class in one file of yours, named in a profile: cluster/mine.yaml says `kind: mysite.pbs:Pbs`, and the
+profile's other keys are the fields of that dataclass. A submission is recorded before start() and completed after it;
+each of its tasks runs `python -m launch.sweep.work.task ROOT TOKEN NUMBER JOB`, or launch.sweep.work.task.run_task, and
+finds everything else in the record. A task's id is its job's and its number: "123_4".
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from launch.sweep.clusters.arrays import After, Array
+from launch.sweep.plan.plan import Plan
+from launch.sweep.plan.resources import checked_settings
+from launch.sweep.records.submissions import Submission
+from rnet.errors import UserError, unknown_name
+
+KINDS = {
+    "slurm": "launch.sweep.clusters.slurm:Slurm",
+    "local": "launch.sweep.clusters.local:Local",
+    "mpi": "launch.sweep.clusters.mpi:Mpi",
+}
+LIVING = ("pending", "running", "running long")
+"""What states() says of a task that will go on by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(ABC):
+    """A place where sweeps run; its fields are the keys of its profile. Methods raise UserError when it is mute."""
+
+    kind: str
+    """slurm, local (processes on this machine), mpi (one allocation, cells handed out to ranks) or module:Class."""
+
+    queued: ClassVar[bool] = True
+    """Whether arrays of tasks wait in a queue; they run a snapshot of the code, which may have changed by then."""
+    hint_seconds: ClassVar[float] = 10.0
+    """How old an answer of states() may be for rnet sweep status."""
+    poll_seconds: ClassVar[float] = 5.0
+    """How often wait() asks."""
+
+    def require(self) -> None:  # noqa: B027 - most have nothing to ask for
+        """Raises UserError where the cluster cannot be reached from here."""
+
+    @abstractmethod
+    def arrays(self, plan: Plan, wanted: Collection[int], *, ask: bool = True) -> list[Array]:
+        """The arrays in which cells (by index) are submitted, parents first. Without ask, no command of the cluster is
+        called."""
+
+    @abstractmethod
+    def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:
+        """Hands over a recorded submission and returns its job's id.
+
+        Tasks must not start before those in `after` have ended in whatever way. Raises UserError with the cluster's
+        own words if it refuses.
+        """
+
+    @abstractmethod
+    def states(self, submissions: Sequence[Submission]) -> dict[str, str]:
+        """What is known of the submissions' tasks, by task id; a task that is unknown is left out.
+
+        pending, running, running long (for over attempts.SILENT_SECONDS), or how it ended: done, failed, timed out,
+        preempted, cancelled, lost.
+        """
+
+    @abstractmethod
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Stops jobs and single tasks; those that have ended are passed over."""
+
+    def find(self, names: Collection[str]) -> dict[str, str]:
+        """Jobs by the names of their submissions, for those whose submitter died before it knew the job's id.
+
+        A submission that is not found becomes void: its tasks, should they turn up, do nothing.
+        """
+        return {}
+
+    def script(self, root: Path, array: Array) -> str:
+        """What start() would hand over for an array, to be looked at."""
+        return ""
+
+    def wait(self, submissions: Sequence[Submission]) -> None:
+        """Returns when no task of the submissions goes on by itself any more."""
+        while any(word in LIVING for word in self.states(submissions).values()):
+            time.sleep(self.poll_seconds)
+
+
+def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:
+    """The cluster that a profile describes. name: the profile's, for errors.
+
+    Raises UserError for an unknown kind, unknown keys and values that cannot be.
+    """
+    try:
+        kind = _cluster_class(profile["kind"])
+        return kind(**checked_settings("key", profile, kind))
+    except UserError as error:
+        raise UserError(f"cluster/{name}.yaml: {error}" if name else str(error)) from None
+
+
+def _cluster_class(kind: str) -> type[Cluster]:
+    target = KINDS.get(kind, kind)
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise unknown_name("kind", kind, KINDS, remedy="A class of yours is written package.module:Class.")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"kind={kind!r} cannot be imported: {error}; check its spelling and PYTHONPATH") from None
+    if not (isinstance(found, type) and issubclass(found, Cluster)):
+        raise UserError(f"kind={kind!r} is no cluster; derive it from launch.sweep.clusters.base.Cluster")
+    return found
