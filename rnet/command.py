@@ -69,12 +69,12 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     """
     from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
     from rnet.parallel.processes import launched, process_group
-    from rnet.stages.documents import DOCUMENTS
+    from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
 
     configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]
     if options.print_config:
-        document = {"run": run_to_dict(configs[0]), "hashed": DOCUMENTS[stage](configs[0])}
+        document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
         return
     device = resolve_device(configs[0].engine.device)

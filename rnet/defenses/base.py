@@ -7,12 +7,9 @@ them and are never written to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
@@ -59,28 +56,3 @@ class Defense(ABC):
     @abstractmethod
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """One score per metric name, for one suspect. The suspect may live on any device."""
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter or buffer."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-@contextmanager
-def frozen_eval(*models: nn.Module) -> Iterator[None]:
-    """Inside, the models are in eval mode and their parameters ask for no gradient; every flag is put back after."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
-    try:
-        for model in models:
-            model.eval()
-        for parameter, _ in grads:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in grads:
-            parameter.requires_grad_(requires_grad)

@@ -13,8 +13,9 @@ from rnet.defenses.registry import DEFENSES
 from rnet.defenses.zest.defense import normalise
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
-from rnet.stages.documents import attack_document, fingerprint_document, negative_configs
-from rnet.stages.stages import attack, check_attack, fingerprint, verify
+from rnet.stages.graph import document, negative_configs
+from rnet.stages.stages import attack, fingerprint, verify
+from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
 from rnet.storage.files import write_atomic
 from rnet.verdicts.calibration import deepjudge_verdict, leave_one_out, prediction_bound, realised_fpr
@@ -32,7 +33,7 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     low, high, access, verdict, threshold, reason}}, verdict and reason. A row takes the verdict of its defence's first
     metric; DeepJudge's is its own vote. Where several defences are asked and one refuses a suspect, its row says why.
     """
-    check(configs)
+    check(configs, store)
     suspects = [_suspect(config, store) for config in configs]
     rows = []
     refusals: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
@@ -48,11 +49,11 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     return rows
 
 
-def check(configs: Sequence[RunConfig]) -> None:
+def check(configs: Sequence[RunConfig], store: Store) -> None:
     """Raises UserError for the first configuration that cannot work, before anything is computed."""
+    seen: set[str] = set()
     for config in configs:
-        check_attack(config)
-        DEFENSES.build(config.defense)
+        check_stage("verify", config, store, seen)
 
 
 def _suspect(config: RunConfig, store: Store) -> Row:
@@ -69,8 +70,8 @@ def _suspect(config: RunConfig, store: Store) -> Row:
 
 def suspect_name(config: RunConfig) -> str:
     """How tables call a suspect: its attack's name, with the attack's seed where that is not the run's."""
-    seed = getattr(config.attack, "seed", config.seed)
-    return config.attack.name if seed == config.seed else f"{config.attack.name}-{seed}"
+    seed = config.attack.seed
+    return config.attack.name if seed in (None, config.seed) else f"{config.attack.name}-{seed}"
 
 
 def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store) -> list[Row]:
@@ -96,7 +97,7 @@ def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store)
 
 
 def _ensure_fingerprint(config: RunConfig, store: Store, refusals: dict[str, UserError]) -> None:
-    name = store.folder(fingerprint_document(config)).id
+    name = store.folder(document("fingerprint", config)).id
     if name in refusals:
         raise refusals[name]
     try:
@@ -150,11 +151,11 @@ def _negative_scores(config: RunConfig, store: Store) -> dict[str, dict[str, flo
     """
     found = {}
     for negative in negative_configs(config):
-        suspect_id = store.folder(attack_document(negative)).id
+        suspect_id = store.folder(document("attack", negative)).id
         found[suspect_id] = (verify(negative, store).result() or {})["scores"]
     if len(found) >= 2:
         _keep_calibration(config, store, found)
-    found.pop(store.folder(attack_document(config)).id, None)
+    found.pop(store.folder(document("attack", config)).id, None)
     return found
 
 
@@ -170,11 +171,11 @@ def _keep_calibration(config: RunConfig, store: Store, negatives: dict[str, dict
                 "threshold": prediction_bound(scores, metric, alpha),
                 "leave_one_out_false_positive_rate": realised_fpr(leave_one_out(scores, metric, alpha)),
             }
-    document = {"false_positive_rate": alpha, "negatives": negatives, "metrics": thresholds}
+    kept = {"false_positive_rate": alpha, "negatives": negatives, "metrics": thresholds}
+    data = (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()
     path = fingerprint(config, store).path / "calibration.json"
-    if rank() > 0:
-        return
-    write_atomic(path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+    if rank() == 0 and not (path.exists() and path.read_bytes() == data):
+        write_atomic(path, data)
 
 
 def _judged(metric: Metric, value: float, negatives: list[float], false_positive_rate: float) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from pathlib import Path
 
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.planning import make_plan
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
 from launch.sweep.records.files import names_in
 from launch.sweep.records.states import StoreState
 from launch.sweep.show.report import complete, format_lines, report_lines
 from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 from tests.launch.sweep.sweeps import write_sweep
 from tests.slurm.cluster import dev_cluster
 
@@ -95,7 +95,7 @@ class Campaign:
                 assert one.exists() == other.exists(), one
                 assert not one.exists() or one.read_bytes() == other.read_bytes(), one
         ends = Counter(
-            name.split(".")[0] for stage in STAGES for name in names_in(self.root / "attempts" / stage)
+            name.split(".")[0] for stage in STAGE_NAMES for name in names_in(self.root / "attempts" / stage)
             if json.loads((self.root / "attempts" / stage / name).read_text())["state"] == "done"
         )  # fmt: skip
         twice = [cell for cell, count in ends.items() if count > 1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
-from launch.sweep.plan.spec import STAGES
+from rnet.stages.graph import STAGE_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def _split(plan: Plan, places: list[int], group_of: Mapping[int, int], max_size:
     for place in places:
         cell = plan.cells[place]
         group = 0 if cell.stage == "train" else group_of[cell.victim]
-        keyed.setdefault((STAGES.index(cell.stage), cell.shape, group), []).append(place)
+        keyed.setdefault((STAGE_NAMES.index(cell.stage), cell.shape, group), []).append(place)
     arrays = []
     for (stage, shape_place, _), members in sorted(keyed.items()):
         shape = plan.shapes[shape_place]
@@ -56,7 +56,7 @@ def _split(plan: Plan, places: list[int], group_of: Mapping[int, int], max_size:
             shape = replace(shape, pack=shape.pack * packing, minutes=shape.minutes * packing)
         tasks = [members[start : start + shape.pack] for start in range(0, len(members), shape.pack)]
         for start in range(0, len(tasks), max_size):
-            arrays.append(Array(stage=STAGES[stage], shape=shape, tasks=tasks[start : start + max_size]))
+            arrays.append(Array(stage=STAGE_NAMES[stage], shape=shape, tasks=tasks[start : start + max_size]))
     return arrays
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.sweep.plan.resources import Profile, Shape
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.files import names_in, read_json, write_json
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Plan:
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
     """Places of the cells whose result is in the store. One listing a stage, one look a folder found."""
-    there = {stage: set(names_in(root / stage)) for stage in STAGES}
+    there = {stage: set(names_in(root / stage)) for stage in STAGE_NAMES}
     return {
         place
         for place, cell in enumerate(plan.cells)

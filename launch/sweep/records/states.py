@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.plan import Plan, done_cells
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import (
     SILENT_SECONDS,
     is_dead_here,
@@ -23,6 +22,7 @@ from launch.sweep.records.attempts import (
 from launch.sweep.records.files import read_json, write_json
 from launch.sweep.records.submissions import LIVE, Submission, read_all
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 
 STATES = (
     "not submitted", "pending", "running", "done", "failed", "blocked", "timed out", "preempted", "lost"
@@ -61,7 +61,7 @@ class StoreState:
         self.submissions = read_all(root)
         self.places = _places(self.submissions)
         self._done = done_cells(plan, root)
-        self._newest = {stage: newest_attempts(root, stage) for stage in STAGES}
+        self._newest = {stage: newest_attempts(root, stage) for stage in STAGE_NAMES}
         self.trouble = ""
         self.hint: dict[str, str] | None = None
         self._heard: dict[str, float] = {}

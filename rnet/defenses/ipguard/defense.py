@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint, Metric
 from rnet.defenses.ipguard.config import IPGuardConfig
 from rnet.defenses.queries import (
     check_suspect,
@@ -31,6 +31,7 @@ from rnet.defenses.queries import (
 )
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
+from rnet.rewrites.modes import device_of, frozen_eval
 
 CONVERGED = 1e-5
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults

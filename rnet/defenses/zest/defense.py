@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint, Metric
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, train_mode_logits
 from rnet.defenses.zest.config import ZestConfig
 from rnet.errors import UserError
+from rnet.rewrites.modes import device_of, frozen_eval
 
 log = logging.getLogger(__name__)
 
