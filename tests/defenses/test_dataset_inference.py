@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
+from rnet.defenses.calibration import verdict
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.dataset_inference.defense import (
     DatasetInference,
@@ -30,7 +31,6 @@ from rnet.defenses.dataset_inference.defense import (
 )
 from rnet.errors import UserError
 from rnet.rewrites.modes import frozen_eval
-from rnet.verdicts.calibration import verdict
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 

@@ -334,6 +334,16 @@ def test_the_layer_is_the_configured_one_or_where_the_victim_is_cut(
     assert DeepJudge(settings).extract(victim, dataset, seed=0).metadata["layer"] == used
 
 
+def test_six_distances_vote_where_there_are_two_negatives() -> None:
+    negatives = [{metric.name: 0.5 + shift for metric in DeepJudge.metrics} for shift in (0.0, 0.001)]
+    copy = {metric.name: 0.01 for metric in DeepJudge.metrics} | {"robd": 0.49}
+    found = DeepJudge(config()).judge(copy, negatives, 0.05)
+    assert found.overall == found.vote
+    assert (found.overall.label, found.overall.reason[:6]) == ("derived", "5 of 6")
+    assert found.metrics.keys() == copy.keys()
+    assert DeepJudge(config()).judge(copy, negatives[:1], 0.05).vote is None
+
+
 def test_a_suspect_of_another_architecture_gets_black_box_scores_only(fingerprint: Fingerprint) -> None:
     class Other(nn.Module):
         def __init__(self) -> None:

@@ -19,8 +19,9 @@ from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
-from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import (
     check_suspect,
     logits_of,

@@ -2,7 +2,7 @@
 
 Source: Chen et al., "Copy, Right? A Testing Framework for Copyright Protection of Deep Learning Models", IEEE S&P 2022,
 and the authors' program. Here queries are pixels in [0, 1] and models are in eval mode. The black-box half is
-black_box.py, the white-box half white_box.py, thresholds and the vote calibration.py.
+black_box.py, the white-box half white_box.py, thresholds and the vote vote.py.
 
 Shapes: N seeds, A adversarial cases, P fuzzed cases, C channels, H height, W width, K classes.
 """
@@ -10,6 +10,8 @@ Shapes: N seeds, A adversarial cases, P fuzzed cases, C channels, H height, W wi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.base import Defense, Fingerprint, Judgement
 from rnet.defenses.deepjudge.black_box import (
     carlini_wagner,
     fgsm,
@@ -29,6 +31,7 @@ from rnet.defenses.deepjudge.black_box import (
     robustness_distance,
 )
 from rnet.defenses.deepjudge.config import DeepJudgeConfig
+from rnet.defenses.deepjudge.vote import majority_vote
 from rnet.defenses.deepjudge.white_box import (
     fuzz_shared,
     largest_outputs,
@@ -36,6 +39,7 @@ from rnet.defenses.deepjudge.white_box import (
     outputs_in_chunks,
     whitebox_distances,
 )
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import check_suspect, logits_of, samples_per_chunk, seeded_indices
 from rnet.draws import uniform
 from rnet.errors import UserError
@@ -133,6 +137,15 @@ class DeepJudge(Defense):
                 tensors["victim_phi_NC"], suspect_NC, tensors["neuron_N"], int(fingerprint.metadata["num_neurons"])
             )
         return scores
+
+    def judge(
+        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
+    ) -> Judgement:
+        """Beside each metric's prediction bound DeepJudge's own vote, which decides if there are two negatives."""
+        found = super().judge(scores, negatives, false_positive_rate)
+        if len(negatives) < 2:
+            return found
+        return replace(found, vote=majority_vote(scores, negatives, self.metrics))
 
     def _extract_black_box(
         self, victim: nn.Module, dataset: Dataset, seeds_N: Tensor, seed: int, chunk: int

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.base import Defense, Fingerprint
+from rnet.defenses.metric import Metric
 from rnet.defenses.modeldiff.config import ModelDiffConfig
 from rnet.defenses.queries import (
     check_suspect,
