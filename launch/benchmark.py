@@ -60,7 +60,6 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     from rnet.bench.fingerprint import bench_fingerprint
     from rnet.config.run import load_config
     from rnet.data.registry import load_dataset
-    from rnet.models.registry import default_cut_layer
     from rnet.stages.stages import load_model, train
     from rnet.stages.store import Store
     from rnet.training.loop import resolve_device
@@ -69,7 +68,7 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     config = load_config(rest, config_dir=options.config_dir)
     device = resolve_device(config.engine.device)
     victim = load_model(config, train(config, Store(options.root))).to(device)
-    layer = default_cut_layer(config.model) or victim.layer_names()[0]
+    layer = victim.cut_layer or victim.layer_names()[0]
     rows = bench_fingerprint(victim, load_dataset(config.dataset), layer, rounds=rounds)
     return _about(f"{config.model.name} on {config.dataset.name}, ", device, rows)
 
@@ -97,7 +96,6 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.steps import require_removalnet
     from rnet.config.run import load_config
     from rnet.data.registry import load_dataset
-    from rnet.models.registry import default_cut_layer
     from rnet.stages.stages import build
     from rnet.training.loop import resolve_device
 
@@ -111,7 +109,7 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
         victim,
         dataset,
         attack,
-        layer=default_cut_layer(config.model),
+        layer=victim.cut_layer,
         precision=config.precision,
         engine=config.engine,
         rounds=rounds,

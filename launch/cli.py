@@ -13,6 +13,7 @@ from launch.options import DEFAULT_ROOT, Root
 from launch.sweep.cli import sweep_app
 from rnet import __version__
 from rnet.command import Options, guarded, run_stage
+from rnet.stages.graph import STAGE_NAMES
 
 app = typer.Typer(
     name="rnet",
@@ -62,14 +63,14 @@ def _register(name: str, summary: str, action: Callable[[list[str], Options], No
     app.command(name, help=summary)(command)
 
 
-_STAGES = {
+_SUMMARIES = {
     "train": "Train a victim (or import one: model.weights=FILE).",
     "attack": "Attack a victim: attack=removalnet, finetune, independent, identity (several: attack=a,b).",
     "fingerprint": "Extract a victim's fingerprint: defense=ipguard.",
     "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3.",
 }
-for _name, _summary in _STAGES.items():
-    _register(_name, _summary, partial(run_stage, _name))
+for _stage in STAGE_NAMES:
+    _register(_stage, _SUMMARIES[_stage], partial(run_stage, _stage))
 _register("demo", "The main job: a victim, RemovalNet, fine-tuning, three negatives, and IPGuard on each.", _demo)
 
 app.add_typer(sweep_app, name="sweep")

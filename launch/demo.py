@@ -21,7 +21,7 @@ def run_demo(overrides: Sequence[str], options: Options) -> None:
     """Computes what is missing, then shows one row per suspect; with --json {"rows": [...], ...} on standard output."""
     from rnet.config.run import load_config, run_to_dict, to_yaml
     from rnet.report.plots import plot_suspects
-    from rnet.stages.documents import negative_configs
+    from rnet.stages.graph import negative_configs
     from rnet.stages.stages import train
     from rnet.stages.store import Store
     from rnet.verdicts.examine import check, examine
@@ -34,7 +34,7 @@ def run_demo(overrides: Sequence[str], options: Options) -> None:
     if options.print_config:
         show_json(run_to_dict(configs[-1])) if options.as_json else sys.stdout.write(to_yaml(run_to_dict(configs[-1])))
         return
-    check(configs)
+    check(configs, store)
     victim = train(configs[0], store)
     rows = [_demo_row(row) for row in examine([*configs, *negative_configs(configs[0])], store)]
     rows[0]["seconds"] = victim.status().get("seconds", 0.0)

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from rnet.command import Options, guarded, run_stage
+from rnet.stages.graph import STAGE_NAMES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line, runs the stage and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m rnet", description="Runs one stage; missing parents are built.")
-    parser.add_argument("stage", choices=["train", "attack", "fingerprint", "verify"])
+    parser.add_argument("stage", choices=STAGE_NAMES)
     parser.add_argument("overrides", nargs="*", help="e.g. dataset=digits model=resnet8 attack=removalnet seed=3")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the store (default: runs)")
     parser.add_argument("--json", action="store_true", help="the result as JSON on standard output")

@@ -69,12 +69,12 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     """
     from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
     from rnet.parallel.processes import launched, process_group
-    from rnet.stages.documents import DOCUMENTS
+    from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
 
     configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]
     if options.print_config:
-        document = {"run": run_to_dict(configs[0]), "hashed": DOCUMENTS[stage](configs[0])}
+        document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
         return
     device = resolve_device(configs[0].engine.device)
@@ -114,17 +114,17 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
         show_json({"rows": rows, "separation": separated})
         return
     table = Table(title_justify="left", title="Ownership tests")
-    for name in ("suspect", "accuracy", "drop", "metric", "score", "threshold", "verdict"):
-        table.add_column(name, justify="right" if name in ("accuracy", "drop", "score", "threshold") else "left")
+    for name in ("suspect", "accuracy", "drop", "metric", "score", "threshold", "normalised", "verdict"):
+        table.add_column(name, justify="left" if name in ("suspect", "metric", "verdict") else "right")
     for row in rows:
         if not row["metrics"]:
             about = [row["suspect"], f"{100 * row['accuracy']:.1f} %", f"{100 * row['drop']:.1f} %"]
-            table.add_row(*about, row["defense"], "", "", "refused")
+            table.add_row(*about, row["defense"], "", "", "", "refused")
         for number, (name, metric) in enumerate(row["metrics"].items()):
             about = [row["suspect"], f"{100 * row['accuracy']:.1f} %", f"{100 * row['drop']:.1f} %"]
-            threshold = "" if metric["threshold"] is None else f"{metric['threshold']:.4f}"
-            shown = about if number == 0 else ["", "", ""]
-            table.add_row(*shown, name, f"{metric['value']:.4f}", threshold, metric["verdict"])
+            values = (metric[key] for key in ("value", "threshold", "normalised"))
+            shown = ["" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(*(about if number == 0 else ["", "", ""]), name, *shown, metric["verdict"])
     console().print(table)
     if separated:
         console().print(_separation_table(separated))
@@ -134,12 +134,13 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
 
 def _separation_table(separated: list[dict[str, Any]]) -> Table:
     table = Table(title_justify="left", title="Derived against independent, with bootstrap 95 % intervals")
-    for name in ("attack", "metric", "ROC AUC", "interval", "TPR at 5 % FPR", "models"):
+    for name in ("attack", "metric", "ROC AUC", "interval", "TPR at 5 % FPR", "ARUC", "models"):
         table.add_column(name, justify="left" if name in ("attack", "metric") else "right")
     for entry in separated:
         low, high = entry["auc_interval"]
         models = f"{entry['positives']} + {entry['negatives']}"
-        shown = (f"{entry['auc']:.3f}", f"{low:.3f} to {high:.3f}", f"{entry['tpr_at_5']:.2f}", models)
+        aruc = "" if entry["aruc"] is None else f"{entry['aruc']:.3f}"
+        shown = (f"{entry['auc']:.3f}", f"{low:.3f} to {high:.3f}", f"{entry['tpr_at_5']:.2f}", aruc, models)
         table.add_row(entry["attack"], entry["metric"], *shown)
     return table
 

@@ -90,10 +90,13 @@ def report_command(
     file: File,
     root: Root = DEFAULT_ROOT,
     kind: Annotated[str, typer.Option("--format", metavar="KIND", help="markdown, csv or json.")] = "markdown",
+    separation: Annotated[
+        bool, typer.Option("--separation", help="Only how well each metric separates, over the seeds: ROC area, TPR.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead.")] = None,
 ) -> None:
-    """The table of scores and verdicts; exit status 1 while rows are missing."""
-    _run(lambda: _report(file, root, kind, out))
+    """The table of scores and verdicts, in Markdown also of ROC areas; exit status 1 while rows are missing."""
+    _run(lambda: _report(file, root, kind, separation, out))
 
 
 def _show_plan(
@@ -176,11 +179,14 @@ def _cancel(file: Path, root: Path) -> None:
     print(f"stopped {stopped} submissions; rnet sweep submit goes on from the last checkpoints")  # noqa: T201
 
 
-def _report(file: Path, root: Path, kind: str, out: Path | None) -> None:
-    from launch.sweep.show.report import complete, format_lines, report_lines
+def _report(file: Path, root: Path, kind: str, separation: bool, out: Path | None) -> None:
+    from launch.sweep.show.report import complete, format_lines, report_lines, separation_lines
 
     plan = _saved_plan(file, root)
-    text = format_lines(report_lines(plan, root), kind)
+    tables = [] if separation else [format_lines(report_lines(plan, root), kind)]
+    if separation or kind == "markdown":
+        tables.append(format_lines(separation_lines(plan, root), kind))
+    text = "\n".join(table for table in tables if table)
     if out is None:
         print(text, end="")  # noqa: T201
     else:

@@ -11,7 +11,6 @@ from typing import Any
 
 from launch.sweep.clusters.base import Cluster, make_cluster
 from launch.sweep.plan.plan import Plan, done_cells
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import (
     SILENT_SECONDS,
     is_dead_here,
@@ -21,6 +20,7 @@ from launch.sweep.records.attempts import (
 )
 from launch.sweep.records.submissions import LIVE, Submission, by_profile, read_all, split_task, task_id
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import read_json, write_json
 
 STATES = (
@@ -59,7 +59,7 @@ class StoreState:
         self.submissions = read_all(root)
         self.assigned = _assigned(self.submissions)
         self._done = done_cells(plan, root)
-        self._newest = {stage: newest_attempts(root, stage) for stage in STAGES}
+        self._newest = {stage: newest_attempts(root, stage) for stage in STAGE_NAMES}
         self.trouble = ""
         self._said: dict[str, str] = {}
         self._heard: dict[str, float] = {}

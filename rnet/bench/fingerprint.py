@@ -21,7 +21,7 @@ from rnet.bench.sequential_zest import sequential_weights
 from rnet.bench.timing import now
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
-from rnet.defenses.base import Fingerprint, device_of, frozen_eval
+from rnet.defenses.base import Fingerprint
 from rnet.defenses.deepjudge.white_box import fuzz, largest_outputs, neuron_outputs
 from rnet.defenses.ipguard.config import IPGuardConfig
 from rnet.defenses.ipguard.defense import IPGuard
@@ -30,6 +30,7 @@ from rnet.defenses.zest.config import ZestConfig
 from rnet.defenses.zest.defense import Zest
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
+from rnet.rewrites.modes import device_of, frozen_eval
 
 MOST_ROUNDS = 5
 

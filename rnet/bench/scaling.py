@@ -31,7 +31,6 @@ from rnet.data.registry import load_dataset
 from rnet.engines.choice import check_batch, check_engine
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
-from rnet.models.registry import default_cut_layer
 from rnet.parallel.processes import SINGLE, Launch
 from rnet.stages.stages import build
 from rnet.training.loop import resolve_device
@@ -202,7 +201,7 @@ def _check(configs: Sequence[RunConfig], plan: Plan, processes: Sequence[int]) -
     model: Classifier = build(plan.config.model, dataset, seed=0)
     if "attack" in plan.steps:
         attack = RemovalNet(require_removalnet(plan.config.attack, "rnet bench scaling"))
-        attack.check(model, dataset, default_cut_layer(plan.config.model))
+        attack.check(model, dataset, model.cut_layer)
     for config in configs:
         if config.engine.name == "deepspeed" and not find_spec("deepspeed"):
             raise UserError(f"engine={_label(config)} needs DeepSpeed; pip install deepspeed, or use engine=ddp")

@@ -23,7 +23,6 @@ from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
-from rnet.models.registry import default_cut_layer
 from rnet.parallel.collectives import gather_objects, rank, wait_for_all
 from rnet.parallel.processes import launched, process_group
 from rnet.stages.stages import build, shared_victim
@@ -101,7 +100,7 @@ def _prepare(case: Case, config: RunConfig, dataset: Dataset, device: torch.devi
         )  # fmt: skip
     victim = model.eval().requires_grad_(False)
     ready = prepare_removalnet(
-        RemovalNet(config.attack), victim, dataset, layer=default_cut_layer(config.model), precision=config.precision,
+        RemovalNet(config.attack), victim, dataset, layer=victim.cut_layer, precision=config.precision,
         engine=config.engine, victim_forward=shared_victim(config, victim, device),
     )  # fmt: skip
     return ready.engine, ready.step

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rnet.defenses.base import frozen_eval
+from rnet.rewrites.modes import frozen_eval
 
 
 def sequential_ipguard(

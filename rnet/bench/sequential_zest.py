@@ -10,7 +10,8 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import nn
 
-from rnet.defenses.base import Fingerprint, device_of, frozen_eval
+from rnet.defenses.base import Fingerprint
+from rnet.rewrites.modes import device_of, frozen_eval
 
 
 def sequential_weights(fingerprint: Fingerprint, model: nn.Module) -> np.ndarray:

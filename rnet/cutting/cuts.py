@@ -7,11 +7,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-FAMILIES = (
-    "resnet", "vgg", "densenet", "mobilenetv2", "inception", "inception_v3", "vision_transformer", "deit"
-)  # fmt: skip
-"""Modules of torchvision.models and timm.models whose architectures usual_cut_layers knows."""
-
 
 def usual_cut_layers(backbone: nn.Module) -> list[str]:
     """Submodule names from input to output; empty for an architecture of no known family.

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H height, W width. Models take float pixels in [0,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,3 +89,8 @@ class Dataset:
     train: Part
     substitute: Part
     test: Part
+
+    @property
+    def blueprint(self) -> dict[str, Any]:
+        """What a model must fit, as build_model's arguments say it."""
+        return {name: getattr(self, name) for name in ("num_classes", "channels", "image_size", "mean_C", "std_C")}

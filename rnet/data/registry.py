@@ -11,6 +11,7 @@ import pkgutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -111,6 +112,12 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         ),
         test=Part(source=test_source, positions_N=split.test_N, labels_N=test_labels_N[split.test_N]),
     )
+
+
+@lru_cache(maxsize=1)
+def load_dataset_once(config: DatasetConfig) -> Dataset:
+    """load_dataset for stages that follow one another in a process: the latest dataset is kept."""
+    return load_dataset(config)
 
 
 def _fitted(source: ImageSource, config: DatasetConfig) -> ImageSource:

@@ -7,31 +7,15 @@ them and are never written to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """What a score means. `direction`: a similarity is high, a distance low, for a derived model.
-
-    name: within the defence, e.g. "matching_rate". low, high: the closed range of possible values. access: whether
-    the defender needs logits only ("black_box") or activations too ("white_box"). perfect: the victim's own score.
-    """
-
-    name: str
-    direction: Literal["similarity", "distance"]
-    low: float
-    high: float
-    access: Literal["black_box", "white_box"] = "black_box"
-    perfect: float = 0.0
+from rnet.defenses.calibration import Verdict, verdict
+from rnet.defenses.metric import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +24,34 @@ class Fingerprint:
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, defense: Defense, dataset: Dataset, seed: int, tensors: dict[str, Tensor], *, num_classes: int,
+        **metadata: Any,
+    ) -> Self:  # fmt: skip
+        """What a defence has made of a victim with so many classes, with the metadata that all defences keep."""
+        known = {
+            "defense": defense.name,
+            "dataset": dataset.name,
+            "seed": seed,
+            "num_classes": num_classes,
+            "input_shape": [dataset.channels, dataset.image_size, dataset.image_size],
+        }
+        return cls(tensors=tensors, metadata=known | metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a defence says of one suspect: by metric, and, where the defence decides by more than one, its vote."""
+
+    metrics: dict[str, Verdict]
+    vote: Verdict | None = None
+
+    @property
+    def overall(self) -> Verdict:
+        """The vote, or the verdict of the first metric."""
+        return self.vote or next(iter(self.metrics.values()))
 
 
 class Defense(ABC):
@@ -60,27 +72,20 @@ class Defense(ABC):
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """One score per metric name, for one suspect. The suspect may live on any device."""
 
+    def judge(
+        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
+    ) -> Judgement:
+        """What a suspect's scores say, given those of independently trained models at the same fingerprint.
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter or buffer."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-@contextmanager
-def frozen_eval(*models: nn.Module) -> Iterator[None]:
-    """Inside, the models are in eval mode and their parameters ask for no gradient; every flag is put back after."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
-    try:
-        for model in models:
-            model.eval()
-        for parameter, _ in grads:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in grads:
-            parameter.requires_grad_(requires_grad)
+        scores, negatives: as `verify` returns them. Unless a defence has a rule of its own, each metric is judged by
+        its prediction bound. Metrics without a score are left out.
+        """
+        return Judgement(
+            metrics={
+                metric.name: verdict(
+                    scores[metric.name], [found[metric.name] for found in negatives], metric, false_positive_rate
+                )
+                for metric in self.metrics
+                if metric.name in scores
+            }
+        )

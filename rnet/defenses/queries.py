@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rnet.defenses.base import Fingerprint, device_of, frozen_eval
+from rnet.defenses.base import Fingerprint
 from rnet.draws import derive_seed
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.folding import folded
 from rnet.rewrites.memory_format import use_channels_last
+from rnet.rewrites.modes import device_of, frozen_eval
 
 LIGHT_MODEL = 1_000_000
 FEW_PIXELS = 10 * 16 * 16

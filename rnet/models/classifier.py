@@ -19,6 +19,7 @@ class Classifier(nn.Module):
     mean_C, std_C: per channel, over [0, 1] pixels; buffers that are not part of the state, so that exported weights are
     the backbone's own. input_size: images are first resized to this many pixels a side (bilinear, no antialiasing, the
     identity for images of that size already); None takes them as they are. architecture: the name shown in messages.
+    cut_layers: where it may be cut, from input to output.
     """
 
     mean: Tensor
@@ -32,6 +33,7 @@ class Classifier(nn.Module):
         *,
         input_size: int | None = None,
         architecture: str | None = None,
+        cut_layers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if len(mean_C) != len(std_C):
@@ -43,6 +45,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.input_size = input_size
         self.architecture = architecture or type(backbone).__name__
+        self.cut_layers = tuple(cut_layers)
         for name, values_C in (("mean", mean_C), ("std", std_C)):
             values_1C11 = torch.tensor(list(values_C), dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, values_1C11, persistent=False)
@@ -52,6 +55,11 @@ class Classifier(nn.Module):
             size = (self.input_size, self.input_size)
             x_BCHW = F.interpolate(x_BCHW, size=size, mode="bilinear", align_corners=False, antialias=False)
         return self.backbone((x_BCHW - self.mean) / self.std)
+
+    @property
+    def cut_layer(self) -> str | None:
+        """Where attacks and white-box defences cut it unless told otherwise: the second of the usual five."""
+        return self.cut_layers[min(1, len(self.cut_layers) - 1)] if self.cut_layers else None
 
     def layer_names(self) -> list[str]:
         """Names of every submodule of the backbone, in order: what a user may name as a cut layer."""

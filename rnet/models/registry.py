@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnet.cutting.cuts import FAMILIES, usual_cut_layers
+from rnet.cutting.cuts import usual_cut_layers
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
@@ -54,26 +53,13 @@ def build_model(
             fit_channels(backbone, channels)
         project_in_place(backbone)
         resized = None if size == image_size else size
-        model = Classifier(backbone, mean_C, std_C, input_size=resized, architecture=name)
+        cuts = config.cut_layers or usual_cut_layers(backbone)
+        model = Classifier(backbone, mean_C, std_C, input_size=resized, architecture=name, cut_layers=cuts)
         for layer in config.cut_layers:
             if layer not in model.layer_names():
                 raise unknown_name("model.cut_layers", layer, model.layer_names())
         _check_pass(model, torch.full((1, channels, image_size, image_size), 0.5), num_classes)
     return model
-
-
-def cut_layers(config: ModelConfig) -> list[str]:
-    """The layers to cut at, from input to output: config.cut_layers, or the usual ones; empty if none are known."""
-    source, name = _resolve(config)
-    if config.cut_layers or source == "custom":
-        return list(config.cut_layers)
-    return list(_usual_cuts(source, name))
-
-
-def default_cut_layer(config: ModelConfig) -> str | None:
-    """The second cut layer (of the usual five), or None if none are known."""
-    layers = cut_layers(config)
-    return layers[min(1, len(layers) - 1)] if layers else None
 
 
 def _resolve(config: ModelConfig) -> tuple[str, str]:
@@ -204,22 +190,3 @@ def _check_pass(model: Classifier, x_BCHW: Tensor, num_classes: int) -> None:
     if not isinstance(logits_BK, Tensor) or logits_BK.shape != (len(x_BCHW), num_classes):
         found = tuple(logits_BK.shape) if isinstance(logits_BK, Tensor) else type(logits_BK).__name__
         raise UserError(f"model={model.architecture!r} must return logits (B, {num_classes}) but returned {found}")
-
-
-@lru_cache(maxsize=256)
-def _usual_cuts(source: str, name: str) -> tuple[str, ...]:
-    """The usual cut layers of an architecture, found on one without weights."""
-    if source == "torchvision":
-        from torchvision import models
-
-        family = models.get_model_builder(name).__module__
-    elif source == "timm":
-        import timm
-
-        family = timm.model_entrypoint(name).__module__
-    else:
-        family = SmallResNet.__module__
-    if family.rpartition(".")[2] not in FAMILIES:
-        return ()
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return tuple(usual_cut_layers(_backbone(source, name, ModelConfig(), num_classes=2, channels=3, size=224)))

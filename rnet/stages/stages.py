@@ -1,16 +1,15 @@
-"""The four stages as functions of (configuration, store): what a notebook, the command line or a cluster task runs.
+"""The stages as functions of (configuration, store): what a notebook, the command line or a cluster task runs.
 
-    train -> attack -> verify
-    train -> fingerprint -> verify
-
-Each returns its finished folder. Everything a user can get wrong is checked before a parent is built or a folder is
-made; parents that are missing are built; what is finished is never computed again.
+Which stage needs which is in graph.py. Each returns its finished folder. Everything a user can get wrong is checked
+before a parent is built or a folder is made; parents that are missing are built; what is finished is never computed
+again, and no network is built to look it up.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.base import Attack, AttackContext
 from rnet.attacks.registry import ATTACKS
-from rnet.config.run import RunConfig
-from rnet.data.config import DatasetConfig
-from rnet.data.images import Dataset
-from rnet.data.registry import load_dataset
+from rnet.config.run import RunConfig, content_id
+from rnet.data.images import Dataset, Part
+from rnet.data.registry import load_dataset_once
 from rnet.defenses.base import Defense
 from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
@@ -30,126 +28,153 @@ from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine, resolve_engine
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.registry import build_model, default_cut_layer
+from rnet.models.registry import build_model
 from rnet.models.weights import load_weights
 from rnet.parallel.collectives import rank, world_size
 from rnet.parallel.processes import launched
 from rnet.rewrites.memory_format import use_channels_last
-from rnet.stages.documents import (
-    attack_document,
-    fingerprint_document,
-    hyperparameters,
-    train_document,
-    verify_document,
-)
-from rnet.stages.store import StageFolder, Store, ensure
+from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
+from rnet.stages.store import StageFolder, Store
 from rnet.storage.files import write_atomic
 from rnet.training.fidelity import fidelity, measure_on, predict
 from rnet.training.loop import Run, resolve_device
 from rnet.training.victim import train_classifier
 
-
-def train(config: RunConfig, store: Store) -> StageFolder:
-    """The victim: trained on the dataset's training part, or imported from model.weights."""
-
-    def compute(folder: StageFolder) -> dict[str, Any]:
-        dataset = _dataset(config.dataset)
-        run = _run(config, folder, f"train {config.model.name}", dataset)
-        seed = derive_seed(config.train.seed or 0, "victim")
-        model = build(config.model, dataset, derive_seed(seed, "model"))
-        if config.model.weights:
-            model.load_exported(load_weights(Path(config.model.weights)))
-        model.to(run.device)
-        if not config.model.weights:
-            train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
-        save_model(folder, model)
-        found = fidelity(dataset.test.labels_N, predict(model, dataset.test))
-        return {**found, "training_samples": len(dataset.train), "test_samples": len(dataset.test)}
-
-    if (folder := store.folder(train_document(config))).result() is not None:
-        return folder
-    model = _check_model(config)
-    if not config.model.weights:
-        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, launched())
-    return ensure(store, train_document(config), compute)
+Parents = Mapping[str, StageFolder]
+"""The finished parents, under the names that graph.py gives them."""
 
 
-def attack(config: RunConfig, store: Store) -> StageFolder:
-    """A suspect: what the attack makes of the victim, with its fidelity on the test part."""
-    method: Attack = ATTACKS.build(config.attack)
-    default_layer = default_cut_layer(config.model)
-
-    def compute(folder: StageFolder) -> dict[str, Any]:
-        dataset = _dataset(config.dataset)
-        device = resolve_device(config.engine.device)
-        victim = load_model(config, victim_folder).to(device)
-        victim.requires_grad_(False)
-        victim_forward = shared_victim(config, victim, device)
-        victim_N = predict(victim_forward, dataset.test)
-        run = _run(config, folder, f"attack {config.attack.name}", dataset, victim_N)
-        context = AttackContext(
-            victim=victim, victim_forward=victim_forward, train=config.train, default_layer=default_layer, run=run,
-            build=lambda seed: build(config.model, dataset, seed), seed=getattr(config.attack, "seed", 0) or 0,
-        )  # fmt: skip
-        suspect = method.run(dataset, context)
-        save_model(folder, suspect.model)
-        found = fidelity(dataset.test.labels_N, predict(suspect.model, dataset.test), victim_N)
-        return {**found, "derived": suspect.derived, "cost": suspect.cost}
-
-    folder = store.folder(attack_document(config))
+def ensure(stage: str, config: RunConfig, store: Store) -> StageFolder:
+    """The stage's finished folder: as found, or checked and computed now, after the parents it lacks."""
+    check_settings(stage, config)
+    folder = store.folder(document(stage, config))
     if folder.result() is not None:
         return folder
-    check_attack(config)
-    victim_folder = train(config, store)
-    return ensure(store, attack_document(config), compute)
+    _CHECKS[stage](config)
+    parents = {name: ensure(parent, config, store) for name, parent in GRAPH[stage].parents.items()}
+    return folder.complete(lambda folder: _COMPUTATIONS[stage](config, folder, parents))
 
 
-def fingerprint(config: RunConfig, store: Store) -> StageFolder:
+def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = None) -> None:
+    """Raises UserError if the stage or an ancestor that is not finished cannot work. Nothing is trained or written.
+
+    seen: ids looked at already, to be passed where many configurations share ancestors; they are not checked again.
+    """
+    check_settings(stage, config)
+    seen = set() if seen is None else seen
+    folder = store.folder(document(stage, config))
+    if folder.id in seen or folder.result() is not None:
+        return
+    seen.add(folder.id)
+    for parent in GRAPH[stage].parents.values():
+        check(parent, config, store, seen)
+    _CHECKS[stage](config)
+
+
+def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
+    """The victim: trained on the dataset's training part, or imported from model.weights."""
+    dataset = load_dataset_once(config.dataset)
+    test = dataset.test.to(resolve_device(config.engine.device))
+    run = _run(config, folder, f"train {config.model.name}", test)
+    seed = derive_seed(config.train.seed or 0, "victim")
+    model = build(config.model, dataset, derive_seed(seed, "model"))
+    if config.model.weights:
+        model.load_exported(load_weights(Path(config.model.weights)))
+    model.to(run.device)
+    if not config.model.weights:
+        train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
+    save_model(folder, model)
+    found = fidelity(test.labels_N, predict(model, test))
+    return {**found, "training_samples": len(dataset.train), "test_samples": len(test)}
+
+
+def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
+    """A suspect: what the attack makes of the victim, with its fidelity on the test part."""
+    method: Attack = ATTACKS.build(config.attack)
+    dataset = load_dataset_once(config.dataset)
+    device = resolve_device(config.engine.device)
+    test = dataset.test.to(device)
+    victim = load_model(config, parents["victim"]).to(device)
+    victim.requires_grad_(False)
+    victim_forward = shared_victim(config, victim, device)
+    victim_N = predict(victim_forward, test)
+    run = _run(config, folder, f"attack {config.attack.name}", test, victim_N)
+    context = AttackContext(
+        victim=victim, victim_forward=victim_forward, train=config.train, default_layer=victim.cut_layer, run=run,
+        build=lambda seed: build(config.model, dataset, seed), seed=config.attack.seed or 0,
+    )  # fmt: skip
+    suspect = method.run(dataset, context)
+    save_model(folder, suspect.model)
+    found = fidelity(test.labels_N, predict(suspect.model, test), victim_N)
+    return {**found, "derived": suspect.derived, "cost": suspect.cost}
+
+
+def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
     """The victim's fingerprint under the defence: made once, reused for every suspect."""
     defense: Defense = DEFENSES.build(config.defense)
-
-    def compute(folder: StageFolder) -> dict[str, Any]:
-        dataset = _dataset(config.dataset)
-        victim = load_model(config, victim_folder).to(resolve_device(config.engine.device))
-        made = defense.extract(victim, dataset, seed=derive_seed(config.seed, "fingerprint"))
-        if rank() == 0:
-            save_fingerprint(folder.path, made, victim_id=victim_folder.id)
-        return {"metadata": made.metadata}
-
-    _check_model(config)
-    victim_folder = train(config, store)
-    return ensure(store, fingerprint_document(config), compute)
+    dataset = load_dataset_once(config.dataset)
+    victim = load_model(config, parents["victim"]).to(resolve_device(config.engine.device))
+    made = defense.extract(victim, dataset, seed=derive_seed(config.seed, "fingerprint"))
+    if rank() == 0:
+        save_fingerprint(folder.path, made, victim_id=parents["victim"].id)
+    return {"metadata": made.metadata}
 
 
-def verify(config: RunConfig, store: Store) -> StageFolder:
+def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
     """The defence's scores for the suspect, named defence/metric."""
     defense: Defense = DEFENSES.build(config.defense)
-
-    def compute(folder: StageFolder) -> dict[str, Any]:
-        made = load_fingerprint(fingerprint_folder.path, victim_id=store.folder(train_document(config)).id)
-        suspect = load_model(config, suspect_folder).to(resolve_device(config.engine.device))
-        scores = defense.verify(made, suspect)
-        return {"scores": {f"{defense.name}/{name}": score for name, score in scores.items()}}
-
-    suspect_folder = attack(config, store)
-    fingerprint_folder = fingerprint(config, store)
-    return ensure(store, verify_document(config), compute)
+    victim_id = content_id(parents["fingerprint"].document["victim"])
+    made = load_fingerprint(parents["fingerprint"].path, victim_id=victim_id)
+    suspect = load_model(config, parents["suspect"]).to(resolve_device(config.engine.device))
+    scores = defense.verify(made, suspect)
+    return {"scores": {f"{defense.name}/{name}": score for name, score in scores.items()}}
 
 
-STAGES: dict[str, Callable[[RunConfig, Store], StageFolder]] = {
-    "train": train,
-    "attack": attack,
-    "fingerprint": fingerprint,
-    "verify": verify,
+def check_victim(config: RunConfig) -> None:
+    """Raises UserError if the victim cannot be trained, or imported."""
+    model = _blueprint(config)
+    if not config.model.weights:
+        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, launched())
+
+
+def check_attack(config: RunConfig) -> None:
+    """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
+    check_settings("attack", config)
+    method: Attack = ATTACKS.build(config.attack)
+    model = _blueprint(config)
+    if config.attack.batch_size is not None:
+        check_batch(config.engine, "attack.batch_size", config.attack.batch_size, model, launched())
+    method.check(model, load_dataset_once(config.dataset), model.cut_layer)
+
+
+def _blueprint(config: RunConfig) -> Classifier:
+    """An untrained model as configured; raises UserError if it cannot be built, or its weights cannot be loaded."""
+    check_engine(config.engine, config.precision, launched(), resolve_device(config.engine.device))
+    model = build(config.model, load_dataset_once(config.dataset), seed=0)
+    if config.model.weights:
+        model.load_exported(load_weights(Path(config.model.weights)))
+    return model
+
+
+_CHECKS: Mapping[str, Callable[[RunConfig], object]] = {
+    "train": check_victim,
+    "attack": check_attack,
+    "fingerprint": lambda config: DEFENSES.build(config.defense),
+    "verify": lambda config: DEFENSES.build(config.defense),
 }
+_COMPUTATIONS: Mapping[str, Callable[[RunConfig, StageFolder, Parents], dict[str, Any]]] = {
+    "train": _train,
+    "attack": _attack,
+    "fingerprint": _fingerprint,
+    "verify": _verify,
+}
+STAGES: dict[str, Callable[[RunConfig, Store], StageFolder]] = {stage: partial(ensure, stage) for stage in GRAPH}
+train, attack, fingerprint, verify = (STAGES[stage] for stage in ("train", "attack", "fingerprint", "verify"))
 
 
 def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
     """A freshly initialised classifier for a dataset."""
-    return build_model(
-        config, num_classes=dataset.num_classes, channels=dataset.channels, image_size=dataset.image_size,
-        mean_C=dataset.mean_C, std_C=dataset.std_C, seed=seed,
-    )  # fmt: skip
+    return build_model(config, **dataset.blueprint, seed=seed)
 
 
 def save_model(folder: StageFolder, model: Classifier) -> None:
@@ -162,39 +187,10 @@ def save_model(folder: StageFolder, model: Classifier) -> None:
 
 def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
     """The finished stage's model, in eval mode on the CPU. Raises UserError if the file is damaged or does not fit."""
-    model = build(config.model, _dataset(config.dataset), seed=0)
+    model = build(config.model, load_dataset_once(config.dataset), seed=0)
     model.load_exported(load_weights(folder.path / "model.safetensors"))
     use_channels_last(model)
     return model.eval()
-
-
-_datasets: dict[DatasetConfig, Dataset] = {}
-
-
-def _dataset(config: DatasetConfig) -> Dataset:
-    """The dataset, read once per process (the latest one is kept)."""
-    if config not in _datasets:
-        _datasets.clear()
-        _datasets[config] = load_dataset(config)
-    return _datasets[config]
-
-
-def _check_model(config: RunConfig) -> Classifier:
-    """An untrained model as configured; raises UserError if it cannot be built, or its weights cannot be loaded."""
-    check_engine(config.engine, config.precision, launched(), resolve_device(config.engine.device))
-    model = build(config.model, _dataset(config.dataset), seed=0)
-    if config.model.weights:
-        model.load_exported(load_weights(Path(config.model.weights)))
-    return model
-
-
-def check_attack(config: RunConfig) -> None:
-    """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
-    method: Attack = ATTACKS.build(config.attack)
-    model = _check_model(config)
-    if (batch_size := getattr(config.attack, "batch_size", None)) is not None:
-        check_batch(config.engine, "attack.batch_size", batch_size, model, launched())
-    method.check(model, _dataset(config.dataset), default_cut_layer(config.model))
 
 
 def shared_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
@@ -206,10 +202,8 @@ def shared_victim(config: RunConfig, victim: Classifier, device: torch.device) -
     return sharded_inference(copy.deepcopy(victim), device)
 
 
-def _run(
-    config: RunConfig, folder: StageFolder, label: str, dataset: Dataset, victim_N: torch.Tensor | None = None
-) -> Run:
-    sample = torch.arange(min(len(dataset.test), config.engine.eval_samples))
+def _run(config: RunConfig, folder: StageFolder, label: str, test: Part, victim_N: torch.Tensor | None = None) -> Run:
+    sample = torch.arange(min(len(test), config.engine.eval_samples))
     return Run(
         folder=folder.path,
         label=label,
@@ -217,7 +211,7 @@ def _run(
         device=resolve_device(config.engine.device),
         precision=config.precision,
         identity=folder.id,
-        measure=measure_on(dataset.test.subset(sample), None if victim_N is None else victim_N[sample]),
+        measure=measure_on(test.subset(sample), None if victim_N is None else victim_N[sample]),
         settings=hyperparameters(folder.document),
         on_checkpoint=lambda step, total: folder.write_status("running", step=step, total=total),
     )

@@ -26,7 +26,7 @@ import rnet
 from rnet.config.run import content_id, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
-from rnet.stages.documents import Document
+from rnet.stages.graph import Document
 from rnet.storage.files import NO_ROOM, make_folder, unwritable, write_atomic
 from rnet.training.signals import Preempted
 
@@ -131,6 +131,14 @@ class StageFolder:
                     raise unwritable(Path(error.filename or self.path), error) from None
                 raise
 
+    def complete(self, compute: Callable[[StageFolder], dict[str, Any]]) -> StageFolder:
+        """This folder, finished: compute makes the result, unless another process has meanwhile."""
+        with self.building():
+            if self.result() is None:
+                self.commit(compute(self))
+                wait_for_all()
+        return self
+
     def commit(self, result: dict[str, Any]) -> dict[str, Any]:
         """Declares the stage complete: writes result.json, then removes the checkpoints. Returns the result."""
         if rank() > 0:
@@ -167,14 +175,3 @@ class StageFolder:
         for parent in (self.path.parent, self.path.parent.parent):
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
-
-
-def ensure(store: Store, document: Document, compute: Callable[[StageFolder], dict[str, Any]]) -> StageFolder:
-    """The finished folder of a stage: as found, or computed now by `compute`, which returns the result to commit."""
-    folder = store.folder(document)
-    if folder.result() is None:
-        with folder.building():
-            if folder.result() is None:
-                folder.commit(compute(folder))
-                wait_for_all()
-    return folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.config.checks import check_at_least_0, check_at_least_1, check_positive, check_share
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -29,3 +31,12 @@ class TrainConfig:
     """Share of the target spread over all classes."""
     crop_padding: int = 2
     """Random crops of the image padded by so many pixels; 0 for none."""
+
+    def check(self) -> None:
+        """Raises UserError for sizes, rates and shares out of range."""
+        check_at_least_1("train", self, "epochs", "batch_size")
+        check_positive("train", self, "learning_rate")
+        check_at_least_0("train", self, "weight_decay", "crop_padding")
+        check_share("train", self, "momentum", "label_smoothing")
+        if self.clip_norm is not None:
+            check_positive("train", self, "clip_norm")

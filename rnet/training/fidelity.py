@@ -7,19 +7,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from rnet.data.batches import evaluation_batches
 from rnet.data.images import Part
-from rnet.defenses.base import device_of, frozen_eval
 from rnet.parallel.collectives import map_rows
+from rnet.rewrites.modes import device_of, frozen_eval
 
 
 @torch.no_grad()
 def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
-    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work."""
+    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work.
+
+    Who asks more than once moves images in memory to the model's device first (Part.to).
+    """
     device = device_of(model)
 
     def labels(indices_N: Tensor) -> Tensor:
-        found = [model(part.pixels(indices_B, device)).argmax(dim=1) for indices_B in indices_N.split(batch_size)]
-        return torch.cat(found)
+        batches = evaluation_batches(part.subset(indices_N), batch_size, device)
+        return torch.cat([model(x_BCHW).argmax(dim=1) for x_BCHW, _ in batches])
 
     with frozen_eval(model):
         return map_rows(labels, torch.arange(len(part))).cpu()

@@ -8,20 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnet.config.run import RunConfig
-from rnet.defenses.base import Defense, Metric
+from rnet.defenses.base import Defense, Judgement
+from rnet.defenses.calibration import leave_one_out, prediction_bound, realised_fpr
 from rnet.defenses.registry import DEFENSES
-from rnet.defenses.zest.defense import normalise
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
-from rnet.stages.documents import attack_document, fingerprint_document, negative_configs
-from rnet.stages.stages import attack, check_attack, fingerprint, verify
+from rnet.stages.graph import document, negative_configs
+from rnet.stages.stages import attack, fingerprint, verify
+from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
 from rnet.storage.files import write_atomic
-from rnet.verdicts.calibration import deepjudge_verdict, leave_one_out, prediction_bound, realised_fpr
-from rnet.verdicts.calibration import verdict as judge
-from rnet.verdicts.roc import separation
+from rnet.verdicts.roc import separations_of
 
 Row = dict[str, Any]
+Scores = Mapping[str, float]
+"""By metric, as a defence's `verify` returns them."""
 
 
 def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
@@ -29,10 +30,10 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
 
     A row: suspect (its name), attack, defense, attack_id, verify_id, accuracy, victim_accuracy, drop, agreement
     (shares), seconds (spent on making the suspect), derived (the truth), metrics {defense/metric: {value, direction,
-    low, high, access, verdict, threshold, reason}}, verdict and reason. A row takes the verdict of its defence's first
-    metric; DeepJudge's is its own vote. Where several defences are asked and one refuses a suspect, its row says why.
+    low, high, access, verdict, threshold, normalised, reason}}, verdict and reason, which are the defence's vote or the
+    verdict of its first metric. Where several defences are asked and one refuses a suspect, its row says why.
     """
-    check(configs)
+    check(configs, store)
     suspects = [_suspect(config, store) for config in configs]
     rows = []
     refusals: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
@@ -48,11 +49,11 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     return rows
 
 
-def check(configs: Sequence[RunConfig]) -> None:
+def check(configs: Sequence[RunConfig], store: Store) -> None:
     """Raises UserError for the first configuration that cannot work, before anything is computed."""
+    seen: set[str] = set()
     for config in configs:
-        check_attack(config)
-        DEFENSES.build(config.defense)
+        check_stage("verify", config, store, seen)
 
 
 def _suspect(config: RunConfig, store: Store) -> Row:
@@ -69,8 +70,8 @@ def _suspect(config: RunConfig, store: Store) -> Row:
 
 def suspect_name(config: RunConfig) -> str:
     """How tables call a suspect: its attack's name, with the attack's seed where that is not the run's."""
-    seed = getattr(config.attack, "seed", config.seed)
-    return config.attack.name if seed == config.seed else f"{config.attack.name}-{seed}"
+    seed = config.attack.seed
+    return config.attack.name if seed in (None, config.seed) else f"{config.attack.name}-{seed}"
 
 
 def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store) -> list[Row]:
@@ -78,25 +79,22 @@ def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store)
 
     One entry per attack and metric: attack, metric, and the fields of Separation. rows: what examine returned.
     """
-    found = []
-    groups: dict[tuple[str, str], tuple[RunConfig, list[Row]]] = {}
+    groups: dict[tuple[str, str], list[RunConfig]] = {}
     for config, row in zip(configs, rows, strict=True):
-        if row["derived"] and config.negatives >= 2:
-            groups.setdefault((row["attack"], config.defense.name), (config, []))[1].append(row)
-    for (attack_name, defense_name), (config, members) in groups.items():
-        negatives = list(_negative_scores(config, store).values()) if any(row["metrics"] for row in members) else []
-        for metric in DEFENSES.build(config.defense).metrics:
-            name = f"{defense_name}/{metric.name}"
-            positive = [row["metrics"][name]["value"] for row in members if name in row["metrics"]]
-            negative = [scores[name] for scores in negatives if name in scores]
-            if len(positive) >= 2 and len(negative) >= 2:
-                values = separation(positive, negative, metric.direction)
-                found.append({"attack": attack_name, "metric": name, **dataclasses.asdict(values)})
+        if row["derived"] and row["metrics"] and config.negatives >= 2:
+            groups.setdefault((row["attack"], config.defense.name), []).append(config)
+    found = []
+    for (attack_name, _), members in groups.items():
+        defense: Defense = DEFENSES.build(members[0].defense)
+        positives = [_scores(member, store) for member in members]
+        negatives = list(_negative_scores(members[0], store).values())
+        for name, values in separations_of(defense.metrics, positives, negatives).items():
+            found.append({"attack": attack_name, "metric": f"{defense.name}/{name}", **dataclasses.asdict(values)})
     return found
 
 
 def _ensure_fingerprint(config: RunConfig, store: Store, refusals: dict[str, UserError]) -> None:
-    name = store.folder(fingerprint_document(config)).id
+    name = store.folder(document("fingerprint", config)).id
     if name in refusals:
         raise refusals[name]
     try:
@@ -110,82 +108,73 @@ def _tested(config: RunConfig, store: Store) -> Row:
     """The defence's part of a row: scores, thresholds, verdicts."""
     defense: Defense = DEFENSES.build(config.defense)
     folder = verify(config, store)
-    scores = (folder.result() or {})["scores"]
-    negatives = list(_negative_scores(config, store).values())
-    judged = judge_scores(defense.name, defense.metrics, scores, negatives, config.false_positive_rate)
-    return {"defense": defense.name, "verify_id": folder.id, **judged}
+    scores = own_scores(defense, folder.result())
+    negatives = _negative_scores(config, store)
+    if len(negatives) >= 2:
+        _keep_calibration(defense, config, store, negatives)
+    negatives.pop(document_id("attack", config, store), None)  # no suspect is judged by its own score
+    judged = defense.judge(scores, list(negatives.values()), config.false_positive_rate)
+    metrics = {f"{defense.name}/{name}": metric for name, metric in metric_rows(defense, scores, judged).items()}
+    overall = judged.overall
+    return {
+        "defense": defense.name, "verify_id": folder.id, "metrics": metrics,
+        "verdict": overall.label, "reason": overall.reason,
+    }  # fmt: skip
 
 
-def judge_scores(
-    defense: str,
-    metrics: Sequence[Metric],
-    scores: Mapping[str, float],
-    negatives: Sequence[Mapping[str, float]],
-    false_positive_rate: float,
-) -> Row:
-    """{metrics, verdict, reason}: a suspect's scores, named defense/metric, judged against those of the negatives.
+def metric_rows(defense: Defense, scores: Scores, judged: Judgement) -> dict[str, Row]:
+    """What tables show of each metric that was scored: its value, what it means, and its own verdict."""
+    return {
+        metric.name: {
+            "value": scores[metric.name],
+            "direction": metric.direction,
+            "low": metric.low,
+            "high": metric.high,
+            "access": metric.access,
+            "verdict": judged.metrics[metric.name].label,
+            "threshold": judged.metrics[metric.name].threshold,
+            "normalised": judged.metrics[metric.name].normalised,
+            "reason": judged.metrics[metric.name].reason,
+        }
+        for metric in defense.metrics
+        if metric.name in judged.metrics
+    }
 
-    The verdict is that of the first metric; DeepJudge's is its own vote.
-    """
-    judged = {}
-    for metric in metrics:
-        name = f"{defense}/{metric.name}"
-        if name in scores:
-            found = [negative[name] for negative in negatives]
-            judged[name] = _judged(metric, scores[name], found, false_positive_rate)
-            if defense == "zest" and len(found) >= 5:
-                judged[name]["normalised"] = normalise(scores[name], found)
-    verdict = next(iter(judged.values()))
-    if defense == "deepjudge" and len(negatives) >= 2:
-        own = [{key.split("/")[1]: value for key, value in found.items()} for found in [scores, *negatives]]
-        vote = deepjudge_verdict(own[0], own[1:], metrics)
-        verdict = {"verdict": vote.label, "reason": vote.reason}
-    return {"metrics": judged, "verdict": verdict["verdict"], "reason": verdict["reason"]}
+
+def own_scores(defense: Defense, result: Mapping[str, Any] | None) -> dict[str, float]:
+    """The scores in a verify stage's result, by the defence's own names of its metrics."""
+    scores = (result or {}).get("scores", {})
+    return {name.removeprefix(f"{defense.name}/"): value for name, value in scores.items()}
+
+
+def document_id(stage: str, config: RunConfig, store: Store) -> str:
+    """The id of a stage, computed or not."""
+    return store.folder(document(stage, config)).id
+
+
+def _scores(config: RunConfig, store: Store) -> dict[str, float]:
+    return own_scores(DEFENSES.build(config.defense), verify(config, store).result())
 
 
 def _negative_scores(config: RunConfig, store: Store) -> dict[str, dict[str, float]]:
-    """Scores of the run's negatives by suspect id, without the suspect itself should it be one of them.
-
-    What they are and the thresholds that all of them give is kept beside the fingerprint, in calibration.json.
-    """
-    found = {}
-    for negative in negative_configs(config):
-        suspect_id = store.folder(attack_document(negative)).id
-        found[suspect_id] = (verify(negative, store).result() or {})["scores"]
-    if len(found) >= 2:
-        _keep_calibration(config, store, found)
-    found.pop(store.folder(attack_document(config)).id, None)
-    return found
+    """Scores of all of the run's negatives by suspect id."""
+    return {document_id("attack", negative, store): _scores(negative, store) for negative in negative_configs(config)}
 
 
-def _keep_calibration(config: RunConfig, store: Store, negatives: dict[str, dict[str, float]]) -> None:
-    defense: Defense = DEFENSES.build(config.defense)
+def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negatives: Mapping[str, Scores]) -> None:
+    """What the negatives are and the thresholds they give is kept beside the fingerprint, in calibration.json."""
     alpha = config.false_positive_rate
     thresholds = {}
     for metric in defense.metrics:
-        name = f"{defense.name}/{metric.name}"
-        scores = [found[name] for found in negatives.values() if name in found]
+        scores = [found[metric.name] for found in negatives.values() if metric.name in found]
         if len(scores) >= 2:
-            thresholds[name] = {
+            thresholds[f"{defense.name}/{metric.name}"] = {
                 "threshold": prediction_bound(scores, metric, alpha),
                 "leave_one_out_false_positive_rate": realised_fpr(leave_one_out(scores, metric, alpha)),
             }
-    document = {"false_positive_rate": alpha, "negatives": negatives, "metrics": thresholds}
+    named = {key: {f"{defense.name}/{name}": v for name, v in found.items()} for key, found in negatives.items()}
+    kept = {"false_positive_rate": alpha, "negatives": named, "metrics": thresholds}
+    data = (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()
     path = fingerprint(config, store).path / "calibration.json"
-    if rank() > 0:
-        return
-    write_atomic(path, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _judged(metric: Metric, value: float, negatives: list[float], false_positive_rate: float) -> dict[str, Any]:
-    verdict = judge(value, negatives, metric, false_positive_rate)
-    return {
-        "value": value,
-        "direction": metric.direction,
-        "low": metric.low,
-        "high": metric.high,
-        "access": metric.access,
-        "verdict": verdict.label,
-        "threshold": verdict.threshold,
-        "reason": verdict.reason,
-    }
+    if rank() == 0 and not (path.exists() and path.read_bytes() == data):
+        write_atomic(path, data)

@@ -1,30 +1,37 @@
 """How well a metric separates derived from independent models: ROC area, true positives at few false ones, intervals.
 
 Scores are oriented: higher means "derived" (a similarity, or minus a distance). P positives (derived models),
-N negatives (independently trained ones).
+N negatives (independently trained ones). Statistics work on the last axis, so that a bootstrap draws all at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import bootstrap
 
+from rnet.defenses.metric import Metric
 from rnet.errors import UserError
 
 Scores = NDArray[np.float64]
+Statistic = Callable[..., Any]
+"""(positives (..., P), negatives (..., N), axis=-1) -> (...)."""
 
 MIN_NEGATIVES_FOR_ONE_PERCENT = 100
+FEWEST = 2
+"""Models of each kind without which nothing is said about separation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
     """The defender's view of one metric. Intervals are (low, high) bootstrap percentiles.
 
-    strict_level: what tpr_strict is measured at: "1% FPR" with at least 100 negatives, else "0 false positives".
+    strict_level: what tpr_strict is measured at: "1% FPR" with at least 100 negatives, else "0 false positives". aruc:
+    the area under the robustness-uniqueness curves, for similarities in [0, 1].
     """
 
     positives: int
@@ -35,6 +42,7 @@ class Separation:
     tpr_at_5_interval: tuple[float, float]
     tpr_strict: float
     strict_level: str
+    aruc: float | None
 
 
 def oriented(scores: ArrayLike, direction: Literal["similarity", "distance"]) -> Scores:
@@ -45,106 +53,99 @@ def oriented(scores: ArrayLike, direction: Literal["similarity", "distance"]) ->
     return values if direction == "similarity" else -values
 
 
-def roc_auc(positives: Scores, negatives: Scores) -> float:
-    """Probability that a positive scores higher than a negative, ties counting half (Mann-Whitney), in [0, 1]."""
-    _need_both(positives, negatives)
-    ordered = np.sort(negatives)
-    below = np.searchsorted(ordered, positives, side="left")
-    not_above = np.searchsorted(ordered, positives, side="right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
+def roc_auc(positives: Scores, negatives: Scores, axis: int = -1) -> Any:
+    """Probability that a positive scores higher than a negative, ties counting half (Mann-Whitney), in [0, 1].
+
+    sklearn.metrics.roc_auc_score takes one sample at a time: a thousand resamples of every metric would take minutes.
+    """
+    return (np.sign(positives[..., :, None] - negatives[..., None, :]).mean(axis=(-2, -1)) + 1) / 2
 
 
-def tpr_at_fpr(positives: Scores, negatives: Scores, fpr: float) -> float:
+def tpr_at_fpr(positives: Scores, negatives: Scores, fpr: float) -> Any:
     """Largest share of positives found by a threshold that lets at most `fpr` of the negatives pass, in [0, 1].
 
     No interpolation between the points of the ROC: with N negatives the rates 0, 1/N, 2/N ... exist and no others.
     """
-    _need_both(positives, negatives)
     if not 0 <= fpr <= 1:
         raise UserError(f"fpr={fpr!r} is not a rate between 0 and 1")
-    allowed = int(np.floor(fpr * len(negatives) + 1e-9))
-    if allowed >= len(negatives):
-        return 1.0
-    threshold = np.sort(negatives)[::-1][allowed]
-    return float((positives > threshold).mean())
+    count = negatives.shape[-1]
+    allowed = int(np.floor(fpr * count + 1e-9))
+    if allowed >= count:
+        return np.ones(positives.shape[:-1])
+    threshold = np.sort(negatives, axis=-1)[..., count - 1 - allowed, None]
+    return (positives > threshold).mean(axis=-1)
+
+
+def aruc(positives: ArrayLike, negatives: ArrayLike) -> float:
+    """Area under the robustness-uniqueness curves in [0, 1], higher is better (IPGuard, section 5).
+
+    The mean over thresholds tau = .01, .02, ..., 1 of the smaller of: the share of `positives` (similarities of derived
+    models) of at least tau, and the share of `negatives` (of independent models) below tau.
+    """
+    tau_T1 = np.array([hundredth / 100 for hundredth in range(1, 101)])[:, None]  # 0.29, as 29 matches of 100 are
+    robustness_T = (np.asarray(positives) >= tau_T1).mean(axis=1)
+    uniqueness_T = (np.asarray(negatives) < tau_T1).mean(axis=1)
+    return float(np.minimum(robustness_T, uniqueness_T).mean())
 
 
 def bootstrap_interval(
-    statistic: Callable[[Scores, Scores], float],
+    statistic: Statistic,
     positives: Scores,
     negatives: Scores,
     *,
-    positive_runs: Sequence[Hashable] | None = None,
-    negative_runs: Sequence[Hashable] | None = None,
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of a statistic; positives and negatives are resampled separately, whole runs.
-
-    positive_runs, negative_runs: the run of each score; scores of one run (say, checkpoints of one attack) are not
-    independent and are drawn together. None: every score is its own run.
-    """
-    _need_both(positives, negatives)
-    generator = np.random.default_rng(seed)
-    positive_groups = _groups(positives, positive_runs, "positive_runs")
-    negative_groups = _groups(negatives, negative_runs, "negative_runs")
-    values = [
-        statistic(_resample(positive_groups, generator), _resample(negative_groups, generator)) for _ in range(draws)
-    ]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    """Percentile interval (low, high) of a statistic; positives and negatives are resampled separately."""
+    found = bootstrap(
+        (positives, negatives), statistic, n_resamples=draws, batch=100, vectorized=True, confidence_level=level,
+        method="percentile", rng=seed,
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
 
 
 def separation(
-    positives: ArrayLike,
-    negatives: ArrayLike,
-    direction: Literal["similarity", "distance"],
-    *,
-    positive_runs: Sequence[Hashable] | None = None,
-    negative_runs: Sequence[Hashable] | None = None,
-    draws: int = 1000,
-    seed: int = 0,
+    positives: ArrayLike, negatives: ArrayLike, metric: Metric, *, draws: int = 1000, seed: int = 0
 ) -> Separation:
     """Everything a report says about one metric, from the raw scores of derived and of independent models.
 
-    Raises UserError when either group is empty, a score is not finite, or runs do not match scores.
+    Raises UserError for fewer than two of either, and when a score is not finite.
     """
-    derived, independent = oriented(positives, direction), oriented(negatives, direction)
-    _need_both(derived, independent)
+    derived, independent = oriented(positives, metric.direction), oriented(negatives, metric.direction)
+    if min(len(derived), len(independent)) < FEWEST:
+        raise UserError(
+            f"a ROC needs {FEWEST} derived and {FEWEST} independent models; there are {len(derived)} and "
+            f"{len(independent)}"
+        )
 
-    def interval(statistic: Callable[[Scores, Scores], float]) -> tuple[float, float]:
-        return bootstrap_interval(
-            statistic, derived, independent,
-            positive_runs=positive_runs, negative_runs=negative_runs, draws=draws, seed=seed,
-        )  # fmt: skip
+    def tpr_at_5(positives: Scores, negatives: Scores, axis: int = -1) -> Any:
+        return tpr_at_fpr(positives, negatives, 0.05)
 
     one_percent = len(independent) >= MIN_NEGATIVES_FOR_ONE_PERCENT
+    unit_similarity = (metric.direction, metric.low, metric.high) == ("similarity", 0.0, 1.0)
     return Separation(
         positives=len(derived),
         negatives=len(independent),
-        auc=roc_auc(derived, independent),
-        auc_interval=interval(roc_auc),
-        tpr_at_5=tpr_at_fpr(derived, independent, 0.05),
-        tpr_at_5_interval=interval(lambda p, n: tpr_at_fpr(p, n, 0.05)),
-        tpr_strict=tpr_at_fpr(derived, independent, 0.01 if one_percent else 0.0),
+        auc=float(roc_auc(derived, independent)),
+        auc_interval=bootstrap_interval(roc_auc, derived, independent, draws=draws, seed=seed),
+        tpr_at_5=float(tpr_at_5(derived, independent)),
+        tpr_at_5_interval=bootstrap_interval(tpr_at_5, derived, independent, draws=draws, seed=seed),
+        tpr_strict=float(tpr_at_fpr(derived, independent, 0.01 if one_percent else 0.0)),
         strict_level="1% FPR" if one_percent else "0 false positives",
+        aruc=aruc(derived, independent) if unit_similarity else None,
     )
 
 
-def _groups(scores: Scores, runs: Sequence[Hashable] | None, place: str) -> list[Scores]:
-    """The scores of each run, in the order the runs first appear."""
-    if runs is None:
-        return [scores[i : i + 1] for i in range(len(scores))]
-    if len(runs) != len(scores):
-        raise UserError(f"{place} names {len(runs)} runs for {len(scores)} scores; give one run per score")
-    return [scores[[other == run for other in runs]] for run in dict.fromkeys(runs)]
-
-
-def _resample(groups: list[Scores], generator: np.random.Generator) -> Scores:
-    return np.concatenate([groups[i] for i in generator.integers(len(groups), size=len(groups))])
-
-
-def _need_both(positives: Scores, negatives: Scores) -> None:
-    if len(positives) == 0 or len(negatives) == 0:
-        raise UserError(f"a ROC needs derived and independent models; there are {len(positives)} and {len(negatives)}")
+def separations_of(
+    metrics: Sequence[Metric], positives: Sequence[Mapping[str, float]], negatives: Sequence[Mapping[str, float]]
+) -> dict[str, Separation]:
+    """By metric, from the scores of derived and of independent models; only metrics with two scores of each kind."""
+    found = {}
+    for metric in metrics:
+        derived, independent = (
+            [scores[metric.name] for scores in group if metric.name in scores] for group in (positives, negatives)
+        )
+        if min(len(derived), len(independent)) >= FEWEST:
+            found[metric.name] = separation(derived, independent, metric)
+    return found

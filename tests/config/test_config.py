@@ -13,7 +13,7 @@ from rnet.config.run import content_id, expand_choices, load_config, option_name
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.registry import Registry
-from rnet.stages.documents import DOCUMENTS
+from rnet.stages.graph import STAGE_NAMES, document
 
 
 def test_overrides_reach_the_dataclasses_with_their_types() -> None:
@@ -108,21 +108,21 @@ def test_every_shipped_option_composes(group: str) -> None:
         assert getattr(load_config([f"{group}={option}"]), group).name
 
 
-@pytest.mark.parametrize("stage", ["train", "attack", "fingerprint", "verify"])
+def _id(stage: str, *overrides: str) -> str:
+    return content_id(document(stage, load_config(overrides)))
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_the_same_configuration_has_the_same_id_and_another_seed_another(stage: str) -> None:
-    document = DOCUMENTS[stage]
-    assert content_id(document(load_config([]))) == content_id(document(load_config(["seed=0"])))
-    assert content_id(document(load_config([]))) != content_id(document(load_config(["seed=1"])))
+    assert _id(stage) == _id(stage, "seed=0")
+    assert _id(stage) != _id(stage, "seed=1")
 
 
 def test_how_a_stage_is_executed_is_not_part_of_its_id() -> None:
-    document = DOCUMENTS["verify"]
-    changed = load_config(["engine.device=cpu", "engine.log_every=1", "engine.checkpoint_steps=5"])
-    assert content_id(document(changed)) == content_id(document(load_config([])))
+    assert _id("verify", "engine.device=cpu", "engine.log_every=1", "engine.checkpoint_steps=5") == _id("verify")
 
 
 def test_the_mathematics_is_part_of_the_id() -> None:
-    base = content_id(DOCUMENTS["attack"](load_config([])))
     for override in (
         "precision=bf16",
         "attack.batch_size=16",
@@ -130,12 +130,11 @@ def test_the_mathematics_is_part_of_the_id() -> None:
         "train.epochs=3",
         "model.width=8",
     ):
-        assert content_id(DOCUMENTS["attack"](load_config([override]))) != base
+        assert _id("attack", override) != _id("attack")
 
 
 def test_a_defence_does_not_change_the_id_of_an_attack() -> None:
-    document = DOCUMENTS["attack"]
-    assert content_id(document(load_config(["defense.k=3"]))) == content_id(document(load_config([])))
+    assert _id("attack", "defense.k=3") == _id("attack")
 
 
 def test_the_yaml_text_reads_back_as_the_same_document() -> None:

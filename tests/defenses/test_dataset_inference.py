@@ -17,7 +17,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Fingerprint, frozen_eval
+from rnet.defenses.base import Fingerprint
+from rnet.defenses.calibration import verdict
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.dataset_inference.defense import (
     DatasetInference,
@@ -29,7 +30,7 @@ from rnet.defenses.dataset_inference.defense import (
     welch_p_values,
 )
 from rnet.errors import UserError
-from rnet.verdicts.calibration import verdict
+from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 

@@ -319,21 +319,29 @@ def test_a_fingerprint_too_large_to_keep_is_refused_before_it_is_made() -> None:
         DeepJudge(settings).extract(tiny_model(image_size=64), dataset, seed=0)
 
 
-def test_the_layer_may_be_given_at_construction_and_the_config_goes_first(victim: TinyCNN, dataset: Dataset) -> None:
-    for settings, layer, used in ((config(layer=None), "block2", "block2"), (config(), "block2", "block1")):
-        settings = dataclasses.replace(settings, black_box=False, threshold_factor=1.02)
-        assert DeepJudge(settings, layer=layer).extract(victim, dataset, seed=0).metadata["layer"] == used
-
-
-def test_without_a_layer_the_second_usual_cut_of_the_architecture_is_used(dataset: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("cuts", "layer", "used"),
+    [(["relu", "layer1", "layer2"], None, "layer1"), (["layer2"], None, "layer2"), (["layer2"], "relu", "relu")],
+)
+def test_the_layer_is_the_configured_one_or_where_the_victim_is_cut(
+    cuts: list[str], layer: str | None, used: str, dataset: Dataset
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = SmallResNet(num_classes=4, width=3)
-    victim = Classifier(backbone, dataset.mean_C, dataset.std_C)
-    settings = config(layer=None, black_box=False, threshold_factor=1.01, num_fuzz_seeds=1)
-    made = DeepJudge(settings).extract(victim, dataset, seed=0)
-    assert made.metadata["layer"] == "layer1"
-    assert made.tensors["victim_phi_NC"].shape[1] == 3
+    victim = Classifier(backbone, dataset.mean_C, dataset.std_C, cut_layers=cuts)
+    settings = config(layer=layer, black_box=False, threshold_factor=1.01, num_fuzz_seeds=1)
+    assert DeepJudge(settings).extract(victim, dataset, seed=0).metadata["layer"] == used
+
+
+def test_six_distances_vote_where_there_are_two_negatives() -> None:
+    negatives = [{metric.name: 0.5 + shift for metric in DeepJudge.metrics} for shift in (0.0, 0.001)]
+    copy = {metric.name: 0.01 for metric in DeepJudge.metrics} | {"robd": 0.49}
+    found = DeepJudge(config()).judge(copy, negatives, 0.05)
+    assert found.overall == found.vote
+    assert (found.overall.label, found.overall.reason[:6]) == ("derived", "5 of 6")
+    assert found.metrics.keys() == copy.keys()
+    assert DeepJudge(config()).judge(copy, negatives[:1], 0.05).vote is None
 
 
 def test_a_suspect_of_another_architecture_gets_black_box_scores_only(fingerprint: Fingerprint) -> None:

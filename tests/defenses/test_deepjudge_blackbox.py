@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
-from rnet.defenses.base import frozen_eval
 from rnet.defenses.deepjudge.black_box import (
     carlini_wagner,
     fgsm,
@@ -23,6 +22,7 @@ from rnet.defenses.deepjudge.black_box import (
     pgd,
     robustness_distance,
 )
+from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 

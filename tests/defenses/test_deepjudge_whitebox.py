@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rnet.bench.sequential_deepjudge import sequential_fuzz
 from rnet.cutting.split import SplitModel
-from rnet.defenses.base import frozen_eval
 from rnet.defenses.deepjudge.white_box import (
     Fuzzed,
     Phi,
@@ -23,6 +22,7 @@ from rnet.defenses.deepjudge.white_box import (
     outputs_in_chunks,
     whitebox_distances,
 )
+from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
 CPU = torch.device("cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from rnet.bench.sequential_ipguard import sequential_ipguard
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.ipguard import defense as ipguard
 from rnet.defenses.ipguard.config import IPGuardConfig
-from rnet.defenses.ipguard.defense import IPGuard, aruc, matching_rate, objective
+from rnet.defenses.ipguard.defense import IPGuard, matching_rate, objective
 from rnet.errors import UserError
 from tests.defenses.tiny import digits_dataset, fitted, tiny_dataset, tiny_model, unchanged
 
@@ -70,7 +69,6 @@ def test_twenty_nine_matches_of_a_hundred_reach_the_threshold_of_twenty_nine_hun
     labels_N = torch.zeros(100, dtype=torch.int64)
     logits_NK = torch.tensor([[1.0, 0.0]] * 29 + [[0.0, 1.0]] * 71)
     assert matching_rate(labels_N, logits_NK) == 0.29
-    assert aruc([matching_rate(labels_N, logits_NK)], [0.0]) == pytest.approx(0.29)
 
 
 @settings(deadline=None, max_examples=60)
@@ -271,31 +269,6 @@ def test_a_fingerprint_survives_storage(fingerprint: Fingerprint, tmp_path: Path
     assert (metadata["num_classes"], metadata["input_shape"]) == (4, [3, 8, 8])
     stored = Fingerprint(tensors=load_file(tmp_path / "f.safetensors"), metadata=metadata)
     assert guard().verify(stored, VICTIM) == {"matching_rate": 1.0}
-
-
-def test_aruc_is_one_for_perfect_separation_and_zero_for_none() -> None:
-    assert aruc([1.0, 1.0], [0.0]) == 1.0
-    assert aruc([0.0], [1.0]) == 0.0
-
-
-rates = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=6)
-
-
-@settings(deadline=None, max_examples=40)
-@given(positives=rates, negatives=rates)
-def test_aruc_equals_its_formula_in_exact_fractions(positives: list[float], negatives: list[float]) -> None:
-    exact = Fraction(0)
-    for s in range(1, 101):
-        above = [Fraction(round(r * 20), 20) >= Fraction(s, 100) for r in positives]
-        below = [Fraction(round(r * 20), 20) < Fraction(s, 100) for r in negatives]
-        exact += min(Fraction(sum(above), len(above)), Fraction(sum(below), len(below))) / 100
-    assert aruc(positives, negatives) == pytest.approx(float(exact), abs=1e-12)
-
-
-@pytest.mark.parametrize(("positives", "negatives"), [([], [0.1]), ([0.1], [])])
-def test_aruc_needs_models_of_both_kinds(positives: list[float], negatives: list[float]) -> None:
-    with pytest.raises(UserError, match="derived and independent"):
-        aruc(positives, negatives)
 
 
 @pytest.mark.parametrize(

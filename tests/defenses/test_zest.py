@@ -331,11 +331,16 @@ def test_a_distance_is_normalised_by_the_mean_of_at_least_five_references() -> N
     assert normalise(3.0, [1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1.0)
     with pytest.raises(UserError, match="4 reference distances are too few"):
         normalise(3.0, [1.0, 2.0, 3.0, 4.0])
-    assert normalise(3.0, [1.0, 2.0], allow_few=True) == pytest.approx(2.0)
-    with pytest.raises(UserError, match="0 reference distances"):
-        normalise(3.0, [], allow_few=True)
     with pytest.raises(UserError, match="mean reference distance is 0"):
         normalise(3.0, [0.0] * 5)
+
+
+@pytest.mark.parametrize(("count", "normalised"), [(5, 0.5), (4, None)])
+def test_five_negatives_show_a_distance_relative_to_theirs(count: int, normalised: float | None) -> None:
+    scores = [dict.fromkeys(ORDERS, value) for value in [1.0] + [2.0] * count]
+    judged = make().judge(scores[0], scores[1:], 0.05)
+    assert {name: found.normalised for name, found in judged.metrics.items()} == dict.fromkeys(ORDERS, normalised)
+    assert judged.vote is None
 
 
 def test_images_with_fewer_than_two_segments_are_counted_and_warned_about(

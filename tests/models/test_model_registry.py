@@ -12,6 +12,7 @@ import torch
 import torchvision
 import yaml
 from torch import Tensor, nn
+from torchvision.models import get_model
 
 import rnet.models.registry
 from rnet.cutting.cuts import usual_cut_layers
@@ -19,7 +20,8 @@ from rnet.cutting.split import SplitModel
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.registry import build_model, cut_layers, default_cut_layer
+from rnet.models.registry import build_model
+from rnet.models.resnet import SmallResNet
 
 OPTIONS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
 
@@ -116,7 +118,7 @@ def test_a_model_of_a_fixed_size_takes_the_images_of_the_dataset() -> None:
     assert model.backbone.patch_embed.grid_size == (6, 6)
     assert model(torch.rand(1, 3, 28, 28)).shape == (1, 5)
     assert build(dataclasses.replace(config, input_size=None)).backbone.patch_embed.grid_size == (4, 4)
-    split = SplitModel(model.eval(), cut_layers(config)[0])
+    split = SplitModel(model.eval(), model.cut_layers[0])
     assert torch.equal(split(torch.ones(1, 3, 28, 28)), model(torch.ones(1, 3, 28, 28)))
 
 
@@ -125,8 +127,8 @@ def test_a_custom_model_is_built_by_its_factory() -> None:
     model = build(config, channels=2)
     assert model.backbone[0].in_channels == 2
     assert model.architecture == "tiny_net"
-    assert default_cut_layer(config) == "2"
-    assert default_cut_layer(dataclasses.replace(config, cut_layers=[])) is None
+    assert model.cut_layer == "2"
+    assert build(dataclasses.replace(config, cut_layers=[]), channels=2).cut_layer is None
 
 
 HERE = "tests.models.test_model_registry"
@@ -177,19 +179,22 @@ def test_a_configuration_that_cannot_be_built_is_refused(fields: dict[str, objec
         ("vit_b_16", [f"encoder.layers.encoder_layer_{n}" for n in (1, 3, 5, 8, 11)]),
         ("vit_l_16", [f"encoder.layers.encoder_layer_{n}" for n in (3, 7, 11, 17, 23)]),
         ("timm/deit_tiny_patch16_224", [f"blocks.{n}" for n in (1, 3, 5, 8, 11)]),
-        ("regnet_x_400mf", []),
+        ("squeezenet1_1", []),
         ("swin_t", []),
     ],
 )
 def test_the_usual_cut_layers(name: str, expected: list[str]) -> None:
-    config = ModelConfig(name=name)
-    assert cut_layers(config) == expected
-    assert default_cut_layer(config) == (expected[1] if expected else None)
+    with torch.device("meta"):
+        if name.startswith("timm/"):
+            backbone = timm.create_model(name.removeprefix("timm/"))
+        else:
+            backbone = SmallResNet(5) if name == "resnet20" else get_model(name, weights=None)
+    assert usual_cut_layers(backbone) == expected
 
 
-def test_the_users_cut_layers_go_before_the_usual_ones() -> None:
-    assert cut_layers(ModelConfig(name="resnet50", cut_layers=["layer2.1"])) == ["layer2.1"]
-    assert default_cut_layer(ModelConfig(name="resnet50", cut_layers=["layer2.1"])) == "layer2.1"
+def test_a_model_is_cut_at_the_second_usual_layer_or_where_the_user_says() -> None:
+    assert build(ModelConfig(name="resnet8")).cut_layer == "layer1"
+    assert build(ModelConfig(name="resnet8", cut_layers=["layer2.0"])).cut_layer == "layer2.0"
 
 
 def test_a_look_alike_without_the_usual_layers_has_no_usual_cuts() -> None:
@@ -209,4 +214,4 @@ def test_every_option_names_a_model_and_sets_only_what_differs(path: Path) -> No
         with pytest.raises(UserError, match=r"model\.factory=None"):
             build(config)
     else:
-        assert len(cut_layers(config)) in (0, 4, 5)
+        assert len(build(config, image_size=config.input_size or 224).cut_layers) in (0, 4, 5)

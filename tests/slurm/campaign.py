@@ -24,12 +24,12 @@ from pathlib import Path
 
 from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
 from launch.sweep.show.report import complete, format_lines, report_lines
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in
 from tests.launch.sweep.sweeps import write_sweep
 from tests.slurm.cluster import dev_cluster
@@ -95,7 +95,7 @@ class Campaign:
                 assert one.exists() == other.exists(), one
                 assert not one.exists() or one.read_bytes() == other.read_bytes(), one
         ends = Counter(
-            name.split(".")[0] for stage in STAGES for name in names_in(self.root / "attempts" / stage)
+            name.split(".")[0] for stage in STAGE_NAMES for name in names_in(self.root / "attempts" / stage)
             if json.loads((self.root / "attempts" / stage / name).read_text())["state"] == "done"
         )  # fmt: skip
         twice = [cell for cell, count in ends.items() if count > 1]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.stages import stages
-from rnet.stages.documents import DOCUMENTS, train_document
+from rnet.stages.graph import document
 from rnet.stages.store import Store
 from tests.tiny_runs import TINY, TINY_FINETUNE, TINY_IPGUARD, TINY_REMOVALNET, tiny
 
@@ -117,7 +117,7 @@ def test_a_run_killed_by_sigkill_resumes_and_ends_with_the_same_bits(stage: str,
     if stage == "train":
         attack = ["attack=identity", "train.epochs=20"]
     config = tiny(*attack)
-    folder = Store(tmp_path).folder(DOCUMENTS[stage](config))
+    folder = Store(tmp_path).folder(document(stage, config))
     with subprocess.Popen(_command(tmp_path, attack), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 90
         while folder.status().get("step", 0) < 8 and time.monotonic() < deadline:
@@ -228,7 +228,7 @@ def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path: Pat
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
     outputs = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert outputs[0] == outputs[1]
-    assert Store(tmp_path).folder(train_document(tiny())).status()["attempt"] == 1
+    assert Store(tmp_path).folder(document("train", tiny())).status()["attempt"] == 1
 
 
 def test_a_pickle_bomb_given_as_a_victim_runs_no_code_and_leaves_nothing(tmp_path: Path) -> None:

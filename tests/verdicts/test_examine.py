@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from rnet.config.run import expand_choices
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.stages import stages
-from rnet.stages.documents import negative_configs
+from rnet.stages.graph import negative_configs
 from rnet.stages.store import Store
-from rnet.verdicts.examine import examine, separations
+from rnet.verdicts.examine import check, examine, separations
 from tests.tiny_runs import TINY_FINETUNE, TINY_IPGUARD, tiny
 
 SMALL = {
@@ -59,6 +61,34 @@ def test_thresholds_and_what_they_rest_on_are_kept_beside_the_fingerprint(store:
     bound = kept["metrics"]["ipguard/matching_rate"]["threshold"]  # not clipped to [0, 1], as a verdict's is
     assert row["metrics"]["ipguard/matching_rate"]["threshold"] == pytest.approx(min(max(bound, 0.0), 1.0))
     assert len(kept["negatives"]) == 2
+
+
+def test_a_finished_examination_builds_no_network_and_refuses_wrong_settings_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = expand_choices(["attack=identity,independent", "negatives=2", "defense=ipguard,random"])
+    configs = [tiny(*line, *(SMALL["ipguard"] if "defense=ipguard" in line else SMALL["random"])) for line in lines]
+    rows = examine(configs, store)
+    built: list[object] = []
+    build = stages.build_model
+    monkeypatch.setattr(stages, "build_model", lambda *given, **named: built.append(given) or build(*given, **named))
+    assert examine(configs, store) == rows
+    separations(rows, configs, store)
+    assert built == []
+    wrong = dataclasses.replace(configs[-1], defense=dataclasses.replace(configs[-1].defense, batch_size=0))
+    with pytest.raises(UserError, match=r"defense\.batch_size=0"):
+        examine([*configs[:-1], wrong], store)
+    examine([tiny("attack=identity", "train.epochs=1", *TINY_IPGUARD)], store)
+    assert built  # the count counts
+
+
+def test_suspects_are_checked_once_for_all_defences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[object] = []
+    build = stages.build_model
+    monkeypatch.setattr(stages, "build_model", lambda *given, **named: built.append(given) or build(*given, **named))
+    configs = [tiny(*TINY_FINETUNE, f"defense={defense}") for defense in SMALL]
+    check(configs, Store(tmp_path))
+    assert len(built) == 2  # the victim's network and the suspect's
 
 
 def test_a_negative_is_judged_without_its_own_score(store: Store) -> None:

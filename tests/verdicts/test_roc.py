@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from rnet.defenses.metric import Metric
 from rnet.errors import UserError
-from rnet.verdicts.roc import Scores, bootstrap_interval, oriented, roc_auc, separation, tpr_at_fpr
+from rnet.verdicts.roc import (
+    Scores,
+    aruc,
+    bootstrap_interval,
+    oriented,
+    roc_auc,
+    separation,
+    separations_of,
+    tpr_at_fpr,
+)  # fmt: skip
 
+RATE = Metric(name="rate", direction="similarity", low=0.0, high=1.0, perfect=1.0)
+GAP = Metric(name="gap", direction="distance", low=0.0, high=1.0)
 SCORES = st.lists(st.integers(0, 6), min_size=1, max_size=12).map(lambda v: np.array(v, dtype=np.float64))
 
 
@@ -42,8 +56,8 @@ def test_29_percent_of_100_negatives_are_29() -> None:
 
 def test_a_distance_is_negated() -> None:
     assert oriented([0.1, 0.2], "distance").tolist() == [-0.1, -0.2]
-    assert separation([0.1, 0.2], [0.8, 0.9], "distance", draws=10).auc == 1.0
-    assert separation([0.1, 0.2], [0.8, 0.9], "similarity", draws=10).auc == 0.0
+    assert separation([0.1, 0.2], [0.8, 0.9], GAP, draws=10).auc == 1.0
+    assert separation([0.1, 0.2], [0.8, 0.9], RATE, draws=10).auc == 0.0
 
 
 def test_the_interval_covers_the_true_area_about_as_often_as_it_says() -> None:
@@ -55,28 +69,6 @@ def test_the_interval_covers_the_true_area_about_as_often_as_it_says() -> None:
     assert 33 <= covered <= 40
 
 
-def test_scores_of_one_run_are_drawn_together() -> None:
-    seen = set()
-
-    def record(positives: Scores, negatives: Scores) -> float:
-        seen.add(tuple(sorted(positives)))
-        assert sorted(set(negatives)) in ([7.0], [8.0], [7.0, 8.0])
-        return 0.0
-
-    positives, negatives = np.array([1.0, 2.0, 3.0]), np.array([7.0, 8.0])
-    bootstrap_interval(record, positives, negatives, positive_runs=["a", "a", "b"], draws=50)
-    assert seen == {(1.0, 1.0, 2.0, 2.0), (1.0, 2.0, 3.0), (3.0, 3.0)}
-
-
-def test_clustered_runs_give_a_wider_interval_than_scores_taken_as_independent() -> None:
-    generator = np.random.default_rng(0)
-    positives = np.repeat(generator.normal(0.5, 1, 6), 10)
-    negatives = generator.normal(0, 1, 400)
-    low, high = bootstrap_interval(roc_auc, positives, negatives, positive_runs=[i // 10 for i in range(60)], draws=300)
-    naive_low, naive_high = bootstrap_interval(roc_auc, positives, negatives, draws=300)
-    assert high - low > 1.5 * (naive_high - naive_low)
-
-
 def test_the_interval_is_a_function_of_the_seed() -> None:
     positives, negatives = np.arange(5.0), np.arange(5.0) - 1
     intervals = [bootstrap_interval(roc_auc, positives, negatives, draws=50, seed=seed) for seed in (1, 1, 2)]
@@ -85,18 +77,49 @@ def test_the_interval_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize(("count", "level"), [(99, "0 false positives"), (100, "1% FPR")])
 def test_one_percent_is_reported_only_with_a_hundred_negatives(count: int, level: str) -> None:
-    found = separation([0.5], [*np.linspace(0, 0.4, count - 1), 0.9], "similarity", draws=10)
+    found = separation([0.5, 0.5], [*np.linspace(0, 0.4, count - 1), 0.9], RATE, draws=10)
     assert found.strict_level == level
     assert found.tpr_strict == (1.0 if count == 100 else 0.0)  # one negative scores above the positive
-    assert (found.positives, found.negatives) == (1, count)
+    assert (found.positives, found.negatives) == (2, count)
 
 
 def test_bad_input_is_refused_with_the_reason() -> None:
-    with pytest.raises(UserError, match="there are 0 and 1"):
-        separation([], [0.5], "similarity")
+    with pytest.raises(UserError, match="there are 1 and 2"):
+        separation([0.5], [0.5, 0.6], RATE)
     with pytest.raises(UserError, match="1 of 2 scores are not finite"):
-        separation([0.5, float("nan")], [0.5], "similarity")
-    with pytest.raises(UserError, match="positive_runs names 1 runs for 2 scores"):
-        separation([0.5, 0.6], [0.5], "similarity", positive_runs=["a"])
+        separation([0.5, float("nan")], [0.5, 0.6], RATE)
     with pytest.raises(UserError, match="fpr=5"):
         tpr_at_fpr(np.array([1.0]), np.array([0.0]), 5)
+
+
+def test_only_metrics_with_two_scores_of_each_kind_are_separated() -> None:
+    positives = [{"rate": 0.9, "gap": 0.1}, {"rate": 0.8}]
+    negatives = [{"rate": 0.2, "gap": 0.9}, {"rate": 0.85, "gap": 0.8}]
+    found = separations_of((RATE, GAP), positives, negatives)
+    assert list(found) == ["rate"]
+    assert found["rate"].auc == 0.75
+    assert found["rate"].aruc is not None
+    assert separation([0.1, 0.2], [0.8, 0.9], GAP, draws=10).aruc is None
+
+
+def test_aruc_is_one_for_perfect_separation_and_zero_for_none() -> None:
+    assert aruc([1.0, 1.0], [0.0]) == 1.0
+    assert aruc([0.0], [1.0]) == 0.0
+
+
+rates = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(positives=rates, negatives=rates)
+def test_aruc_equals_its_formula_in_exact_fractions(positives: list[float], negatives: list[float]) -> None:
+    exact = Fraction(0)
+    for s in range(1, 101):
+        above = [Fraction(round(r * 20), 20) >= Fraction(s, 100) for r in positives]
+        below = [Fraction(round(r * 20), 20) < Fraction(s, 100) for r in negatives]
+        exact += min(Fraction(sum(above), len(above)), Fraction(sum(below), len(below))) / 100
+    assert aruc(positives, negatives) == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_29_matches_of_100_reach_the_threshold_of_29_hundredths() -> None:
+    assert aruc([29 / 100], [0.0]) == pytest.approx(0.29)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.submissions import split_task
+from rnet.stages.graph import STAGE_NAMES
 
 MOST_NAMED = 50
 """So many tasks of one job (at most) are waited for by name: schedulers limit the length of a dependency."""
@@ -55,7 +55,7 @@ def _split(plan: Plan, indices: list[int], group_of: Mapping[int, int], max_size
     for index in indices:
         cell = plan.cells[index]
         group = 0 if cell.stage == "train" else group_of[cell.victim]
-        keyed.setdefault((STAGES.index(cell.stage), cell.shape, group), []).append(index)
+        keyed.setdefault((STAGE_NAMES.index(cell.stage), cell.shape, group), []).append(index)
     arrays = []
     for (stage, shape_index, _), members in sorted(keyed.items()):
         shape = plan.shapes[shape_index]
@@ -63,7 +63,7 @@ def _split(plan: Plan, indices: list[int], group_of: Mapping[int, int], max_size
             shape = replace(shape, pack=shape.pack * packing, minutes=shape.minutes * packing)
         tasks = [members[start : start + shape.pack] for start in range(0, len(members), shape.pack)]
         for start in range(0, len(tasks), max_size):
-            arrays.append(Array(stage=STAGES[stage], shape=shape, tasks=tasks[start : start + max_size]))
+            arrays.append(Array(stage=STAGE_NAMES[stage], shape=shape, tasks=tasks[start : start + max_size]))
     return arrays
 
 

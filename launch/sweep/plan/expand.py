@@ -15,7 +15,7 @@ from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
 from rnet.config.run import RunConfig, config_folder, content_id
 from rnet.errors import UserError
-from rnet.stages.documents import DOCUMENTS, negative_configs
+from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 
 
 def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
@@ -51,7 +51,6 @@ class _Builder:
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
-        self._checked: dict[int, Any] = {}
 
     def build(self) -> None:
         """Adds every row and its cells."""
@@ -96,19 +95,14 @@ class _Builder:
 
     def _graph(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
         """The row's cells by stage, up to the sweep's last stage."""
-        until = self.sweep.until
-        found = {"train": self._cell("train", config, own, values, ())}
-        if until in ("attack", "verify"):
-            found["attack"] = self._cell("attack", config, own, values, (found["train"],))
-        if until in ("fingerprint", "verify"):
-            found["fingerprint"] = self._cell("fingerprint", config, own, values, (found["train"],))
-        if until == "verify":
-            parents = (found["attack"], found["fingerprint"])
-            found["verify"] = self._cell("verify", config, own, values, parents)
+        found: dict[str, int] = {}
+        for stage in lineage(self.sweep.until):
+            parents = tuple(found[parent] for parent in GRAPH[stage].parents.values())
+            found[stage] = self._cell(stage, config, own, values, parents)
         return found
 
     def _negatives(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
-        """The verify cells of the run's negatives, from seeds that rnet.stages.documents.negative_configs gives."""
+        """The verify cells of the run's negatives, from seeds that rnet.stages.graph.negative_configs gives."""
         if not config.negatives:
             return ()
         common = tuple(line for line in self.sweep.common if line.startswith("attack"))
@@ -129,8 +123,8 @@ class _Builder:
         key = self._ingredients(stage, config)
         if key in self._known:
             return self._known[key]
-        self._check(config)
-        cell_id = content_id(DOCUMENTS[stage](config))
+        check_settings(stage, config)
+        cell_id = content_id(document(stage, config))
         index = self._indices.setdefault((stage, cell_id), len(self.cells))
         if index == len(self.cells):
             victim = self.cells[parents[0]].victim if parents else index
@@ -140,21 +134,9 @@ class _Builder:
         return index
 
     def _ingredients(self, stage: str, config: RunConfig) -> tuple[Any, ...]:
-        """What the stage can depend on: everything but what later stages add. Equal components are one object."""
-        found = [stage, config.seed, config.precision, id(config.dataset), id(config.model), id(config.train)]
-        found.append(id(config.engine))
-        if stage in ("attack", "verify"):
-            found.append(id(config.attack))
-        if stage in ("fingerprint", "verify"):
-            found.append(id(config.defense))
-        return tuple(found)
-
-    def _check(self, config: RunConfig) -> None:
-        """Checks the hyperparameters of each attack and defence once."""
-        for component in (config.attack, config.defense):
-            if id(component) not in self._checked:
-                component.check()
-                self._checked[id(component)] = component
+        """What the stage can depend on. Equal components are one object."""
+        values = (getattr(config, key) for key in ingredients(stage))
+        return (stage, *(value if isinstance(value, str | int) else id(value) for value in values))
 
     def _shape(self, stage: str, values: dict[str, str]) -> int:
         needs = self.sweep.needs(values, stage)
@@ -178,7 +160,7 @@ def check_deeply(plan: Plan) -> int:
         if cell.stage in ("train", "attack"):
             config = configs.load(plan.overrides(cell))
             parts = [config.dataset, config.model, config.precision, config.engine]
-            parts += [dataclasses.replace(config.attack, seed=0)] if hasattr(config.attack, "seed") else [config.attack]
+            parts.append(config.attack if config.attack.seed is None else dataclasses.replace(config.attack, seed=0))
             if repr(parts) not in done:
                 done.add(repr(parts))
                 try:

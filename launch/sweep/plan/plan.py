@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.resources import Shape
-from launch.sweep.plan.spec import STAGES
 from rnet.errors import UserError
+from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in, read_json, write_json
 
 
@@ -76,7 +76,7 @@ _AS_THEY_ARE = ("name", "cluster", "profile", "common", "config_dir", "seconds",
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
     """Indices of the cells whose result is in the store. One listing a stage, one look a folder found."""
-    there = {stage: set(names_in(root / stage)) for stage in STAGES}
+    there = {stage: set(names_in(root / stage)) for stage in STAGE_NAMES}
     return {
         index
         for index, cell in enumerate(plan.cells)

@@ -27,8 +27,8 @@ import yaml
 
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError, unknown_name
+from rnet.stages.graph import STAGE_NAMES
 
-STAGES = ("train", "attack", "fingerprint", "verify")
 _KEYS = ("name", "cluster", "until", "set", "axes", "exclude", "cases", "resources")
 _GROUPS = ("dataset", "model", "train", "attack", "defense", "engine")
 _TOP_LEVEL = ("seed", "precision", "negatives", "false_positive_rate")
@@ -112,8 +112,8 @@ def _sweep(document: dict[str, Any], path: Path) -> Sweep:
     for axis in axes:
         _check_axis(axis)
     until = str(document.get("until", "verify"))
-    if until not in STAGES:
-        raise unknown_name("until", until, STAGES)
+    if until not in STAGE_NAMES:
+        raise unknown_name("until", until, STAGE_NAMES)
     cases = tuple(_case(number, case, axes) for number, case in enumerate(_list(document, "cases")))
     exclude = tuple(_match(f"exclude[{number}]", rule, axes) for number, rule in enumerate(_list(document, "exclude")))
     name = str(document.get("name", path.stem))
@@ -170,8 +170,8 @@ def _check_axis(axis: str) -> None:
 def _resources(setting: str, document: Any) -> dict[str, dict[str, Any]]:
     found = _mapping(document or {}, setting)
     for stage in found:
-        if stage not in ("default", *STAGES):
-            raise unknown_name(f"{setting} stage", stage, ("default", *STAGES))
+        if stage not in ("default", *STAGE_NAMES):
+            raise unknown_name(f"{setting} stage", stage, ("default", *STAGE_NAMES))
     return {stage: _mapping(needs, f"{setting}.{stage}") for stage, needs in found.items()}
 
 

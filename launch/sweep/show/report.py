@@ -1,4 +1,8 @@
-"""The finished table of a sweep: every row's scores and verdicts, judged against the row's own negatives."""
+"""The finished tables of a sweep: every row's scores and verdicts, and how well each metric separates.
+
+Rows are judged as `rnet verify` does it, each against its own negatives. Separation is over the seeds of a row: its
+derived suspects against the negatives of all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,67 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.plan import Plan, Row
-from rnet.defenses.base import Metric
+from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
 from rnet.storage.json_files import read_json
-from rnet.verdicts.examine import judge_scores
+from rnet.verdicts.examine import metric_rows, own_scores
+from rnet.verdicts.roc import separations_of
 
 FORMATS = ("markdown", "csv", "json")
 FIDELITY = ("accuracy", "victim_accuracy", "drop", "agreement")
 COLUMNS = (
-    *FIDELITY, "metric", "score", "direction", "threshold", "verdict", "reason", "negatives", "attack_id", "verify_id"
+    *FIDELITY, "metric", "score", "direction", "threshold", "normalised", "verdict", "reason", "negatives",
+    "attack_id", "verify_id",
 )  # fmt: skip
+_NOT_IN_MARKDOWN = ("reason", "direction", "attack_id", "verify_id")
+
+Line = dict[str, Any]
 
 
-def report_lines(plan: Plan, root: Path) -> list[dict[str, Any]]:
+def report_lines(plan: Plan, root: Path) -> list[Line]:
     """One line per row and metric: the axes, then COLUMNS. A row that is not finished has one line without scores.
 
-    DeepJudge's lines have its own vote as verdict. Shares are in [0, 1]; score and threshold in the metric's unit.
+    Where a defence votes, its lines have the vote as verdict. Shares are in [0, 1]; score and threshold in the metric's
+    unit; normalised is the score relative to the negatives' mean, where the defence compares so.
     """
-    configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
-    results: dict[int, dict[str, Any] | None] = {}
-
-    def result(place: int) -> dict[str, Any] | None:
-        if place not in results:
-            results[place] = read_json(plan.folder(root, plan.cells[place]) / "result.json")
-        return results[place]
-
-    @cache
-    def about(verify: int) -> tuple[str, tuple[Metric, ...], float]:
-        config = configs.load(_without_seed(plan.overrides(plan.cells[verify])))
-        defense = DEFENSES.build(config.defense)
-        return defense.name, tuple(defense.metrics), config.false_positive_rate
-
-    same: dict[tuple[str, ...], int] = {}
+    study = _Study(plan, root)
     lines = []
     for row in plan.rows:
-        verify = row.cells.get("verify")
-        scores = None if verify is None else result(verify)
-        known = _known(plan, row, result)
-        if scores is None or verify is None:
-            lines.append(_line(row, known))
+        place = row.cells.get("attack", row.cells["train"])
+        found = study.result(place) or {}
+        ids = {f"{stage}_id": plan.cells[row.cells[stage]].id for stage in ("attack", "verify") if stage in row.cells}
+        known = {**row.values, **dict.fromkeys(COLUMNS), **{name: found.get(name) for name in FIDELITY}, **ids}
+        lines += [known | judged for judged in study.judged(row)] or [known]
+    return lines
+
+
+def separation_lines(plan: Plan, root: Path) -> list[Line]:
+    """One line per row, seeds left aside, and metric that has two derived suspects and two negatives.
+
+    The axes but for seeds, metric, positives, negatives, and the fields of Separation, intervals as _low and _high.
+    """
+    study = _Study(plan, root)
+    groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
+    for row in plan.rows:
+        key = tuple((axis, value) for axis, value in row.values.items() if axis.split(".")[-1] != "seed")
+        groups.setdefault(key, []).append(row)
+    lines = []
+    for key, rows in groups.items():
+        derived = [row for row in rows if (study.result(row.cells.get("attack", -1)) or {}).get("derived")]
+        if not derived or "verify" not in derived[0].cells:
             continue
-        key = tuple(_without_seed(plan.overrides(plan.cells[verify])))
-        name, metrics, alpha = about(same.setdefault(key, verify))
-        negatives = [found["scores"] for place in row.negatives if place != verify and (found := result(place))]
-        lines += [_line(row, known | found) for found in _judged(name, metrics, scores["scores"], negatives, alpha)]
+        defense, _ = study.defense(derived[0].cells["verify"])
+        positives = study.scores(defense, [row.cells["verify"] for row in derived])
+        negatives = study.scores(defense, dict.fromkeys(place for row in rows for place in row.negatives))
+        for name, found in separations_of(defense.metrics, positives, negatives).items():
+            lines.append({**dict(key), "metric": f"{defense.name}/{name}", **_flat(asdict(found))})
     return lines
 
 
@@ -66,59 +80,82 @@ def complete(plan: Plan, root: Path) -> bool:
     return all((plan.folder(root, plan.cells[place]) / "result.json").exists() for place in places)
 
 
-def format_lines(lines: Sequence[Mapping[str, Any]], kind: str) -> str:
+def format_lines(lines: Sequence[Line], kind: str) -> str:
     """The lines as Markdown, CSV or JSON; the same lines give the same bytes."""
     if kind not in FORMATS:
         raise unknown_name("--format", kind, FORMATS)
-    columns = list(lines[0])
+    columns = list(lines[0]) if lines else []
     if kind == "json":
         return json.dumps(list(lines), indent=2) + "\n"
+    if not lines:
+        return ""
     if kind == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
-    shown = [name for name in columns if name not in ("reason", "direction", "attack_id", "verify_id")]
+    shown = [name for name in columns if name not in _NOT_IN_MARKDOWN]
     table = [shown, ["---"] * len(shown), *([_cell(line[name]) for name in shown] for line in lines)]
     return "".join(f"| {' | '.join(row)} |\n" for row in table)
 
 
-def _known(plan: Plan, row: Row, result: Any) -> dict[str, Any]:
-    """What is known of the row's suspect."""
-    place = row.cells.get("attack", row.cells["train"])
-    found = result(place) or {}
-    ids = {f"{stage}_id": plan.cells[row.cells[stage]].id for stage in ("attack", "verify") if stage in row.cells}
-    return {**{name: found.get(name) for name in FIDELITY}, **ids}
+class _Study:
+    """What is finished of a plan; files and configurations are read once."""
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        self._plan, self._root = plan, root
+        self._configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
+        self._results: dict[int, Line | None] = {-1: None}
+        self._defenses: dict[tuple[str, ...], tuple[Defense, float]] = {}
+
+    def result(self, place: int) -> Line | None:
+        """The cell's result, None if it is not finished."""
+        if place not in self._results:
+            self._results[place] = read_json(self._plan.folder(self._root, self._plan.cells[place]) / "result.json")
+        return self._results[place]
+
+    def defense(self, verify: int) -> tuple[Defense, float]:
+        """The defence of a verify cell, and the row's false-positive rate. Neither seeds nor the attack decide them."""
+        lines = self._plan.overrides(self._plan.cells[verify])
+        key = tuple(line for line in lines if not line.startswith(("seed=", "attack")))
+        if key not in self._defenses:
+            config = self._configs.load(key)
+            self._defenses[key] = DEFENSES.build(config.defense), config.false_positive_rate
+        return self._defenses[key]
+
+    def scores(self, defense: Defense, places: Any) -> list[dict[str, float]]:
+        """The scores in those verify cells that are finished."""
+        return [own_scores(defense, result) for place in places if (result := self.result(place)) is not None]
+
+    def judged(self, row: Row) -> list[Line]:
+        """What the row's line for each metric says of it; empty if there are no scores."""
+        verify = row.cells.get("verify", -1)
+        if self.result(verify) is None:
+            return []
+        defense, alpha = self.defense(verify)
+        scores = own_scores(defense, self.result(verify))
+        negatives = self.scores(defense, [place for place in row.negatives if place != verify])
+        judgement = defense.judge(scores, negatives, alpha)
+        lines = []
+        for name, found in metric_rows(defense, scores, judgement).items():
+            kept = {key: found[key] for key in ("direction", "threshold", "normalised", "verdict", "reason")}
+            if judgement.vote is not None:
+                kept |= {"verdict": judgement.vote.label, "reason": judgement.vote.reason}
+            named = {"metric": f"{defense.name}/{name}", "score": found["value"], "negatives": len(negatives)}
+            lines.append(named | kept)
+        return lines
 
 
-def _line(row: Row, found: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row.values, **{name: found.get(name) for name in COLUMNS}}
-
-
-def _judged(
-    defense: str,
-    metrics: Sequence[Metric],
-    scores: Mapping[str, float],
-    negatives: Sequence[Mapping[str, float]],
-    alpha: float,
-) -> list[dict[str, Any]]:
-    """One entry per metric that was scored; DeepJudge's have its vote for their verdict."""
-    judged = judge_scores(defense, metrics, scores, negatives, alpha)
-    overall = judged if defense == "deepjudge" and len(negatives) >= 2 else None
-    return [
-        {
-            "metric": name, "score": found["value"], "direction": found["direction"], "threshold": found["threshold"],
-            "verdict": (overall or found)["verdict"], "reason": (overall or found)["reason"],
-            "negatives": len(negatives),
-        }
-        for name, found in judged["metrics"].items()
-    ]  # fmt: skip
-
-
-def _without_seed(lines: Sequence[str]) -> list[str]:
-    """What decides the metrics: seeds do not, and nor does the attack."""
-    return [line for line in lines if not line.startswith(("seed=", "attack"))]
+def _flat(values: Mapping[str, Any]) -> Line:
+    """With intervals as two columns."""
+    line: Line = {}
+    for name, value in values.items():
+        if name.endswith("_interval"):
+            line |= {name.replace("_interval", side): end for side, end in zip(("_low", "_high"), value, strict=True)}
+        else:
+            line[name] = value
+    return line
 
 
 def _cell(value: Any) -> str:

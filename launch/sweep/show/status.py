@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.sweep.plan.plan import Cell, Plan
-from launch.sweep.plan.spec import STAGES
 from launch.sweep.records.attempts import read_attempt
 from launch.sweep.states import STATES, CellState, StoreState
 from rnet.command import console
+from rnet.stages.graph import STAGE_NAMES
 
 SAMPLE = 100
 """Cells of a stage (at most) whose times and steps are read for the estimate."""
@@ -33,7 +33,7 @@ def summary(plan: Plan, state: StoreState) -> dict[str, Any]:
     """
     counts = state.count()
     stages = {}
-    for stage in (stage for stage in STAGES if stage in counts):
+    for stage in (stage for stage in STAGE_NAMES if stage in counts):
         cells = [(c, s) for c, s in zip(plan.cells, state.cells, strict=True) if c.stage == stage]
         progress = _progress(state.root, cells)
         stages[stage] = {

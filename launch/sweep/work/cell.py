@@ -24,7 +24,7 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all
 from rnet.parallel.processes import launched, process_group
 from rnet.stages import stages
-from rnet.stages.documents import DOCUMENTS, Document
+from rnet.stages.graph import Document, document
 from rnet.stages.store import StageFolder, Store
 from rnet.training.loop import resolve_device
 from rnet.training.signals import SIGNALS, Preempted
@@ -55,7 +55,7 @@ class Job:
         """The cell's configuration. Raises UserError if this code makes another id of it."""
         folder = Path(self.config_dir) if self.config_dir else None
         config = load_config(self.overrides, config_dir=folder)
-        found = content_id(DOCUMENTS[self.stage](config))
+        found = content_id(document(self.stage, config))
         if found != self.id:
             raise UserError(
                 f"{self.label} is {found} to this code: code or configuration files changed since the sweep was "

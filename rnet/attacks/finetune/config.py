@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.attacks.config import AttackConfig
 from rnet.config.checks import check_positive
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneConfig:
+class FineTuneConfig(AttackConfig):
     """SGD on cross-entropy with the victim's labels."""
 
     name: str = "finetune"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.attacks.config import AttackConfig
+
 
 @dataclass(frozen=True, kw_only=True)
-class IdentityConfig:
+class IdentityConfig(AttackConfig):
     """Nothing to set: the suspect is an exact copy of the victim."""
 
     name: str = "identity"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.attacks.config import AttackConfig
 from rnet.errors import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndependentConfig:
+class IndependentConfig(AttackConfig):
     """An innocent model of the victim's architecture."""
 
     name: str = "independent"

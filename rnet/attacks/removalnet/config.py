@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.attacks.config import AttackConfig
 from rnet.config.checks import check_positive
 from rnet.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemovalNetConfig:
+class RemovalNetConfig(AttackConfig):
     """Defaults are those of the authors' CIFAR10 runs; configs/attack_preset holds their other datasets'."""
 
     name: str = "removalnet"

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.akh.config import AKHConfig
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of
+from rnet.defenses.base import Defense, Fingerprint
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
 from rnet.defenses.sizes import FEWEST_QUERIES
 from rnet.errors import UserError
+from rnet.rewrites.modes import device_of
 
 
 class AKH(Defense):

@@ -19,8 +19,9 @@ from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of
+from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import (
     check_suspect,
     logits_of,
@@ -31,6 +32,7 @@ from rnet.defenses.queries import (
 )
 from rnet.draws import uniform
 from rnet.errors import UserError
+from rnet.rewrites.modes import device_of
 
 NORMS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 MULTIPLES_AT_ONCE = 5  # a flip is looked for in so many multiples with one forward pass

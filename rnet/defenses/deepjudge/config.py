@@ -18,8 +18,8 @@ class DeepJudgeConfig:
     white_box: bool = True
     """Compute LOD, LAD, NOD and NAD; the suspect must have the victim's architecture."""
     layer: str | None = None
-    """Cut layer of the white-box metrics; None takes the second of the architecture's usual five. Declare it before
-    looking: results depend on where it lies relative to the attack's cut."""
+    """Cut layer of the white-box metrics; None takes the second of model.cut_layers, or of the usual five. Declare it
+    before looking: results depend on where it lies relative to the attack's cut."""
     num_seeds: int = 1000
     """Test images that become seeds: those the victim gets right with most certainty; all of them if fewer."""
     min_seeds: int = 100

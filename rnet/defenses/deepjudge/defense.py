@@ -2,7 +2,7 @@
 
 Source: Chen et al., "Copy, Right? A Testing Framework for Copyright Protection of Deep Learning Models", IEEE S&P 2022,
 and the authors' program. Here queries are pixels in [0, 1] and models are in eval mode. The black-box half is
-deepjudge_blackbox.py, the white-box half deepjudge_whitebox.py, thresholds and the vote calibration.py.
+black_box.py, the white-box half white_box.py, thresholds and the vote vote.py.
 
 Shapes: N seeds, A adversarial cases, P fuzzed cases, C channels, H height, W width, K classes.
 """
@@ -10,15 +10,16 @@ Shapes: N seeds, A adversarial cases, P fuzzed cases, C channels, H height, W wi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from rnet.cutting.cuts import usual_cut_layers
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint, Judgement
 from rnet.defenses.deepjudge.black_box import (
     carlini_wagner,
     fgsm,
@@ -30,6 +31,7 @@ from rnet.defenses.deepjudge.black_box import (
     robustness_distance,
 )
 from rnet.defenses.deepjudge.config import DeepJudgeConfig
+from rnet.defenses.deepjudge.vote import majority_vote
 from rnet.defenses.deepjudge.white_box import (
     fuzz_shared,
     largest_outputs,
@@ -37,18 +39,19 @@ from rnet.defenses.deepjudge.white_box import (
     outputs_in_chunks,
     whitebox_distances,
 )
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import check_suspect, logits_of, samples_per_chunk, seeded_indices
 from rnet.draws import uniform
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
+from rnet.rewrites.modes import device_of, frozen_eval
 
 
 class DeepJudge(Defense):
     """Six distances. Tensors: case_NCHW, label_N, victim_NK of the black box; fuzz_NCHW, neuron_N, victim_phi_NC of the
     white box.
 
-    verify returns the metrics of the halves that are switched on in its config and in the fingerprint. layer: the cut
-    layer where config.layer is None.
+    verify returns the metrics of the halves that are switched on in its config and in the fingerprint.
     """
 
     name: ClassVar[str] = "deepjudge"
@@ -62,9 +65,8 @@ class DeepJudge(Defense):
     )
     config: DeepJudgeConfig
 
-    def __init__(self, config: DeepJudgeConfig, layer: str | None = None) -> None:
+    def __init__(self, config: DeepJudgeConfig) -> None:
         super().__init__(config)
-        self.layer = config.layer or layer
         self.port = frozenset(config.released_port)
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
@@ -135,6 +137,15 @@ class DeepJudge(Defense):
                 tensors["victim_phi_NC"], suspect_NC, tensors["neuron_N"], int(fingerprint.metadata["num_neurons"])
             )
         return scores
+
+    def judge(
+        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
+    ) -> Judgement:
+        """Beside each metric's prediction bound DeepJudge's own vote, which decides if there are two negatives."""
+        found = super().judge(scores, negatives, false_positive_rate)
+        if len(negatives) < 2:
+            return found
+        return replace(found, vote=majority_vote(scores, negatives, self.metrics))
 
     def _extract_black_box(
         self, victim: nn.Module, dataset: Dataset, seeds_N: Tensor, seed: int, chunk: int
@@ -252,12 +263,11 @@ class DeepJudge(Defense):
         return suspect_NC
 
     def _layer_of(self, victim: nn.Module) -> str:
-        """The layer of the config, of the constructor, or the second usual one of the victim's architecture."""
-        if self.layer is not None:
-            return self.layer
+        """The layer of the config, or where the victim is cut usually."""
+        layer = self.config.layer or getattr(victim, "cut_layer", None)
+        if layer is not None:
+            return layer
         backbone = getattr(victim, "backbone", victim)
-        if usual := usual_cut_layers(backbone):
-            return usual[min(1, len(usual) - 1)]
         architecture = getattr(victim, "architecture", type(victim).__name__)
         raise UserError(
             f"defense.layer is not set and {architecture} has no usual cut layer; set defense.layer to one of "

@@ -9,15 +9,15 @@ is sent towards class j.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.ipguard.config import IPGuardConfig
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import (
     check_suspect,
     is_light,
@@ -31,6 +31,7 @@ from rnet.defenses.queries import (
 )
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
+from rnet.rewrites.modes import device_of, frozen_eval
 
 CONVERGED = 1e-5
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
@@ -187,23 +188,3 @@ def matching_rate(labels_N: Tensor, logits_NK: Tensor) -> float:
     """
     # A whole number divided once, so that 29 of 100 is 0.29 exactly as a threshold of 0.29 is.
     return int((logits_NK.argmax(dim=1) == labels_N.to(logits_NK.device)).sum()) / len(labels_N)
-
-
-def aruc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """Area under the robustness-uniqueness curves in [0, 1], higher is better (IPGuard, section 5).
-
-    The mean over thresholds tau = .01, .02, ..., 1 of the smaller of: the share of `positives` (matching rates of
-    derived models) of at least tau, and the share of `negatives` (of independent models) below tau. Raises UserError
-    when either is empty.
-    """
-    if len(positives) == 0 or len(negatives) == 0:
-        raise UserError(
-            f"ARUC needs derived and independent models, but has {len(positives)} and {len(negatives)} matching rates"
-        )
-    total = 0.0
-    for hundredth in range(1, 101):
-        tau = hundredth / 100
-        robustness = sum(rate >= tau for rate in positives) / len(positives)
-        uniqueness = sum(rate < tau for rate in negatives) / len(negatives)
-        total += min(robustness, uniqueness)
-    return total / 100

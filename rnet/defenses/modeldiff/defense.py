@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint
+from rnet.defenses.metric import Metric
 from rnet.defenses.modeldiff.config import ModelDiffConfig
 from rnet.defenses.queries import (
     check_suspect,
@@ -30,6 +31,7 @@ from rnet.defenses.queries import (
 )
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
+from rnet.rewrites.modes import device_of, frozen_eval
 
 # Radius and step of the search: pixels for `default`, normalised units (pixels over the standard deviation of the
 # channel) for `original`, as in the authors' notebook.

@@ -12,7 +12,8 @@ from typing import ClassVar
 from torch import nn
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.base import Defense, Fingerprint
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
 from rnet.defenses.random_queries.config import RandomQueriesConfig
 from rnet.errors import UserError

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.akh.defense import find_mistakes
-from rnet.defenses.base import Defense, Fingerprint, Metric
+from rnet.defenses.base import Defense, Fingerprint
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import logits_of, seeded_generator, seeded_indices
 from rnet.defenses.sac.config import SAC_INPUTS, SACConfig
 from rnet.defenses.sizes import FEWEST_QUERIES

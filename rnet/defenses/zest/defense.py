@@ -10,8 +10,9 @@ segments of all images, B images of one forward pass, P = ceil(M / 8) bytes of a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,14 +22,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnet.data.images import Dataset
-from rnet.defenses.base import Defense, Fingerprint, Metric, device_of, frozen_eval
+from rnet.defenses.base import Defense, Fingerprint, Judgement
+from rnet.defenses.metric import Metric
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, train_mode_logits
 from rnet.defenses.zest.config import ZestConfig
 from rnet.errors import UserError
+from rnet.rewrites.modes import device_of, frozen_eval
 
 log = logging.getLogger(__name__)
 
 ORDERS = {"l1": 1.0, "l2": 2.0, "linf": float("inf"), "cosine": None}
+
+FEWEST_REFERENCES = 5
+"""Fewer distances of independent pairs are no yardstick."""
 
 _PORT_BATCH = 200  # the released port sends the masks of an image to the model 200 at a time, in train mode
 _RELATIVE_RANK_CUT = 1e-12  # eigenvalues of D'D below this share of the largest are zero: D has entries 0 and 1
@@ -100,6 +106,20 @@ class Zest(Defense):
         """
         victim_TK, suspect_TJ = fingerprint.tensors["weights_TK"], self.weights(fingerprint, suspect)
         return {metric.name: distance(victim_TK, suspect_TJ, metric.name, self.config.align) for metric in self.metrics}
+
+    def judge(
+        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
+    ) -> Judgement:
+        """By prediction bounds; from five negatives on each distance also relative to theirs, as in the paper."""
+        found = super().judge(scores, negatives, false_positive_rate)
+        if len(negatives) < FEWEST_REFERENCES:
+            return found
+        return Judgement(
+            metrics={
+                name: replace(judged, normalised=normalise(scores[name], [other[name] for other in negatives]))
+                for name, judged in found.metrics.items()
+            }
+        )
 
     def weights(self, fingerprint: Fingerprint, suspect: nn.Module) -> Tensor:
         """A model's LIME weights (T, classes of the model) on a fingerprint's images and masks; float64, on the CPU.
@@ -265,17 +285,16 @@ def match_classes(victim_TK: Tensor, suspect_TJ: Tensor, order: str) -> tuple[li
     return rows, columns
 
 
-def normalise(value: float, reference_distances: Sequence[float], *, allow_few: bool = False) -> float:
+def normalise(value: float, reference_distances: Sequence[float]) -> float:
     """A distance relative to that of unrelated models; below 1 the suspect counts as derived (Jia et al. 2022).
 
     reference_distances: of independently trained pairs with the architectures and data of victim and suspect, same
-    metric. Raises UserError for fewer than 5 of them, unless allow_few, and when their mean is not a positive number.
+    metric. Raises UserError for fewer than 5 of them and when their mean is not a positive number.
     """
-    least = 1 if allow_few else 5
-    if len(reference_distances) < least:
+    if len(reference_distances) < FEWEST_REFERENCES:
         raise UserError(
-            f"{len(reference_distances)} reference distances are too few to normalise by; train at least {least} "
-            f"independent pairs"
+            f"{len(reference_distances)} reference distances are too few to normalise by; train at least "
+            f"{FEWEST_REFERENCES} independent pairs"
         )
     mean = sum(reference_distances) / len(reference_distances)
     if not 0 < mean < float("inf"):

@@ -18,7 +18,7 @@ from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
 from rnet.config.run import content_id, load_config
 from rnet.errors import UserError
-from rnet.stages.documents import DOCUMENTS
+from rnet.stages.graph import document
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
 
 
@@ -37,7 +37,7 @@ def test_every_cell_has_the_id_that_the_stages_give_it(tmp_path: Path) -> None:
     for row in plan.rows:
         config = load_config([f"{axis}={value}" for axis, value in row.values.items() if axis != "none"] + _case(row))
         for stage, place in row.cells.items():
-            assert plan.cells[place].id == content_id(DOCUMENTS[stage](config))
+            assert plan.cells[place].id == content_id(document(stage, config))
 
 
 def _case(row: Any) -> list[str]:
@@ -52,7 +52,7 @@ def _case(row: Any) -> list[str]:
 def test_a_cells_overrides_make_its_configuration_again(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, set=["negatives=1", "model.width=4"], axes={"attack": ["finetune"]}, cases=None)
     for cell in plan.cells:
-        assert content_id(DOCUMENTS[cell.stage](load_config(plan.overrides(cell)))) == cell.id
+        assert content_id(document(cell.stage, load_config(plan.overrides(cell)))) == cell.id
 
 
 def test_negatives_are_planned_once_for_all_suspects_of_a_victim(tmp_path: Path) -> None:

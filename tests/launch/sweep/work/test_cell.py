@@ -17,8 +17,8 @@ from launch.sweep.work.cell import Job, run_cell
 from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.stages import stages
-from rnet.stages.documents import attack_document, train_document
-from rnet.stages.store import StageFolder, Store, ensure
+from rnet.stages.graph import document
+from rnet.stages.store import StageFolder, Store
 from rnet.training.signals import Preempted
 from tests.launch.sweep.sweeps import finish, tiny_plan
 
@@ -41,7 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, compute: Compute) -> None:
     """Replaces the train stage by one that computes nothing but what is given."""
 
     def train(config: RunConfig, store: Store) -> StageFolder:
-        return ensure(store, train_document(config), compute)
+        return store.folder(document("train", config)).complete(compute)
 
     monkeypatch.setitem(stages.STAGES, "train", train)
 
@@ -187,8 +187,8 @@ def test_a_finished_parent_is_enough(plan: Plan, tmp_path: Path, monkeypatch: py
     finish(tmp_path, parent.label)
 
     def attack(config: RunConfig, store: Store) -> StageFolder:
-        assert store.folder(train_document(config)).result() == {}
-        return ensure(store, attack_document(config), lambda folder: {})
+        assert store.folder(document("train", config)).result() == {}
+        return store.folder(document("attack", config)).complete(lambda folder: {})
 
     monkeypatch.setitem(stages.STAGES, "attack", attack)
     assert run_cell(tmp_path, cell, WORKER) == "done"

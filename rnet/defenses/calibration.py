@@ -1,41 +1,39 @@
 """From scores to verdicts: thresholds learned from independently trained models (the negatives), and their honesty.
 
-Two rules. `verdict` works for any metric: a one-sided Student-t *prediction* bound, the score that one more negative
-passes with probability alpha. `deepjudge_verdict` is DeepJudge's own: a bound of the negatives' mean per metric and a
-majority vote (Chen et al., IEEE S&P 2022, section on final judging); it promises nothing about one more negative.
+The rule works for any metric: a one-sided Student-t *prediction* bound, the score that one more negative passes with
+probability alpha. It is how a defence judges that has no rule of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
 from scipy.stats import t as student_t
 
-from rnet.defenses.base import Metric
-from rnet.errors import UserError, unknown_name
+from rnet.defenses.metric import Metric
+from rnet.errors import UserError
 
 SPREAD_FLOOR = 0.01
 """Smallest standard deviation assumed, as a share of the gap between the negatives' mean and the perfect score."""
-
-DEEPJUDGE_CONFIDENCE = 0.99
-DEEPJUDGE_RELAXATION = {"black_box": 0.9, "white_box": 0.6}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a defender may say about one suspect.
 
-    threshold: the score beyond which a suspect is derived, within the metric's range (for DeepJudge's vote: the number
-    of metrics that must be exceeded); None when it cannot be computed. reason: one sentence with the numbers.
+    threshold: the score beyond which a suspect is derived, within the metric's range (for a vote: the number of metrics
+    that must be exceeded); None when it cannot be computed. reason: one sentence with the numbers. normalised: the
+    score relative to the negatives' mean, where the defence's paper compares so.
     """
 
     label: Literal["derived", "independent", "undecided"]
     threshold: float | None
     reason: str
+    normalised: float | None = None
 
 
 def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> float:
@@ -46,7 +44,7 @@ def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 
     make a threshold out of one query. Assumes normally distributed negatives. Raises UserError for fewer than two
     negatives, a score that is not finite, or alpha outside (0, 0.5].
     """
-    _check(metric, negatives, alpha)
+    check_scores(metric, negatives, alpha)
     if len(negatives) < 2:
         raise UserError(f"{metric.name} has {len(negatives)} negative scores; a threshold needs at least 2")
     n, mean = len(negatives), fmean(negatives)
@@ -62,7 +60,7 @@ def verdict(score: float, negatives: Sequence[float], metric: Metric, alpha: flo
     undecided: in between, or fewer than two negatives, or the negatives spread so widely that even a perfect score is
     not beyond the bound. Raises UserError for scores that are not finite and alpha outside (0, 0.5].
     """
-    _check(metric, [score, *negatives], alpha)
+    check_scores(metric, [score, *negatives], alpha)
     n = len(negatives)
     if n < 2:
         return Verdict(
@@ -108,71 +106,13 @@ def realised_fpr(verdicts_of_negatives: Sequence[Verdict]) -> float:
     return sum(v.label == "derived" for v in verdicts_of_negatives) / len(verdicts_of_negatives)
 
 
-def deepjudge_threshold(negatives: Sequence[float], access: Literal["black_box", "white_box"]) -> float:
-    """DeepJudge's threshold of one distance: a * (mean - t_{.99, n-1} * s / sqrt(n)), a = .9 black box, .6 white box.
-
-    It is a lower confidence bound of the negatives' *mean*: with a = 1, n = 10 and normal scores 21 % of further
-    negatives lie below it. Raises UserError for fewer than two scores or ones that are not finite.
-    """
-    if access not in DEEPJUDGE_RELAXATION:
-        raise unknown_name("access", access, DEEPJUDGE_RELAXATION)
-    if len(negatives) < 2 or not all(math.isfinite(score) for score in negatives):
-        raise UserError(f"DeepJudge's threshold needs at least 2 finite negative scores, not {list(negatives)}")
-    n = len(negatives)
-    reach = float(student_t.ppf(DEEPJUDGE_CONFIDENCE, n - 1)) * stdev(negatives) / math.sqrt(n)
-    return DEEPJUDGE_RELAXATION[access] * (fmean(negatives) - reach)
-
-
-def deepjudge_verdict(
-    scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], metrics: Sequence[Metric]
-) -> Verdict:
-    """DeepJudge's final judgement: a copy iff more than half of the suspect's metrics lie at or below their threshold.
-
-    scores: the suspect's result, and negatives: one result per negative, as `DeepJudge.verify` returns them. metrics:
-    their declarations; those the suspect was not scored on do not vote. Raises UserError when a negative lacks a
-    score, or nothing can vote.
-    """
-    voters = [metric for metric in metrics if metric.name in scores]
-    if not voters:
-        raise UserError(
-            f"none of the metrics {', '.join(m.name for m in metrics)} was scored; there is nothing to vote"
-        )
-    needed = len(voters) / 2
-    if len(negatives) < 2:
-        return Verdict(
-            label="undecided",
-            threshold=needed,
-            reason=f"{len(negatives)} independent models cannot calibrate DeepJudge; train at least 2",
-        )
-    votes = []
-    for metric in voters:
-        missing = sum(metric.name not in result for result in negatives)
-        if missing:
-            raise UserError(f"{missing} of {len(negatives)} negatives have no {metric.name} score; verify them alike")
-        _check(metric, [scores[metric.name]], 0.05)
-        if scores[metric.name] <= deepjudge_threshold([result[metric.name] for result in negatives], metric.access):
-            votes.append(metric.name)
-    names = f" ({', '.join(votes)})" if votes else ""
-    return Verdict(
-        label="derived" if len(votes) > needed else "independent",
-        threshold=needed,
-        reason=f"{len(votes)} of {len(voters)} metrics vote for a copy{names}, more than {needed:g} are needed",
-    )
-
-
-def deepjudge_leave_one_out(negatives: Sequence[Mapping[str, float]], metrics: Sequence[Metric]) -> list[Verdict]:
-    """Each negative's DeepJudge verdict with the thresholds of the others."""
-    return [
-        deepjudge_verdict(result, [*negatives[:i], *negatives[i + 1 :]], metrics) for i, result in enumerate(negatives)
-    ]
-
-
 def _beyond(score: float, bound: float, metric: Metric) -> bool:
     """Whether the score is strictly on the derived side of the bound."""
     return score > bound if metric.direction == "similarity" else score < bound
 
 
-def _check(metric: Metric, scores: Sequence[float], alpha: float) -> None:
+def check_scores(metric: Metric, scores: Sequence[float], alpha: float = 0.05) -> None:
+    """Raises UserError for an alpha that is no false-positive rate, and a score that is not a number."""
     if not 0 < alpha <= 0.5:
         raise UserError(f"alpha={alpha!r} is not a false-positive rate; choose one in (0, 0.5], usually 0.05")
     for score in scores:

@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given, settings
 from scipy import integrate, special, stats
 
-from rnet.defenses.base import Metric
+from rnet.defenses.calibration import Verdict, leave_one_out, prediction_bound, realised_fpr, verdict
+from rnet.defenses.deepjudge.vote import majority_vote, mean_bound
+from rnet.defenses.metric import Metric
 from rnet.errors import UserError
-from rnet.verdicts.calibration import (
-    Verdict,
-    deepjudge_leave_one_out,
-    deepjudge_threshold,
-    deepjudge_verdict,
-    leave_one_out,
-    prediction_bound,
-    realised_fpr,
-    verdict,
-)
 
 RATE = Metric(name="rate", direction="similarity", low=0.0, high=1.0, perfect=1.0)
 GAP = Metric(name="gap", direction="distance", low=0.0, high=math.inf)
@@ -159,13 +151,13 @@ def test_the_realised_false_positive_rate_counts_derived_only() -> None:
 def test_deepjudges_threshold_is_its_relaxed_bound_of_the_mean() -> None:
     n, mean = 5, sum(NEGATIVES) / 5
     reach = quantile(0.99, n - 1) * statistics.stdev(NEGATIVES) / math.sqrt(n)
-    assert deepjudge_threshold(NEGATIVES, "black_box") == pytest.approx(0.9 * (mean - reach), rel=1e-6)
-    assert deepjudge_threshold(NEGATIVES, "white_box") == pytest.approx(0.6 * (mean - reach), rel=1e-6)
+    assert mean_bound(NEGATIVES, "black_box") == pytest.approx(0.9 * (mean - reach), rel=1e-6)
+    assert mean_bound(NEGATIVES, "white_box") == pytest.approx(0.6 * (mean - reach), rel=1e-6)
 
 
 def test_a_bound_of_the_mean_lets_a_fifth_of_the_negatives_below_it() -> None:
     scores = np.random.default_rng(0).normal(1.0, 0.1, size=(1500, 11))
-    below = [row[-1] <= deepjudge_threshold(row[:-1].tolist(), "black_box") / 0.9 for row in scores]
+    below = [row[-1] <= mean_bound(row[:-1].tolist(), "black_box") / 0.9 for row in scores]
     expected = stats.t.cdf(-quantile(0.99, 9) / math.sqrt(10) / math.sqrt(1.1), 9)
     assert expected == pytest.approx(0.21, abs=0.005)
     assert np.mean(below) == pytest.approx(expected, abs=0.04)
@@ -179,49 +171,42 @@ def test_a_copy_needs_more_than_half_of_the_votes() -> None:
     negatives = [{f"m{i}": value for i in range(4)} for value in (0.50, 0.52, 0.51)]
     for votes, label in ((0, "independent"), (2, "independent"), (3, "derived"), (4, "derived")):
         scores = {f"m{i}": 0.0 if i < votes else 0.5 for i in range(4)}
-        found = deepjudge_verdict(scores, negatives, metrics(4))
+        found = majority_vote(scores, negatives, metrics(4))
         assert (found.label, found.threshold) == (label, 2.0)
         assert f"{votes} of 4" in found.reason
 
 
 def test_a_score_equal_to_its_threshold_votes_for_a_copy() -> None:
     negatives = [{"m0": value} for value in NEGATIVES]
-    tau = deepjudge_threshold(NEGATIVES, "black_box")
-    assert deepjudge_verdict({"m0": tau}, negatives, metrics(1)).label == "derived"
-    assert deepjudge_verdict({"m0": math.nextafter(tau, 1)}, negatives, metrics(1)).label == "independent"
+    tau = mean_bound(NEGATIVES, "black_box")
+    assert majority_vote({"m0": tau}, negatives, metrics(1)).label == "derived"
+    assert majority_vote({"m0": math.nextafter(tau, 1)}, negatives, metrics(1)).label == "independent"
 
 
 def test_white_box_metrics_are_relaxed_more() -> None:
     negatives = [{"m0": 0.5}, {"m0": 0.5}]
     white = [Metric(name="m0", direction="distance", low=0.0, high=1.0, access="white_box")]
-    assert deepjudge_verdict({"m0": 0.4}, negatives, metrics(1)).label == "derived"  # .4 <= .9 * .5
-    assert deepjudge_verdict({"m0": 0.4}, negatives, white).label == "independent"  # .4 > .6 * .5
+    assert majority_vote({"m0": 0.4}, negatives, metrics(1)).label == "derived"  # .4 <= .9 * .5
+    assert majority_vote({"m0": 0.4}, negatives, white).label == "independent"  # .4 > .6 * .5
 
 
 def test_metrics_the_suspect_was_not_scored_on_do_not_vote() -> None:
     negatives = [{"m0": 0.5, "m1": 0.5}, {"m0": 0.5, "m1": 0.5}]
-    assert deepjudge_verdict({"m1": 0.0}, negatives, metrics(2)).reason.startswith("1 of 1")
+    assert majority_vote({"m1": 0.0}, negatives, metrics(2)).reason.startswith("1 of 1")
     with pytest.raises(UserError, match="nothing"):
-        deepjudge_verdict({"other": 0.0}, negatives, metrics(2))
+        majority_vote({"other": 0.0}, negatives, metrics(2))
     with pytest.raises(UserError, match="1 of 2 negatives have no m0 score"):
-        deepjudge_verdict({"m0": 0.0}, [{"m0": 0.5}, {"m1": 0.5}], metrics(2))
+        majority_vote({"m0": 0.0}, [{"m0": 0.5}, {"m1": 0.5}], metrics(2))
 
 
 def test_deepjudge_is_undecided_with_one_negative() -> None:
-    assert deepjudge_verdict({"m0": 0.0}, [{"m0": 0.5}], metrics(1)).label == "undecided"
-
-
-def test_deepjudge_leaves_one_out_too() -> None:
-    negatives = [{"m0": value} for value in (0.50, 0.51, 0.52, 0.1)]
-    found = deepjudge_leave_one_out(negatives, metrics(1))
-    assert [v.label for v in found] == ["independent", "independent", "independent", "derived"]
-    assert realised_fpr(found) == 0.25
+    assert majority_vote({"m0": 0.0}, [{"m0": 0.5}], metrics(1)).label == "undecided"
 
 
 def test_deepjudges_threshold_refuses_what_it_cannot_use() -> None:
     with pytest.raises(UserError, match="at least 2 finite"):
-        deepjudge_threshold([0.3], "black_box")
+        mean_bound([0.3], "black_box")
     with pytest.raises(UserError, match="at least 2 finite"):
-        deepjudge_threshold([0.3, math.nan], "white_box")
+        mean_bound([0.3, math.nan], "white_box")
     with pytest.raises(UserError, match="access="):
-        deepjudge_threshold(NEGATIVES, "grey_box")  # type: ignore[arg-type]
+        mean_bound(NEGATIVES, "grey_box")  # type: ignore[arg-type]

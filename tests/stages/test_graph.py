@@ -1,0 +1,103 @@
+"""The graph of stages: who needs whom, what the ids are made of, and what stages show of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from rnet.attacks.registry import ATTACKS
+from rnet.config.run import content_id, load_config
+from rnet.defenses.registry import DEFENSES
+from rnet.errors import UserError
+from rnet.stages.graph import GRAPH, STAGE_NAMES, check_settings, document, hyperparameters, ingredients, lineage
+from rnet.training.config import TrainConfig
+from tests.tiny_runs import tiny
+
+# Ids of default settings: whoever changes one has made every store out there useless, so it must be meant.
+IDS = {
+    ("attack", "attack=finetune"): "8a30def46693c4d6",
+    ("attack", "attack=identity"): "e0485feeefb85131",
+    ("attack", "attack=independent"): "af568185b1b359c5",
+    ("attack", "attack=removalnet"): "aca615acc444e3b4",
+    ("fingerprint", "defense=akh"): "09b32d30b245d894",
+    ("verify", "defense=akh"): "c193709b6e461529",
+    ("fingerprint", "defense=dataset_inference"): "7ce10f4f278bdb18",
+    ("verify", "defense=dataset_inference"): "d98175ddf88c20d5",
+    ("fingerprint", "defense=deepjudge"): "863d7dffe8004ee9",
+    ("verify", "defense=deepjudge"): "d5f2dbf073d6e95f",
+    ("fingerprint", "defense=ipguard"): "43279a9cffc9a8a7",
+    ("verify", "defense=ipguard"): "b40fb7cf5b545f39",
+    ("fingerprint", "defense=modeldiff"): "871838d7b65bb6ba",
+    ("verify", "defense=modeldiff"): "058415e7ee8dcd42",
+    ("fingerprint", "defense=random"): "381beed1b5563fad",
+    ("verify", "defense=random"): "24c37dc79bf3e8aa",
+    ("fingerprint", "defense=sac"): "96a63b7d08d6b4e6",
+    ("verify", "defense=sac"): "c3354f59af80e1c2",
+    ("fingerprint", "defense=zest"): "2fd26bd33bfdc236",
+    ("verify", "defense=zest"): "07134bf04d98a649",
+    ("train", "seed=0"): "b1741709a34bdaf6",
+}
+
+
+@pytest.mark.parametrize(("stage", "override"), IDS)
+def test_default_settings_keep_their_ids(stage: str, override: str) -> None:
+    assert content_id(document(stage, load_config([override]))) == IDS[stage, override]
+
+
+def test_the_table_of_ids_names_every_attack_and_defence() -> None:
+    listed = {override.partition("=")[2] for stage, override in IDS if stage in ("attack", "fingerprint")}
+    assert listed == {*ATTACKS.names(), *DEFENSES.names()}
+
+
+def test_a_stage_stands_behind_all_that_it_needs() -> None:
+    assert lineage("verify") == STAGE_NAMES
+    assert lineage("fingerprint") == ("train", "fingerprint")
+    for stage in STAGE_NAMES:
+        assert {*GRAPH[stage].parents.values()} <= {*lineage(stage)[:-1]}
+    assert "defense" not in ingredients("attack")
+    assert {"dataset", "model", "train", "attack", "precision"} == {*ingredients("attack")}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0), ("epochs", -3), ("learning_rate", 0.0), ("momentum", 1.0), ("weight_decay", -1e-4),
+        ("clip_norm", 0.0), ("label_smoothing", 1.0), ("crop_padding", -1), ("learning_rate", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_train_is_refused_by_every_stage(field: str, value: float) -> None:
+    config = dataclasses.replace(tiny(), train=TrainConfig(**{field: value}))
+    for stage in STAGE_NAMES:
+        with pytest.raises(UserError, match=rf"train\.{field}="):
+            check_settings(stage, config)
+
+
+def test_imported_weights_are_read_once_and_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"first")
+    reads: list[Path] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read(path))
+    config = tiny(f"model.weights={weights}")
+    ids = {stage: content_id(document(stage, config)) for stage in STAGE_NAMES}
+    assert reads == [weights]
+    weights.write_bytes(b"other")
+    os.utime(weights, ns=(1, 1))
+    assert all(content_id(document(stage, config)) != ids[stage] for stage in STAGE_NAMES)
+    assert len(reads) == 2
+
+
+def test_settings_have_the_same_flat_names_in_every_stage() -> None:
+    config = tiny("attack=finetune", "attack.fraction=0.5")
+    victim, suspect = (hyperparameters(document(stage, config)) for stage in ("train", "attack"))
+    assert suspect["stage"] == "attack"
+    assert (suspect["dataset"], suspect["model"]) == ("digits", config.model.name)
+    assert (suspect["attack"], suspect["attack.fraction"]) == ("finetune", 0.5)
+    assert victim.items() - {("stage", "train")} <= suspect.items()
+    assert not any(value is None or isinstance(value, dict | list) for value in suspect.values())
+    assert not any(name.startswith(("victim", "method")) for name in suspect)
