@@ -62,8 +62,19 @@ class DeepSpeedEngine(Engine):
             self.device, model=wrapped, model_parameters=trained, optimizer=optimizer, config=config
         )
         if zero_stage == 3:
+            if not offload:
+                self._share_weights()
             for parameter in self._direct:
                 import_deepspeed(self.device).zero.register_external_parameter(self._engine.module, parameter)
+
+    def _share_weights(self) -> None:
+        """Lets the optimizer update the shares that are sent around, both in float32, rather than a copy of them.
+
+        DeepSpeed means to, but compares a torch.device with the name of a device.
+        """
+        zero = self._engine.optimizer
+        for sent, updated in zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True):
+            updated.data = sent.data
 
     def _settings(self, stage: int, offload: bool) -> dict[str, Any]:
         elements = sum(parameter.numel() for _, parameter in self._trained())
@@ -126,10 +137,11 @@ class DeepSpeedEngine(Engine):
         """Whole tensors; where parameters are divided on rank 0 only, in the host's memory."""
         if self._stage < 3:
             return super().model_state()
-        shares = {name: _share_of(parameter) for name, parameter in self.unwrapped.named_parameters()}
+        parameters: dict[str, Any] = dict(self.unwrapped.named_parameters(remove_duplicate=False))
         state = {}
         for name, tensor in self.unwrapped.state_dict().items():  # of divided parameters it holds empty tensors
-            whole = self._joined(*shares[name]) if name in shares else tensor.detach()
+            divided = parameters.get(name)
+            whole = tensor.detach() if divided is None else self._joined(divided.ds_tensor, divided.ds_shape)
             if whole is not None:
                 state[name] = whole
         return state
@@ -139,9 +151,10 @@ class DeepSpeedEngine(Engine):
             for name, buffer in self.unwrapped.named_buffers():
                 if name in state:
                     buffer.copy_(state[name])
-            for name, parameter in self.unwrapped.named_parameters():
-                parameter.partition()  # frees it where it is small and kept whole, so that it is fetched anew
-                parameter.ds_tensor.copy_(self._own_share(parameter, state[name]))
+            divided: Any
+            for name, divided in self.unwrapped.named_parameters():
+                divided.partition()  # frees it where it is small and kept whole, so that it is fetched anew
+                divided.ds_tensor.copy_(self._own_share(divided, state[name]))
         else:
             super()._load_model(state)
         if self._stage == 0:
@@ -150,7 +163,7 @@ class DeepSpeedEngine(Engine):
 
         for name, parameter in self._trained():
             if self._stage == 3:
-                safe_set_local_fp32_param(parameter, parameter.ds_tensor)
+                safe_set_local_fp32_param(parameter, self._own_share(parameter, state[name]))
             else:
                 safe_set_full_fp32_param(parameter, state[name].to(self.device))
 
@@ -166,11 +179,11 @@ class DeepSpeedEngine(Engine):
                     found.setdefault(name, {})[key] = whole
         return found
 
-    def _whole_state(self, parameter: nn.Parameter, key: str) -> Tensor | None:
+    def _whole_state(self, parameter: Any, key: str) -> Tensor | None:
         from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
 
         if self._stage == 3:
-            return self._joined(safe_get_local_optimizer_state(parameter, key), _shape(parameter))
+            return self._joined(safe_get_local_optimizer_state(parameter, key), parameter.ds_shape)
         whole = safe_get_full_optimizer_state(parameter, key)
         return whole.detach().to("cpu", copy=True).view(parameter.shape) if self.rank == 0 else None
 
@@ -198,12 +211,15 @@ class DeepSpeedEngine(Engine):
         if self.rank > 0:
             dist.send(share, dst=0)
             return None
-        pieces = [share.to("cpu", copy=True)]
-        received = torch.empty_like(share) if self.world_size > 1 else share
-        for other in range(1, self.world_size):
-            dist.recv(received, src=other)
-            pieces.append(received.to("cpu", copy=True))
-        return torch.cat(pieces)[: shape.numel()].view(shape).clone()
+        whole = torch.empty(shape, dtype=share.dtype, device="cpu")
+        for sender in range(self.world_size):
+            if sender == 1:
+                share = torch.empty_like(share)
+            if sender > 0:
+                dist.recv(share, src=sender)
+            part = whole.view(-1)[sender * share.numel() : (sender + 1) * share.numel()]
+            part.copy_(share[: part.numel()])  # the last shares are padded
+        return whole
 
     def _own_share(self, parameter: Any, whole: Tensor) -> Tensor:
         """This rank's part of a tensor like the parameter, flat and padded as DeepSpeed divides it."""
@@ -233,8 +249,6 @@ class DeepSpeedEngine(Engine):
     def _dissolve(self) -> None:
         """Ordinary parameters in place of DeepSpeed's, and none of its hooks."""
         trained = {name for name, _ in self._trained()}
-        for flat in self._flats() if self._stage else ():
-            flat.grad = None
         self._optimizer.state.clear()  # before parameters become whole
         deepspeed = import_deepspeed(self.device)
         self._engine.destroy()
@@ -281,9 +295,9 @@ def sharded_inference(model: nn.Module, device: torch.device) -> nn.Module:
 def _one_layer_at_a_time(model: nn.Module) -> dict[str, Any]:
     """Stage 3 with room for a layer or two in every buffer.
 
-    DeepSpeed's defaults (buffers of 0.2 and 2 GB, layers kept from the forward to the backward pass) are made for models
-    that do not fit on one device at all; below, they hold more than is saved by dividing. Nothing is fetched ahead:
-    that follows the order of one forward pass, and parts of the model are called as well.
+    DeepSpeed's defaults (buffers of 0.2 and 2 GB, layers kept from the forward to the backward pass) hold more than
+    is saved by dividing a network of less than a billion parameters. Nothing is fetched ahead: that follows the order
+    of one forward pass, and here parts of the model are called as well.
     """
     largest = max(parameter.numel() for parameter in model.parameters())
     return {
@@ -297,7 +311,7 @@ def _one_layer_at_a_time(model: nn.Module) -> dict[str, Any]:
 
 
 def _divide(model: nn.Module, device: torch.device, settings: dict[str, Any]) -> None:
-    """Leaves each process its share of every parameter, on the device, one parameter at a time; buffers go there too."""
+    """Leaves each process its share of every parameter, on the device, one after the other; buffers go there too."""
     for module in model.modules():
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
@@ -337,15 +351,6 @@ def _direct_parameters(model: nn.Module) -> list[nn.Parameter]:
     named = dict(model.named_parameters())
     prefix = "model." if hasattr(model, "direct_parameters") else ""
     return [named[prefix + name] for name in getattr(model, "direct_parameters", [])]
-
-
-def _share_of(parameter: Any) -> tuple[Tensor, torch.Size]:
-    """This rank's share of a divided parameter, and the shape of the whole."""
-    return parameter.ds_tensor, _shape(parameter)
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -9,7 +9,6 @@ made; parents that are missing are built; what is finished is never computed aga
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,9 @@ def train(config: RunConfig, store: Store) -> StageFolder:
         model = build(config.model, dataset, derive_seed(seed, "model"))
         if config.model.weights:
             model.load_exported(load_weights(Path(config.model.weights)))
-        model.to(run.device)
-        if not config.model.weights:
+        if config.model.weights:
+            model.to(run.device)
+        else:
             train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
         save_model(folder, model)
         found = fidelity(dataset.test.labels_N, predict(model, dataset.test))
@@ -82,13 +82,12 @@ def attack(config: RunConfig, store: Store) -> StageFolder:
     def compute(folder: StageFolder) -> dict[str, Any]:
         dataset = _dataset(config.dataset)
         device = resolve_device(config.engine.device)
-        victim = load_model(config, victim_folder).to(device)
-        victim.requires_grad_(False)
-        victim_forward = shared_victim(config, victim, device)
+        victim_forward = frozen_victim(config, load_model(config, victim_folder), device)
         victim_N = predict(victim_forward, dataset.test)
         run = _run(config, folder, f"attack {config.attack.name}", dataset, victim_N)
         context = AttackContext(
-            victim=victim, victim_forward=victim_forward, train=config.train, default_layer=default_layer, run=run,
+            copy_of_victim=lambda: load_model(config, victim_folder), victim_forward=victim_forward,
+            train=config.train, default_layer=default_layer, run=run,
             build=lambda seed: build(config.model, dataset, seed), seed=getattr(config.attack, "seed", 0) or 0,
         )  # fmt: skip
         suspect = method.run(dataset, context)
@@ -197,13 +196,14 @@ def check_attack(config: RunConfig) -> None:
     method.check(model, _dataset(config.dataset), default_cut_layer(config.model))
 
 
-def shared_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
-    """The frozen victim as an attack asks it: itself, or a copy whose parameters the processes share."""
+def frozen_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
+    """The victim, frozen and on the device, whole or divided among the processes; what it was before is gone."""
+    victim.requires_grad_(False)
     if resolve_engine(config.engine, victim, device, world_size()).victim == "replica":
-        return victim
+        return victim.to(device)
     from rnet.engines.deepspeed import sharded_inference
 
-    return sharded_inference(copy.deepcopy(victim), device)
+    return sharded_inference(victim, device)
 
 
 def _run(
