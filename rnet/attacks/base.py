@@ -21,13 +21,13 @@ from rnet.training.loop import Run
 class AttackContext:
     """What the attacker is given besides the data.
 
-    victim: the stolen model, frozen, in eval mode, on run.device. victim_forward: the same function of pixels, to be
-    asked by all processes together (the model itself, or one whose parameters they share). build: a freshly
-    initialised model of the same architecture on the CPU, from a seed. train: how the victim was trained.
-    default_layer: its usual cut. seed: the attack's own.
+    victim_forward: the stolen model as a function of pixels, to be asked by all processes together (a frozen model, or
+    one whose parameters they share). copy_of_victim: a new copy of it in eval mode, which belongs to the caller.
+    build: a freshly initialised model of the same architecture. Both may be on the CPU: run.engine puts what it trains
+    on run.device. train: how the victim was trained. default_layer: its usual cut. seed: the attack's own.
     """
 
-    victim: Classifier
+    copy_of_victim: Callable[[], Classifier]
     victim_forward: Callable[[Tensor], Tensor]
     build: Callable[[int], Classifier]
     train: TrainConfig

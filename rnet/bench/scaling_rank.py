@@ -25,7 +25,7 @@ from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import gather_objects, rank, wait_for_all
 from rnet.parallel.processes import launched, process_group
-from rnet.stages.stages import build, shared_victim
+from rnet.stages.stages import build, frozen_victim
 from rnet.training.loop import Step, resolve_device
 
 WARM_UP = 2  # the first step makes the optimizer's state, and finds the fastest convolutions
@@ -98,10 +98,10 @@ def _prepare(case: Case, config: RunConfig, dataset: Dataset, device: torch.devi
             model, dataset, config.train, precision=config.precision, engine=config.engine,
             num_steps=WARM_UP + case.rounds,
         )  # fmt: skip
-    victim = model.eval().requires_grad_(False)
+    victim_forward = frozen_victim(config, build(config.model, dataset, seed=0).eval(), device)
     ready = prepare_removalnet(
-        RemovalNet(config.attack), victim, dataset, layer=victim.cut_layer, precision=config.precision,
-        engine=config.engine, victim_forward=shared_victim(config, victim, device),
+        RemovalNet(config.attack), model.eval(), dataset, layer=model.cut_layer,
+        precision=config.precision, engine=config.engine, victim_forward=victim_forward,
     )  # fmt: skip
     return ready.engine, ready.step
 

@@ -44,7 +44,8 @@ def prepare_removalnet(
 ) -> Prepared:
     """The attack on a frozen victim, on its device. engine: plain by default; victim_forward: the victim itself."""
     context = AttackContext(
-        victim=victim, victim_forward=victim_forward or victim, train=TrainConfig(), default_layer=layer,
+        copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim_forward or victim, train=TrainConfig(),
+        default_layer=layer,
         run=_run(engine or EngineConfig(name="plain"), victim, precision), build=lambda seed: copy.deepcopy(victim),
         seed=attack.config.seed or 0,
     )  # fmt: skip

@@ -34,6 +34,7 @@ LossOf = Callable[[slice], tuple[Tensor, dict[str, Tensor]]]
 class Engine(ABC):
     """Trains `unwrapped` with an optimizer and a schedule.
 
+    device: where, by default where the model is; only an engine that divides parameters takes a model from elsewhere.
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
     torch.compile the forward pass, of a split model its head and its tail. products: train wide convolutions of small
@@ -50,6 +51,7 @@ class Engine(ABC):
         optimizer: Optimizer,
         scheduler: LRScheduler,
         *,
+        device: torch.device | None = None,
         precision: str = "fp32",
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -59,7 +61,7 @@ class Engine(ABC):
     ) -> None:
         self.unwrapped = model
         self.rank, self.world_size = rank(), world_size()
-        self.device = next(model.parameters()).device
+        self.device = device or next(model.parameters()).device
         self.accumulate = accumulate
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -67,7 +69,7 @@ class Engine(ABC):
         self._clip_norm = clip_norm
         self._open = 0  # forwards whose backward has not come yet
         self._inside = False
-        use_global_batch_norm(model)
+        use_global_batch_norm(model, self.device)
         self.by_products = use_products(model) if products else 0
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:

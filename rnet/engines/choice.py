@@ -136,14 +136,20 @@ def resolve_engine(config: EngineConfig, model: nn.Module, device: torch.device,
     return replace(config, name="ddp")
 
 
+def divides_parameters(config: EngineConfig) -> bool:
+    """Whether the engine of a resolved configuration leaves each process a share of the parameters only."""
+    return config.name == "deepspeed" and config.zero_stage == 3
+
+
 def build_engine(
     config: EngineConfig, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, **settings: Any
 ) -> Engine:
-    """The engine of a resolved configuration. settings: precision and clip_norm."""
+    """The engine of a resolved configuration. settings: device, precision and clip_norm."""
     settings |= {"accumulate": config.accumulate, "activation_checkpointing": config.activation_checkpointing}
     settings["compiled"] = config.compile
-    device, divided = next(model.parameters()).device, config.name == "deepspeed" and config.zero_stage == 3
-    settings["products"] = not (config.compile or divided or small_maps_obstacle(config, device, settings["precision"]))
+    device = settings.get("device") or next(model.parameters()).device
+    other = config.compile or divides_parameters(config)
+    settings["products"] = not (other or small_maps_obstacle(config, device, settings["precision"]))
     if config.name == "plain":
         return PlainEngine(model, optimizer, scheduler, **settings)
     if config.name == "ddp":

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -24,13 +25,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from rnet.engines.base import Engine
 
 KEEP_WHOLE = 10_000  # ZeRO-3 leaves parameters of fewer elements on every rank: sending them costs more than they hold
+_LARGEST_BUCKET = 500_000_000  # elements of a buffer for gradients: DeepSpeed's default, 2 GB whatever the model
 
 
 class DeepSpeedEngine(Engine):
     """zero_stage: 0 to 3. offload: keep optimizer state (and, at stage 3, parameters) in the host's memory.
 
     Stage 3: the unwrapped model's parameters are empty between forwards; its submodules fetch theirs when called, and
-    lower_level() provides those that the cut model reads itself (class tokens, position embeddings).
+    lower_level() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
+    still in the host's memory comes to the device share by share.
     """
 
     name: ClassVar[str] = "deepspeed"
@@ -51,21 +54,34 @@ class DeepSpeedEngine(Engine):
         self._stage = zero_stage
         self._hooks_before = _hooks(model)
         self._direct = _direct_parameters(model) if zero_stage == 3 else []
+        wrapped, config = _InAutocast(model, self.autocast), self._settings(zero_stage, offload)
+        if zero_stage == 3:
+            _divide(wrapped, self.device, config)
+        trained = [parameter for _, parameter in self._trained()]
         self._engine = _initialised(
-            self.device,
-            model=_InAutocast(model, self.autocast),
-            model_parameters=[parameter for _, parameter in self._trained()],
-            optimizer=optimizer,
-            config=self._settings(zero_stage, offload),
+            self.device, model=wrapped, model_parameters=trained, optimizer=optimizer, config=config
         )
         if zero_stage == 3:
+            if not offload:
+                self._share_weights()
             for parameter in self._direct:
                 import_deepspeed(self.device).zero.register_external_parameter(self._engine.module, parameter)
 
+    def _share_weights(self) -> None:
+        """Lets the optimizer update the shares that are sent around, both in float32, rather than a copy of them.
+
+        DeepSpeed means to, but compares a torch.device with the name of a device.
+        """
+        zero = self._engine.optimizer
+        for sent, updated in zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True):
+            updated.data = sent.data
+
     def _settings(self, stage: int, offload: bool) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": stage, "overlap_comm": self.device.type == "cuda"}
+        elements = sum(parameter.numel() for _, parameter in self._trained())
+        zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": min(elements, _LARGEST_BUCKET)}
         if stage == 3:
-            zero["stage3_param_persistence_threshold"] = KEEP_WHOLE
+            zero = _one_layer_at_a_time(self.unwrapped)
+        zero["overlap_comm"] = self.device.type == "cuda"
         if offload:
             where = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
             zero["offload_optimizer"] = where
@@ -118,56 +134,98 @@ class DeepSpeedEngine(Engine):
     # --- whole tensors in and out
 
     def model_state(self) -> dict[str, Tensor]:
-        """Whole tensors, also where parameters are divided."""
-        state = {name: tensor.detach() for name, tensor in self.unwrapped.state_dict().items()}
-        if self._stage == 3:
-            for name, parameter in self.unwrapped.named_parameters():
-                state[name] = self._whole(parameter)
+        """Whole tensors; where parameters are divided on rank 0 only, in the host's memory."""
+        if self._stage < 3:
+            return super().model_state()
+        parameters: dict[str, Any] = dict(self.unwrapped.named_parameters(remove_duplicate=False))
+        state = {}
+        for name, tensor in self.unwrapped.state_dict().items():  # of divided parameters it holds empty tensors
+            divided = parameters.get(name)
+            whole = tensor.detach() if divided is None else self._joined(divided.ds_tensor, divided.ds_shape)
+            if whole is not None:
+                state[name] = whole
         return state
 
     def _load_model(self, state: dict[str, Tensor]) -> None:
-        if self._stage < 3:
-            super()._load_model(state)
-        else:
+        if self._stage == 3:
             for name, buffer in self.unwrapped.named_buffers():
                 if name in state:
                     buffer.copy_(state[name])
-            zero = import_deepspeed(self.device).zero
-            for name, parameter in self.unwrapped.named_parameters():
-                with torch.no_grad(), zero.GatheredParameters([parameter], modifier_rank=0):
-                    if self.rank == 0:
-                        parameter.copy_(state[name])
-        from deepspeed.utils import safe_set_full_fp32_param
+            divided: Any
+            for name, divided in self.unwrapped.named_parameters():
+                divided.partition()  # frees it where it is small and kept whole, so that it is fetched anew
+                divided.ds_tensor.copy_(self._own_share(divided, state[name]))
+        else:
+            super()._load_model(state)
+        if self._stage == 0:
+            return
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
-        if self._stage > 0:
-            for name, parameter in self._trained():
+        for name, parameter in self._trained():
+            if self._stage == 3:
+                safe_set_local_fp32_param(parameter, self._own_share(parameter, state[name]))
+            else:
                 safe_set_full_fp32_param(parameter, state[name].to(self.device))
 
     def _optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """Whole tensors; where they are divided on rank 0 only, in the host's memory, gathered one by one."""
         if self._stage == 0:
             return super()._optimizer_state()
-        from deepspeed.utils import safe_get_full_optimizer_state
+        found: dict[str, dict[str, Any]] = {}
+        for name, parameter in self._trained():
+            for key in self._state_keys():
+                whole = self._whole_state(parameter, key)
+                if whole is not None:
+                    found.setdefault(name, {})[key] = whole
+        return found
 
-        return {
-            name: {
-                key: safe_get_full_optimizer_state(parameter, key).detach().clone().view(_shape(parameter))
-                for key in self._state_keys()
-            }
-            for name, parameter in self._trained()
-            if self._state_keys()
-        }
+    def _whole_state(self, parameter: Any, key: str) -> Tensor | None:
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
+
+        if self._stage == 3:
+            return self._joined(safe_get_local_optimizer_state(parameter, key), parameter.ds_shape)
+        whole = safe_get_full_optimizer_state(parameter, key)
+        return whole.detach().to("cpu", copy=True).view(parameter.shape) if self.rank == 0 else None
 
     def _load_optimizer(self, state: dict[str, dict[str, Any]]) -> None:
         if self._stage == 0:
             super()._load_optimizer(state)
             return
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         keys = sorted({key for values in state.values() for key in values})
         self._allocate(keys)
         for name, parameter in self._trained():
             for key in keys:
-                safe_set_full_optimizer_state(parameter, state[name][key].to(self.device), key)
+                if self._stage == 3:
+                    safe_set_local_optimizer_state(parameter, self._own_share(parameter, state[name][key]), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, state[name][key].to(self.device), key)
+
+    def _joined(self, share: Tensor, shape: torch.Size) -> Tensor | None:
+        """On rank 0 the whole tensor of which each rank has a share, in the host's memory; None on the others.
+
+        One share after the other comes to rank 0, so that its device holds no more than two of them.
+        """
+        share = share.detach().to(self.device)
+        if self.rank > 0:
+            dist.send(share, dst=0)
+            return None
+        whole = torch.empty(shape, dtype=share.dtype, device="cpu")
+        for sender in range(self.world_size):
+            if sender == 1:
+                share = torch.empty_like(share)
+            if sender > 0:
+                dist.recv(share, src=sender)
+            part = whole.view(-1)[sender * share.numel() : (sender + 1) * share.numel()]
+            part.copy_(share[: part.numel()])  # the last shares are padded
+        return whole
+
+    def _own_share(self, parameter: Any, whole: Tensor) -> Tensor:
+        """This rank's part of a tensor like the parameter, flat and padded as DeepSpeed divides it."""
+        size = parameter.ds_tensor.numel()
+        part = whole.reshape(-1)[self.rank * size : (self.rank + 1) * size]
+        return F.pad(part, (0, size - len(part))).to(self.device)
 
     def _flats(self) -> list[nn.Parameter]:
         """The flat parameters that the optimizer really holds on this rank."""
@@ -188,22 +246,23 @@ class DeepSpeedEngine(Engine):
         if self._stage < 3:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
-        with import_deepspeed(self.device).zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
-
     def _dissolve(self) -> None:
         """Ordinary parameters in place of DeepSpeed's, and none of its hooks."""
-        whole = {name: value.clone() for name, value in self.model_state().items()}
         trained = {name for name, _ in self._trained()}
+        self._optimizer.state.clear()  # before parameters become whole
+        deepspeed = import_deepspeed(self.device)
         self._engine.destroy()
         for prefix, module in self.unwrapped.named_modules():
-            names = {name: f"{prefix}.{name}" if prefix else name for name in module._parameters}
-            held = {name: module._parameters[name] for name in names}
-            module._parameters = {
-                name: None if held[name] is None else nn.Parameter(whole[full], requires_grad=full in trained)
-                for name, full in names.items()
-            }
+            held = dict(module._parameters)
+            module._parameters = {}
+            for name, parameter in held.items():
+                full = f"{prefix}.{name}" if prefix else name
+                if parameter is None:
+                    module._parameters[name] = None
+                    continue
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=full in trained)
+            vars(module).pop("_original_parameters", None)
         _restore_hooks(self.unwrapped, self._hooks_before)
         del self._engine
 
@@ -222,14 +281,42 @@ class _InAutocast(nn.Module):
 
 
 def sharded_inference(model: nn.Module, device: torch.device) -> nn.Module:
-    """A frozen model whose parameters are divided among the processes; each forward must be called by all of them."""
-    settings = {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": KEEP_WHOLE},
-    }
+    """Divides a frozen model among the processes, in place; each forward must be called by all of them.
+
+    The model may be in the host's memory; its shares, and what a forward computes, are on the device.
+    """
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": _one_layer_at_a_time(model)}
+    _divide(model, device, settings)
     engine = _initialised(device, model=model, config=settings)
     engine.eval()  # DeepSpeed's returns nothing
     return engine
+
+
+def _one_layer_at_a_time(model: nn.Module) -> dict[str, Any]:
+    """Stage 3 with room for a layer or two in every buffer.
+
+    DeepSpeed's defaults (buffers of 0.2 and 2 GB, layers kept from the forward to the backward pass) hold more than
+    is saved by dividing a network of less than a billion parameters. Nothing is fetched ahead: that follows the order
+    of one forward pass, and here parts of the model are called as well.
+    """
+    largest = max(parameter.numel() for parameter in model.parameters())
+    return {
+        "stage": 3,
+        "stage3_param_persistence_threshold": KEEP_WHOLE,
+        "stage3_prefetch_bucket_size": 0,
+        "stage3_max_live_parameters": 2 * largest,
+        "stage3_max_reuse_distance": 0,
+        "reduce_bucket_size": largest,
+    }
+
+
+def _divide(model: nn.Module, device: torch.device, settings: dict[str, Any]) -> None:
+    """Leaves each process its share of every parameter, on the device, one after the other; buffers go there too."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    _need_process_group(device)
+    import_deepspeed(device).zero.Init(module=model, config_dict_or_path=settings)
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -264,10 +351,6 @@ def _direct_parameters(model: nn.Module) -> list[nn.Parameter]:
     named = dict(model.named_parameters())
     prefix = "model." if hasattr(model, "direct_parameters") else ""
     return [named[prefix + name] for name in getattr(model, "direct_parameters", [])]
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

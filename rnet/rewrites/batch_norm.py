@@ -19,8 +19,10 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import gather_rows, sum_over_ranks, world_size
 
 
-def use_global_batch_norm(model: nn.Module) -> None:
+def use_global_batch_norm(model: nn.Module, device: torch.device | None = None) -> None:
     """Makes every batch norm of the model use the statistics of the global batch in train mode. In place.
+
+    device: where the model will be trained, by default where it is.
 
     Call it once torch.distributed is initialised; with one process, or without, it changes nothing. The modules stay
     the same objects with the same parameters, buffers, hooks and modes, only their class changes, so that optimizers
@@ -28,7 +30,7 @@ def use_global_batch_norm(model: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    on_cuda = any(tensor.is_cuda for tensor in chain(model.parameters(), model.buffers()))
+    on_cuda = (device or next(chain(model.parameters(), model.buffers())).device).type == "cuda"
     norms = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
     found = [(m, _global_class(name, type(m), on_cuda)) for name, m in norms if not hasattr(m, "local_class")]
     for module, global_class in found:

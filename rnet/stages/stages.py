@@ -7,7 +7,6 @@ again, and no network is built to look it up.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -80,8 +79,8 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
     model = build(config.model, dataset, derive_seed(seed, "model"))
     if config.model.weights:
         model.load_exported(load_weights(Path(config.model.weights)))
-    model.to(run.device)
-    if not config.model.weights:
+        model.to(run.device)
+    else:
         train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
     save_model(folder, model)
     found = fidelity(test.labels_N, predict(model, test))
@@ -94,13 +93,14 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     dataset = load_dataset_once(config.dataset)
     device = resolve_device(config.engine.device)
     test = dataset.test.to(device)
-    victim = load_model(config, parents["victim"]).to(device)
-    victim.requires_grad_(False)
-    victim_forward = shared_victim(config, victim, device)
+    victim = load_model(config, parents["victim"])
+    default_layer = victim.cut_layer
+    victim_forward = frozen_victim(config, victim, device)
     victim_N = predict(victim_forward, test)
     run = _run(config, folder, f"attack {config.attack.name}", test, victim_N)
     context = AttackContext(
-        victim=victim, victim_forward=victim_forward, train=config.train, default_layer=victim.cut_layer, run=run,
+        copy_of_victim=lambda: load_model(config, parents["victim"]), victim_forward=victim_forward,
+        train=config.train, default_layer=default_layer, run=run,
         build=lambda seed: build(config.model, dataset, seed), seed=config.attack.seed or 0,
     )  # fmt: skip
     suspect = method.run(dataset, context)
@@ -193,13 +193,14 @@ def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
     return model.eval()
 
 
-def shared_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
-    """The frozen victim as an attack asks it: itself, or a copy whose parameters the processes share."""
+def frozen_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
+    """The victim, frozen and on the device, whole or divided among the processes; what it was before is gone."""
+    victim.requires_grad_(False)
     if resolve_engine(config.engine, victim, device, world_size()).victim == "replica":
-        return victim
+        return victim.to(device)
     from rnet.engines.deepspeed import sharded_inference
 
-    return sharded_inference(copy.deepcopy(victim), device)
+    return sharded_inference(victim, device)
 
 
 def _run(config: RunConfig, folder: StageFolder, label: str, test: Part, victim_N: torch.Tensor | None = None) -> Run:

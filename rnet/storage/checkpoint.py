@@ -59,21 +59,36 @@ class Checkpoints:
         write_atomic(self._marker(step), (json.dumps(marker, indent=2, sort_keys=True) + "\n").encode())
         self._remove_all_but_the_last(step)
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest intact checkpoint, tensors on the CPU; None if there is none.
+    def latest(self) -> int | None:
+        """The step of the newest intact checkpoint, to be loaded; None if there is none.
 
         A damaged one is reported by a warning and the one before is taken. Raises UserError if an intact one belongs to
-        another run (its identity differs), or holds what `weights_only` refuses.
+        another run (its identity differs).
         """
         steps = self._steps()
         for step in steps:
             damage = self._damage(step)
             if damage is None:
-                return step, self._load(step)
+                return step
             logger.warning("checkpoint %s is damaged (%s); trying the one before", self._data(step), damage)
         if steps:
             logger.warning("no intact checkpoint in %s; starting from the beginning", self.folder)
         return None
+
+    def load(self, step: int) -> dict[str, Any]:
+        """The state after that step. Its tensors are the file's own bytes, mapped: read when they are copied from.
+
+        Raises UserError if the file holds what `weights_only` refuses.
+        """
+        try:
+            state = torch.load(self._data(step), map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"checkpoint {self._data(step)} holds objects other than tensors, numbers and strings, which could run "
+                f"code, and was refused; delete {self.folder} unless you know where it comes from"
+            ) from error
+        assert isinstance(state, dict), f"{self._data(step)} holds a {type(state).__name__}"
+        return state
 
     def clear(self) -> None:
         """Removes every checkpoint of this folder, finished or not, and nothing else."""
@@ -125,17 +140,6 @@ class Checkpoints:
                 f"checkpoint {data} was made by another run: it has {made}, this run has {wanted}; "
                 f"give this run its own folder, or delete {self.folder} to start over"
             )
-
-    def _load(self, step: int) -> dict[str, Any]:
-        try:
-            state = torch.load(self._data(step), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"checkpoint {self._data(step)} holds objects other than tensors, numbers and strings, which could run "
-                f"code, and was refused; delete {self.folder} unless you know where it comes from"
-            ) from error
-        assert isinstance(state, dict), f"{self._data(step)} holds a {type(state).__name__}"
-        return state
 
     def _remove_all_but_the_last(self, saved: int) -> None:
         """Keeps the last `keep` up to the one just saved. Newer ones are of a future that a fallback gave up."""

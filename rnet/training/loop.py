@@ -19,7 +19,7 @@ from rnet.data.batches import TrainingBatches
 from rnet.data.images import Part
 from rnet.draws import derive_seed
 from rnet.engines.base import Engine
-from rnet.engines.choice import build_engine, resolve_engine
+from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, sum_over_ranks, world_size
@@ -63,10 +63,17 @@ class Run:
     def engine(
         self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, *, clip_norm: float | None = None
     ) -> Engine:
-        """The engine that will train the model, in the memory format that is fastest for it."""
-        use_channels_last(model)
+        """The engine that will train the model on self.device, in the memory format that is fastest for it.
+
+        The model may be on the CPU. Where processes divide its parameters, they never are whole on a device.
+        """
         config = resolve_engine(self.config, model, self.device, world_size())
-        engine = build_engine(config, model, optimizer, scheduler, precision=self.precision, clip_norm=clip_norm)
+        if not divides_parameters(config):
+            model.to(self.device)
+        use_channels_last(model)
+        engine = build_engine(
+            config, model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm
+        )
         self.say(engine.describe())
         return engine
 
@@ -91,8 +98,8 @@ class Run:
         checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
         start = 0
         if (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
-            start, state = found
-            engine.load(state["engine"])
+            start = found
+            engine.load(checkpoints.load(start)["engine"])
             self.say(f"goes on after step {start}")
         saved_at = time.monotonic()
         with self._monitor(num_steps, start) as monitor:
@@ -118,13 +125,17 @@ class Run:
                 planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
                 if last or due or stopping or planned:
                     monitor.flush()  # what is logged before a checkpoint survives with it
-                    state = engine.save()
-                    if rank() == 0:
-                        checkpoints.save(done, {"engine": state})
-                        self.on_checkpoint(done, num_steps)
+                    self._save(checkpoints, engine, done, num_steps)
                     saved_at = time.monotonic()
                 if stopping and not last:
                     raise Preempted(stop.signal, done, num_steps)
+
+    def _save(self, checkpoints: Checkpoints, engine: Engine, done: int, num_steps: int) -> None:
+        """In a function, so that what rank 0 gathers for it is gone when the next step begins."""
+        state = engine.save()
+        if rank() == 0:
+            checkpoints.save(done, {"engine": state})
+            self.on_checkpoint(done, num_steps)
 
     def _monitor(self, num_steps: int, start: int) -> Monitor:
         if rank() > 0:

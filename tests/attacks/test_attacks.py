@@ -60,7 +60,8 @@ def context(victim: Classifier, dataset: Dataset, tmp_path: Path) -> AttackConte
         identity="test", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
     )  # fmt: skip
     return AttackContext(
-        victim=victim, victim_forward=victim, train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1",
+        copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim,
+        train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1",
         run=run, seed=1, build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
     )  # fmt: skip
 
@@ -83,10 +84,11 @@ def test_an_attack_changes_its_own_model_and_never_the_victim(
 ) -> None:
     suspect = ATTACKS.build(load_config(overrides).attack).run(dataset, context)
     same = [
-        torch.equal(a, b) for a, b in zip(_state(context.victim).values(), _state(suspect.model).values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(_state(context.copy_of_victim()).values(), _state(suspect.model).values(), strict=True)
     ]
     assert all(same) == (overrides == ["attack=identity"])
-    assert suspect.model is not context.victim
+    assert suspect.model is not context.victim_forward
     assert suspect.derived == (overrides != ["attack=independent"])
 
 
@@ -110,7 +112,7 @@ def test_the_inner_loop_leaves_gradients_parameters_and_buffers_alone(victim: Cl
 def test_one_step_moves_each_batch_norm_of_the_head_once(context: AttackContext, dataset: Dataset) -> None:
     suspect = RemovalNet(TINY_ATTACK).run(dataset, context)
     moved = suspect.model.backbone.get_submodule("bn1").num_batches_tracked
-    assert moved - context.victim.backbone.get_submodule("bn1").num_batches_tracked == TINY_ATTACK.iterations
+    assert moved - context.copy_of_victim().backbone.get_submodule("bn1").num_batches_tracked == TINY_ATTACK.iterations
 
 
 def test_the_latent_target_moves_away_from_the_features_and_keeps_the_label(
@@ -191,7 +193,7 @@ def test_an_attack_with_flips_uses_the_label_of_the_mirrored_image(
     flipping = copy.copy(dataset)
     object.__setattr__(flipping, "flip", True)
     inputs: list[Tensor] = []
-    handle = context.victim  # the surrogate is a copy: record its inputs through the batches instead
+    handle = context.victim_forward  # the surrogate is a copy: record its inputs through the batches instead
     original_call = TrainingBatches.__call__
 
     def record(self: TrainingBatches, step: int) -> object:
@@ -208,7 +210,7 @@ def test_an_attack_with_flips_uses_the_label_of_the_mirrored_image(
 def test_fine_tuning_the_last_half_leaves_the_first_parameters_alone(context: AttackContext, dataset: Dataset) -> None:
     config = FineTuneConfig(seed=1, substitute_size=48, iterations=3, batch_size=16, fraction=0.5)
     suspect = FineTune(config).run(dataset, context)
-    pairs = list(zip(context.victim.parameters(), suspect.model.parameters(), strict=True))
+    pairs = list(zip(context.copy_of_victim().parameters(), suspect.model.parameters(), strict=True))
     changed = [not torch.equal(a, b) for a, b in pairs]
     count = int(0.5 * len(pairs))
     assert not any(changed[:-count])

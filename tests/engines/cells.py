@@ -149,9 +149,10 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
         if "sharded" in extras:
             from rnet.engines.deepspeed import sharded_inference
 
-            victim_forward = sharded_inference(copy.deepcopy(model), torch.device("cpu"))
+            victim_forward = sharded_inference(network(kind, seed=3)[0].requires_grad_(False), torch.device("cpu"))
         context = AttackContext(
-            victim=model, victim_forward=victim_forward, train=TrainConfig(), default_layer=layer, run=run, seed=1,
+            copy_of_victim=lambda: copy.deepcopy(model), victim_forward=victim_forward, train=TrainConfig(),
+            default_layer=layer, run=run, seed=1,
             build=lambda seed: network(kind, seed)[0],
         )  # fmt: skip
         common: dict[str, Any] = {"seed": 1, "substitute_size": 48, "iterations": STEPS, "batch_size": 16}

@@ -165,7 +165,8 @@ def test_two_people_of_a_group_go_on_with_each_others_stages() -> None:
         stage = folder()
         with stage.building():
             found = Checkpoints(stage.path / "checkpoints", identity={})
-            step, state = found.latest() or (0, {})
+            step = found.latest() or 0
+            state = found.load(step)
             assert (step, state["w"].tolist()) == (1, [1.0, 1.0])
             with Monitor(stage.path, "second", 2, step, quiet=True) as monitor:
                 monitor.scalars(1, {"loss": 0.5})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +42,7 @@ class FineTune(Attack):
         config, run, seed = self.config, context.run, derive_seed(context.seed, "finetune")
         part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
         labels_N2 = label_table(context.victim_forward, part, run.device)
-        surrogate = copy.deepcopy(context.victim)
+        surrogate = context.copy_of_victim()
         for parameter in surrogate.parameters():
             parameter.requires_grad_(False)
         parameters = self.trained_parameters(surrogate)

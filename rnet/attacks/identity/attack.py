@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from rnet.attacks.base import Attack, AttackContext, Suspect
 from rnet.data.images import Dataset
 
@@ -15,4 +13,4 @@ class Identity(Attack):
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """An exact copy of the victim."""
-        return Suspect(model=copy.deepcopy(context.victim), derived=True)
+        return Suspect(model=context.copy_of_victim(), derived=True)

@@ -20,7 +20,7 @@ class Independent(Attack):
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """A freshly initialised model trained with the victim's recipe."""
         seed = derive_seed(context.seed, "independent")
-        model = context.build(derive_seed(seed, "model")).to(context.run.device)
+        model = context.build(derive_seed(seed, "model"))
         part = self.portion(dataset.train)
         train_classifier(context.run, model, part, context.train, flip=dataset.flip, seed=seed)
         return Suspect(model=model, derived=False, cost={"training_samples": len(part)})

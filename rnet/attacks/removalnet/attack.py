@@ -8,7 +8,6 @@ Shapes: B batch, C channels of z, K classes, P = num_poison_steps + 1 shuffles.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ class RemovalNet(Attack):
         config, run, seed = self.config, context.run, derive_seed(context.seed, "removalnet")
         part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
         labels_N2 = label_table(context.victim_forward, part, run.device)
-        surrogate = copy.deepcopy(context.victim)
+        surrogate = context.copy_of_victim()
         for parameter in surrogate.parameters():
             parameter.requires_grad_(True)
         split = self.split(surrogate, context.default_layer)
@@ -114,8 +113,9 @@ class RemovalNet(Attack):
         use_channels_last(split)
         direct = small_maps_obstacle(run.config, run.device, run.precision)
         unused = direct or run.config.name == "deepspeed"  # whose lower level runs on the surrogate itself
-        folded = FoldedSplit(split, small_maps_for=None if unused else part.pixels(torch.arange(1), run.device))
         engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
+        if engine.whole:
+            folded = FoldedSplit(split, small_maps_for=None if unused else part.pixels(torch.arange(1), run.device))
         inner = folded.split if engine.whole else split
         if run.config.compile and engine.whole:
             inner.tail = torch.compile(inner.tail)  # type: ignore[method-assign]

@@ -36,7 +36,8 @@ def prepared(
         measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=quiet,
     )  # fmt: skip
     context = AttackContext(
-        victim=victim, victim_forward=victim, train=TrainConfig(), default_layer=layer, run=run, seed=1,
+        copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim, train=TrainConfig(),
+        default_layer=layer, run=run, seed=1,
         build=lambda seed: copy.deepcopy(victim),
     )  # fmt: skip
     attack = RemovalNet(CONFIG)
