@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import operator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -37,11 +38,11 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 
 
 def uniform(
-    seed: int, purpose: str, step: int, sample_ids_B: Tensor, count: int, *, device: torch.device | str
+    seed: int, purpose: str, step: int | Tensor, sample_ids_B: Tensor, count: int, *, device: torch.device | str
 ) -> Tensor:
     """float32 (B, count) on `device`, uniform over the 2^24 multiples of 2^-24 in [0, 1).
 
-    sample_ids_B: int64 global sample indices, on any device. step: in [0, 2^32).
+    sample_ids_B: int64 global sample indices, on any device. step: in [0, 2^32); or a 0-dim int64 tensor on `device`.
     Element e of a sample is word e mod 4 of the Philox block with counter (e div 4, sample low, sample high, step).
     """
     words_BE = _words(_hash64(operator.index(seed), purpose), step, sample_ids_B, count, torch.float32, device)
@@ -51,7 +52,7 @@ def uniform(
 def channel_permutations(
     seed: int,
     purpose: str,
-    step: int,
+    step: int | Tensor,
     sample_ids_B: Tensor,
     calls: int,
     channels: int,
@@ -80,6 +81,32 @@ def channel_permutations(
         return keys_ABC.argsort(dim=-1)
     chosen_ABM = keys_ABC.topk(moved, dim=-1, largest=False, sorted=True).indices
     return identity_ABC.clone().scatter_(-1, chosen_ABM.sort(dim=-1).values, chosen_ABM)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatchDraws:
+    """The random numbers of one batch in one step: every purpose is a stream, of which each sample has its own part.
+
+    step: a number or a 0-dim int64 tensor; sample_ids_B: int64. Both tensors are on the device that draws.
+    """
+
+    seed: int
+    step: int | Tensor
+    sample_ids_B: Tensor
+
+    def uniform_like(self, z: Tensor, purpose: str) -> Tensor:
+        """float32, of z's shape and on its device, uniform on [0, 1)."""
+        count = math.prod(z.shape[1:])
+        return uniform(self.seed, purpose, self.step, self.sample_ids_B, count, device=z.device).view(z.shape)
+
+    def channel_permutations(self, purpose: str, calls: int, channels: int, rho: float) -> Tensor | None:
+        """int64 (calls, B, C), see channel_permutations; None if they would move nothing."""
+        if moved_channels(channels, rho) < 2:
+            return None
+        device = self.sample_ids_B.device
+        return channel_permutations(
+            self.seed, purpose, self.step, self.sample_ids_B, calls, channels, rho, device=device
+        )
 
 
 def moved_channels(channels: int, rho: float) -> int:
@@ -113,17 +140,20 @@ def _mix(product: Tensor, other: Tensor, key: int, shape: torch.Size) -> Tensor:
 
 
 def _words(
-    key: int, step: int, sample_ids_B: Tensor, count: int, dtype: torch.dtype, device: torch.device | str
+    key: int, step: int | Tensor, sample_ids_B: Tensor, count: int, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     """(B, count) words: all 32 bits as int64, or the upper 24 bits, still integers, as float32 (which holds 24)."""
-    if not 0 <= step <= _WORD:
+    if isinstance(step, int) and not 0 <= step <= _WORD:  # to look at a tensor would wait for its device
         raise UserError(f"step={step} is outside [0, 2^32), the range of the random draws")
     ids_B1 = sample_ids_B.to(device=device, dtype=torch.int64, non_blocking=True).view(-1, 1)
     blocks = -(-count // 4)
     assert blocks <= _WORD, f"{count} draws per sample do not fit a 32-bit block counter"
     out_BN4 = torch.empty(len(ids_B1), blocks, 4, dtype=dtype, device=ids_B1.device)
     block_1N = torch.arange(blocks, device=ids_B1.device).view(1, -1)
-    step_11 = torch.full((1, 1), step, dtype=torch.int64, device=ids_B1.device)
+    if isinstance(step, Tensor):
+        step_11 = step.view(1, 1)
+    else:
+        step_11 = torch.full((1, 1), step, dtype=torch.int64, device=ids_B1.device)
     at_once = _CPU_COUNTERS if ids_B1.device.type == "cpu" else max(out_BN4.numel(), 1)
     columns = max(min(at_once, blocks), 1)
     rows = max(at_once // columns, 1)

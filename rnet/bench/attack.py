@@ -29,7 +29,6 @@ from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
-from rnet.models.conv_by_taps import use_library
 from rnet.rewrites.attention import project_as_torch
 
 LOWER_LEVEL = "its lower level"
@@ -68,8 +67,8 @@ def bench_attack(
         precision=precision,
         engine=replace(engine or EngineConfig(), name="plain"),
     )
-    bare = attack.split(_as_torch_has_it(ready.surrogate), layer)  # in the memory format that rnet chose
-    plain = attack.split(_as_torch_has_it(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
+    bare = attack.module(_as_torch_has_it(ready.surrogate), layer)  # in the memory format that rnet chose
+    plain = attack.module(_as_torch_has_it(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(
         plain.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -77,7 +76,7 @@ def bench_attack(
 
     def inputs(t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = ready.batches(t)
-        y_B = ready.labels_N2[batch.indices_B.to(device), batch.flipped_B.long()]
+        y_B = batch.look_up(ready.labels_N2)
         return batch.x_BCHW, y_B, batch.stream_ids_B
 
     def straightforward(t: int) -> None:
@@ -98,7 +97,7 @@ def bench_attack(
             bare_passes(bare, x_BCHW, y_B, config.num_poison_steps)
 
     candidates: dict[str, Callable[[int], object]] = {
-        "rnet": ready.step, LOWER_LEVEL: ready.lower_level, "bare passes": passes,
+        "rnet": ready.step, LOWER_LEVEL: ready.loss_of, "bare passes": passes,
         "straightforward float32": straightforward,
     }  # fmt: skip
     lower, upper = _flops(bare, inputs(0)[0], config.num_poison_steps)
@@ -110,14 +109,13 @@ def bench_attack(
         row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
         row["gflops"] = flops / row["median_ms"] / 1e6
         if profile and row["name"] == LOWER_LEVEL:
-            row["operators"] = costliest(lambda: ready.lower_level(2 * rounds + 2), device, profile)
+            row["operators"] = costliest(lambda: ready.loss_of(2 * rounds + 2), device, profile)
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
 
 
 def _as_torch_has_it(model: Classifier) -> Classifier:
-    """A copy without rnet's ways to compute convolutions and attention."""
+    """A copy without rnet's way to compute attention."""
     result = copy.deepcopy(model)
-    use_library(result)
     project_as_torch(result)
     return result
 

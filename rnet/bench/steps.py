@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from rnet.attacks.base import AttackContext
-from rnet.attacks.removalnet.attack import Prepared, RemovalNet
+from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.attacks.substitutes import Training
 from rnet.data.images import Dataset
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
@@ -41,7 +42,7 @@ def prepare_removalnet(
     precision: str,
     engine: EngineConfig | None = None,
     victim_forward: Callable[[Tensor], Tensor] | None = None,
-) -> Prepared:
+) -> Training:
     """The attack on a frozen victim, on its device. engine: plain by default; victim_forward: the victim itself."""
     context = AttackContext(
         copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim_forward or victim, train=TrainConfig(),

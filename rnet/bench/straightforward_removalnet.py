@@ -40,7 +40,7 @@ def straightforward_step(
     z1 = shuffle(z + torch.tan(u), perms_PBC[0])
     for perm_BC in perms_PBC[1:]:
         z1 = shuffle(z1, perm_BC).requires_grad_(True)
-        objective = F.cross_entropy(split.tail(z1), y_B) - 0.1 * torch.log(torch.linalg.vector_norm(z1 - z))
+        objective = F.cross_entropy(split.tail(z1), y_B) - 0.1 * torch.log((z1 - z).square().sum().sqrt())
         (gradient,) = torch.autograd.grad(objective, z1)
         z1 = (z1 - 0.01 * gradient.sign()).detach()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnet.data.images import Part, TensorSource
 from rnet.data.lookahead import Lookahead
+from rnet.data.pixels import as_pixels
 from rnet.data.splits import seeded_permutation
 from rnet.draws import uniform
 from rnet.errors import UserError
@@ -33,6 +34,13 @@ class Batch:
     labels_B: Tensor
     flipped_B: Tensor
     stream_ids_B: Tensor
+
+    def look_up(self, table_N2: Tensor) -> Tensor:
+        """(B,): of each image its value in a table of the whole part, column 0 for images as they are, 1 for mirrored.
+
+        table_N2: on the device.
+        """
+        return table_N2[self.indices_B.to(table_N2.device, non_blocking=True), self.flipped_B.long()]
 
 
 class TrainingBatches:
@@ -87,7 +95,7 @@ class TrainingBatches:
             images_BCHW = augment(images_BCHW, flipped_B, offsets_B2, crop_padding=self._crop_padding)
         return Batch(
             indices_B=indices_B,
-            x_BCHW=_as_pixels(images_BCHW),
+            x_BCHW=as_pixels(images_BCHW),
             labels_B=self._labels_N[indices_B.to(self._device, non_blocking=True)],
             flipped_B=flipped_B,
             stream_ids_B=stream_ids_B,
@@ -147,7 +155,7 @@ def evaluation_batches(part: Part, batch_size: int, device: torch.device | str) 
     chunks = torch.arange(len(part)).split(batch_size) if len(part) else ()
     images = _fetcher(part, chunks.__getitem__, device, stop=len(chunks))
     for number, indices_B in enumerate(chunks):
-        yield _as_pixels(images(number)), part.labels_N[indices_B].to(device, non_blocking=True)
+        yield as_pixels(images(number)), part.labels_N[indices_B].to(device, non_blocking=True)
 
 
 def _fetcher(
@@ -163,10 +171,6 @@ def _fetcher(
 
     ahead = Lookahead(decode, stop=stop)
     return lambda step: ahead(step).to(device, non_blocking=True)
-
-
-def _as_pixels(images_BCHW: Tensor) -> Tensor:
-    return images_BCHW.float().div_(255.0)
 
 
 def _check_share(batch_size: int, n: int, world_size: int) -> None:

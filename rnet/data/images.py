@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnet.data.pixels import as_pixels
+
 
 class ImageSource(Protocol):
     """Images addressed by position. In memory a tensor does; larger sets decode on demand (see folder.py)."""
@@ -68,7 +70,7 @@ class Part:
     def pixels(self, indices_B: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
         """Float32 pixels in [0, 1], shape (B, C, H, W); all images of the part when no indices are given."""
         indices = torch.arange(len(self)) if indices_B is None else indices_B
-        return self.fetch(indices).to(device).float().div_(255.0)
+        return as_pixels(self.fetch(indices).to(device))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

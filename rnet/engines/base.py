@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.cutting.split import SplitModel
+from rnet.engines.lower_level import LowerLevel, on_frozen_copy, on_surrogate
+from rnet.engines.recording import Replayer
 from rnet.errors import UserError
-from rnet.models.conv_by_taps import use_library, use_products
 from rnet.parallel.collectives import any_rank, rank, world_size
 from rnet.rewrites.activation_checkpointing import checkpoint_activations, keep_activations
 from rnet.rewrites.batch_norm import use_global_batch_norm, use_local_batch_norm
@@ -37,13 +38,10 @@ class Engine(ABC):
     device: where, by default where the model is; only an engine that divides parameters takes a model from elsewhere.
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
-    torch.compile the forward pass, of a split model its head and its tail. products: train wide convolutions of small
-    maps by matrix products (rnet/models/conv_by_taps.py).
+    torch.compile the forward pass, of a split model its head and its tail. cuda_graph and quicken: of lower_level().
     """
 
     name: ClassVar[str]
-    whole: ClassVar[bool] = True
-    """Whether every process holds whole parameters, updated in place."""
 
     def __init__(
         self,
@@ -57,7 +55,8 @@ class Engine(ABC):
         clip_norm: float | None = None,
         activation_checkpointing: bool = False,
         compiled: bool = False,
-        products: bool = False,
+        cuda_graph: bool = True,
+        quicken: bool = True,
     ) -> None:
         self.unwrapped = model
         self.rank, self.world_size = rank(), world_size()
@@ -67,10 +66,12 @@ class Engine(ABC):
         self._scheduler = scheduler
         self._precision = precision
         self._clip_norm = clip_norm
+        self._compile = compiled
+        self._cuda_graph = cuda_graph
+        self._quicken = quicken
         self._open = 0  # forwards whose backward has not come yet
         self._inside = False
         use_global_batch_norm(model, self.device)
-        self.by_products = use_products(model) if products else 0
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
@@ -83,7 +84,7 @@ class Engine(ABC):
     # --- what every training loop uses
 
     def descend(self, loss_of: LossOf, samples: int) -> dict[str, Tensor]:
-        """One optimizer step on the mean loss of the `samples` rows of the local batch; the parts, averaged.
+        """One optimizer step, in train mode, on the mean loss of the local batch's `samples` rows; the parts, averaged.
 
         loss_of is called once for each of `accumulate` equal micro-batches.
         """
@@ -93,6 +94,7 @@ class Engine(ABC):
                 f"batch; choose a divisor of {samples}"
             )
         size = samples // self.accumulate
+        self.unwrapped.train()
         totals: dict[str, Tensor] = {}
         for number in range(self.accumulate):
             last = number + 1 == self.accumulate
@@ -129,19 +131,34 @@ class Engine(ABC):
         self._backward(loss)
 
     def step(self) -> None:
-        """One optimizer and schedule step; gradients are cleared."""
-        self._step()
-        self._scheduler.step()
+        """One optimizer and schedule step; gradients are cleared. A step that is skipped does not count."""
+        if self._step():
+            self._scheduler.step()
 
     @property
     def learning_rate(self) -> float:
         """Of the first parameter group, for the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    @contextmanager
-    def lower_level(self) -> Iterator[None]:
-        """Inside, parts of the unwrapped model may be called in eval mode, without gradients of parameters."""
-        yield
+    @property
+    def whole(self) -> bool:
+        """Whether every process holds whole parameters, updated in place."""
+        return True
+
+    def lower_level(self, example_BCHW: Tensor, say: Callable[[str], None] | None = None) -> LowerLevel:
+        """What runs the lower level of a bilevel attack on the model, a SplitModel; call it once.
+
+        example_BCHW: images like those to come. say: told, after the first call, how it ran.
+        """
+        split = self.unwrapped
+        assert isinstance(split, SplitModel)
+        if not self.whole:
+            return on_surrogate(split, gathered=self._gathered, autocast=self.autocast, chunks=self.accumulate, say=say)
+        return on_frozen_copy(
+            split, example_BCHW, autocast=self.autocast, chunks=self.accumulate, compiled=self._compile,
+            quick=self._quicken and self.device.type == "cpu" and self._precision == "fp32",
+            replayer=Replayer(self._graph_obstacle()), say=say,
+        )  # fmt: skip
 
     def save(self) -> dict[str, Any]:
         """Everything a restart needs, on any engine and number of processes; called by all ranks.
@@ -169,7 +186,6 @@ class Engine(ABC):
         for name in self._compiled:
             vars(self.unwrapped).pop(name, None)
         keep_activations(self.unwrapped)
-        use_library(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
     def held_bytes(self) -> int:
@@ -184,8 +200,6 @@ class Engine(ABC):
         """What was chosen, for the log."""
         parts = [self.name, f"{self.world_size} process{'es' if self.world_size > 1 else ''}", str(self.device.type)]
         parts.append(self._precision)
-        if self.by_products:
-            parts.append(f"{self.by_products} convolutions trained by matrix products")
         if self.accumulate > 1:
             parts.append(f"{self.accumulate} micro-batches")
         if self.checkpointed:
@@ -201,7 +215,21 @@ class Engine(ABC):
     def _backward(self, loss: Tensor) -> None: ...
 
     @abstractmethod
-    def _step(self) -> None: ...
+    def _step(self) -> bool:
+        """Whether the optimizer has moved the parameters."""
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Inside, parts of the unwrapped model may be called, without gradients of parameters."""
+        yield
+
+    def _graph_obstacle(self) -> str:
+        """Why the lower level cannot be a CUDA graph; empty if it can."""
+        if self.device.type != "cuda":
+            return f"the device is a {self.device.type}"
+        if not self._cuda_graph:
+            return "engine.cuda_graph=false"
+        return "processes talk to each other in it" if self.world_size > 1 else ""
 
     @contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:

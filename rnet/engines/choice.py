@@ -17,8 +17,6 @@ from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
 from rnet.errors import UserError, unknown_name
-from rnet.kernels.probe import problem_on
-from rnet.parallel.collectives import world_size
 from rnet.parallel.processes import Launch
 
 logger = logging.getLogger(__name__)
@@ -26,14 +24,13 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "plain", "ddp", "deepspeed")
 BACKENDS = ("auto", "gloo", "nccl")
 VICTIMS = ("replica", "zero3")
-KERNELS = ("auto", "fused", "torch")
 COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
 SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
 
 def check_engine(config: EngineConfig, precision: str, launch: Launch, device: torch.device) -> None:
     """Raises UserError for a combination that cannot run; needs no process group."""
-    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS), ("kernels", KERNELS)):
+    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS)):
         if getattr(config, key) not in valid:
             raise unknown_name(f"engine.{key}", getattr(config, key), valid)
     if config.zero_stage not in range(4):
@@ -66,38 +63,6 @@ def check_engine(config: EngineConfig, precision: str, launch: Launch, device: t
 def cpu_has_fp16() -> bool:
     """Whether this CPU computes convolutions in float16."""
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-
-
-def fused_operations(config: EngineConfig, device: torch.device) -> bool:
-    """Whether RemovalNet's elementwise work goes through rnet.kernels: on CUDA, unless the configuration says how.
-
-    auto tries them first: Triton needs a C compiler, which not every machine with a GPU has.
-    """
-    if config.kernels != "auto" or device.type != "cuda":
-        return config.kernels == "fused"
-    if problem := problem_on(device):
-        logger.warning("no fused operations on this machine (%s); engine.kernels=torch says so in advance", problem)
-    return not problem
-
-
-def graph_obstacle(config: EngineConfig, device: torch.device, whole: bool) -> str:
-    """Why RemovalNet's lower level cannot be a CUDA graph; empty if it can. whole: parameters are not divided."""
-    if device.type != "cuda":
-        return f"the device is a {device.type}"
-    if not config.cuda_graph:
-        return "engine.cuda_graph=false"
-    if world_size() > 1 or not whole:
-        return "processes talk to each other in it"
-    return ""
-
-
-def small_maps_obstacle(config: EngineConfig, device: torch.device, precision: str) -> str:
-    """Why convolutions of small maps stay direct ones (rnet/rewrites/cpu, conv_by_taps.py); empty if not."""
-    if device.type != "cpu":
-        return f"the device is a {device.type}"
-    if precision != "fp32":
-        return f"precision={precision}"
-    return "" if config.small_maps else "engine.small_maps=false"
 
 
 def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, launch: Launch) -> None:
@@ -146,10 +111,7 @@ def build_engine(
 ) -> Engine:
     """The engine of a resolved configuration. settings: device, precision and clip_norm."""
     settings |= {"accumulate": config.accumulate, "activation_checkpointing": config.activation_checkpointing}
-    settings["compiled"] = config.compile
-    device = settings.get("device") or next(model.parameters()).device
-    other = config.compile or divides_parameters(config)
-    settings["products"] = not (other or small_maps_obstacle(config, device, settings["precision"]))
+    settings |= {"compiled": config.compile, "cuda_graph": config.cuda_graph, "quicken": config.quicken}
     if config.name == "plain":
         return PlainEngine(model, optimizer, scheduler, **settings)
     if config.name == "ddp":

@@ -25,13 +25,10 @@ class EngineConfig:
     """Micro-batches of a step; 2 halves the memory for activations. Not for networks with batch norm."""
     activation_checkpointing: bool = False
     """Recompute the activations of repeated blocks in the backward pass rather than keep them."""
-    kernels: str = "auto"
-    """RemovalNet's fused operations: fused (Triton on CUDA), torch (plain operations), or auto: fused on CUDA."""
     cuda_graph: bool = True
-    """On CUDA and in one process, record RemovalNet's latent level once as a CUDA graph and replay it."""
-    small_maps: bool = True
-    """On CPUs in float32, compute convolutions of small maps otherwise where it pays: in RemovalNet's lower level by
-    Winograd's algorithm, in training by matrix products."""
+    """On CUDA and in one process, record the lower level of an attack once as a CUDA graph and replay it."""
+    quicken: bool = True
+    """On CPUs in float32, rewrite the frozen copy on which a lower level runs, to take fewer multiplications."""
     compile: bool = False
     """Compile the model's forward pass (torch.compile); slow to start."""
     checkpoint_seconds: float = 30.0

@@ -32,12 +32,11 @@ class DeepSpeedEngine(Engine):
     """zero_stage: 0 to 3. offload: keep optimizer state (and, at stage 3, parameters) in the host's memory.
 
     Stage 3: the unwrapped model's parameters are empty between forwards; its submodules fetch theirs when called, and
-    lower_level() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
+    _gathered() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
     still in the host's memory comes to the device share by share.
     """
 
     name: ClassVar[str] = "deepspeed"
-    whole: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -101,8 +100,13 @@ class DeepSpeedEngine(Engine):
         """Also the stage."""
         return super().describe().replace(self.name, f"{self.name} ZeRO-{self._stage}", 1)
 
+    @property
+    def whole(self) -> bool:
+        """Up to stage 2, every process holds whole parameters, updated in place."""
+        return self._stage < 3
+
     @contextmanager
-    def lower_level(self) -> Iterator[None]:
+    def _gathered(self) -> Iterator[None]:
         """At stage 3, with the parameters that the cut model reads itself."""
         if not self._direct:
             yield
@@ -128,8 +132,9 @@ class DeepSpeedEngine(Engine):
         self._engine.backward(loss)  # divides by the number of micro-batches itself
         self._engine.step()  # counts micro-batches; moves the parameters after the last one
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
         """Done in _backward."""
+        return True
 
     # --- whole tensors in and out
 

@@ -28,13 +28,16 @@ class PlainEngine(Engine):
     def _backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss / self.accumulate).backward()
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
         if self._clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_([p for _, p in self._trained()], self._clip_norm)
+        scaled = self._scaler.is_enabled()  # only then does reading the scale wait for the device, as its step does
+        scale = self._scaler.get_scale() if scaled else 1.0
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        return not scaled or self._scaler.get_scale() >= scale  # a gradient that overflowed lowers the scale
 
     def save(self) -> dict[str, Any]:
         """Also the loss scale."""

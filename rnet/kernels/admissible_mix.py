@@ -5,7 +5,7 @@ Shapes: B samples of the batch, G of the global batch (the gallery), K classes. 
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from rnet.kernels.checks import (
     check_scores,
     check_shape,
 )
+from rnet.kernels.dispatch import on_cuda
 from rnet.kernels.partners import first_argmax, partners
 
 MIXING_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -53,7 +54,7 @@ def admissible_mix(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B
 def mixed_target(
     logits_BK: Tensor,
     y_B: Tensor,
-    mode: Literal["official", "logits", "probs"],
+    mode: str,
     *,
     gallery_GK: Tensor | None = None,
 ) -> Tensor:
@@ -73,7 +74,8 @@ def mixed_target(
     return admissible_mix(p_BK, gallery_p_GK, partner_B, y_B)[0]
 
 
-def weight_pairs() -> tuple[tuple[float, float], ...]:
+@functools.cache
+def _weight_pairs() -> tuple[tuple[float, float], ...]:
     """(b, 1 - b) for every mixing weight, rounded to float32 as tensors of that type round them."""
     b_W = torch.tensor(MIXING_WEIGHTS, device="cpu")
     return tuple(zip(b_W.tolist(), (1 - b_W).tolist(), strict=True))
@@ -85,7 +87,7 @@ def _reference(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Te
     dtype = arithmetic_type(scores_BK, gallery_GK)
     scores_BK, partners_BK = scores_BK.to(dtype), gallery_GK[partner_B].to(dtype)
     b_B = torch.ones_like(scores_BK[:, 0])
-    pairs = weight_pairs() if dtype == torch.float32 else [(b, 1 - b) for b in MIXING_WEIGHTS]
+    pairs = _weight_pairs() if dtype == torch.float32 else [(b, 1 - b) for b in MIXING_WEIGHTS]
     for b, rest in reversed(pairs):
         b_B.masked_fill_(first_argmax(b * scores_BK + rest * partners_BK) == y_B, b)
     return b_B[:, None] * scores_BK + (1 - b_B)[:, None] * partners_BK, b_B
@@ -94,13 +96,14 @@ def _reference(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Te
 admissible_mix_op = torch.library.custom_op("rnet::admissible_mix", _reference, mutates_args=())
 
 
-@admissible_mix_op.register_kernel("cuda")
-def _cuda(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-    if arithmetic_type(scores_BK, gallery_GK) == torch.float64:
-        return _reference(scores_BK, gallery_GK, partner_B, y_B)
+def by_triton(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+    """As the reference, on CUDA or under Triton's interpreter; indices out of range make their row NaN."""
     from rnet.kernels.triton.admissible_mix import launch
 
-    return launch(scores_BK, gallery_GK, partner_B, y_B)
+    return launch(scores_BK, gallery_GK, partner_B, y_B, _weight_pairs())
+
+
+admissible_mix_op.register_kernel("cuda")(on_cuda(_reference, by_triton))
 
 
 @admissible_mix_op.register_fake

@@ -23,6 +23,7 @@ from rnet.kernels.checks import (
     check_scores,
     check_shape,
 )
+from rnet.kernels.dispatch import on_cuda
 
 _OP = "distillation_loss"
 
@@ -69,28 +70,29 @@ def _reference(
     gamma: float,
     soften_target: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """In torch: the loss, its two parts, and its gradient with respect to the logits."""
+    """In torch: the loss, its two parts, and its gradient with respect to the logits, rounded as autograd does."""
     B, K = logits_BK.shape
     check_range_on_cpu(_OP, "y_B", y_B, K)
     dtype = arithmetic_type(logits_BK, target_BK)
     logits_BK, target_BK = logits_BK.to(dtype), target_BK.to(dtype)
     log_p_BK = logits_BK.log_softmax(dim=1)
     log_s_BK = (logits_BK / temperature).log_softmax(dim=1)
-    log_q_BK = (target_BK / temperature).log_softmax(dim=1) if soften_target else target_BK.log()
-    q_BK = log_q_BK.exp() if soften_target else target_BK
-    kl = (q_BK * (log_q_BK - log_s_BK)).masked_fill_(q_BK == 0, 0).sum() * (temperature**2 / B)
+    q_BK = (target_BK / temperature).softmax(dim=1) if soften_target else target_BK
+    losses_BK = (torch.xlogy(q_BK, q_BK) - q_BK * log_s_BK).masked_fill_(q_BK == 0, 0)
+    kl = temperature**2 * (losses_BK.sum() / B)
     ce = -log_p_BK.gather(1, y_B[:, None]).sum() / B
-    by_kl_BK = log_s_BK.exp_().mul_(q_BK.sum(dim=1, keepdim=True)).sub_(q_BK)
-    by_ce_BK = log_p_BK.exp_().scatter_add_(1, y_B[:, None], torch.full_like(log_p_BK[:, :1], -1))
-    gradient_BK = by_kl_BK.mul_(alpha * temperature / B).add_(by_ce_BK, alpha=gamma / B)
-    return alpha * kl + gamma * ce, torch.stack([kl, ce]), gradient_BK
+    slope = logits_BK.new_full((), alpha) * temperature**2 / B
+    by_kl_BK = torch.ops.aten._log_softmax_backward_data(q_BK * -slope, log_s_BK, 1, dtype) / temperature
+    one_hot_BK = torch.zeros_like(log_p_BK).scatter_(1, y_B[:, None], 1.0)
+    slope = logits_BK.new_full((), gamma) / B
+    by_ce_BK = torch.ops.aten._log_softmax_backward_data(one_hot_BK * -slope, log_p_BK, 1, dtype)
+    return alpha * kl + gamma * ce, torch.stack([kl, ce]), by_kl_BK + by_ce_BK
 
 
 distillation_loss_op = torch.library.custom_op("rnet::distillation_loss", _reference, mutates_args=())
 
 
-@distillation_loss_op.register_kernel("cuda")
-def _cuda(
+def by_triton(
     logits_BK: Tensor,
     target_BK: Tensor,
     y_B: Tensor,
@@ -99,11 +101,13 @@ def _cuda(
     gamma: float,
     soften_target: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if arithmetic_type(logits_BK, target_BK) == torch.float64:
-        return _reference(logits_BK, target_BK, y_B, temperature, alpha, gamma, soften_target)
+    """As the reference, on CUDA or under Triton's interpreter; a label out of range makes its row NaN."""
     from rnet.kernels.triton.distillation_loss import launch
 
     return launch(logits_BK, target_BK, y_B, temperature, alpha, gamma, soften_target)
+
+
+distillation_loss_op.register_kernel("cuda")(on_cuda(_reference, by_triton))
 
 
 @distillation_loss_op.register_fake

@@ -1,7 +1,7 @@
 """One latent step of RemovalNet but for the network: sign update, the next channel shuffle and the next distance.
 
 A step is: shuffle z1, then move it against the sign of the gradient of [cross-entropy - weight * log ||z1 - z||]
-(Yao et al. 2023; bilevel.py has it step by step). The network reads z1 shuffled, so the shuffle must lie in memory
+(Yao et al. 2023). The network reads z1 shuffled, so the shuffle must lie in memory
 before the network runs. Hence the op starts after the network, on a z1 that is shuffled already, and ends with the NEXT
 step's shuffle, gathered where it writes: z1, z and the gradient are read once, the next z1 is written once. Gathering
 the old permutation where it reads would leave an unshuffled z1 behind and cost a second pass before the network. The
@@ -24,6 +24,7 @@ from rnet.kernels.checks import (
     check_same_device,
     check_shape,
 )
+from rnet.kernels.dispatch import on_cuda
 
 _OP = "latent_step"
 
@@ -32,31 +33,34 @@ def latent_step(
     z1: Tensor,
     z: Tensor,
     gradient: Tensor,
-    distance: Tensor,
+    squared: Tensor,
     next_perm_BC: Tensor | None = None,
     *,
     channel_axis: int,
     weight: float,
     step_size: float,
+    samples: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """(next z1, squared distance): shuffle(z1 - step_size * sign(gradient - weight * (z1 - z) / distance^2)), and to z.
+    """(next z1, its squared distance from z); next z1 = shuffle(z1 - step_size * sign(slope)), where
+    slope = gradient / samples - weight * (z1 - z) / squared.
 
-    z1: the latent as the network saw it, shuffled already. z: the features it moves away from. gradient: of the mean
-    cross-entropy at z1. All of one shape, in any mix of bfloat16, float16, float32 and float64; float32 arithmetic
-    (float64 if one is). distance: 0-dim, ||z1 - z|| over the global batch; where it is 0, z1 stays, as 0/0 has no sign.
-    next_perm_BC: int64, the next step's shuffle, out[b, c] = moved[b, perm[b, c]]; None for one that moves nothing.
+    z1: the latent as the network saw it, shuffled already. z: the features it moves away from. gradient: of the
+    cross-entropy at z1, summed over as many samples as are given. All of one shape, in any mix of bfloat16, float16,
+    float32 and float64; float32 arithmetic (float64 if one is), rounded alike everywhere. squared: 0-dim, ||z1 - z||^2
+    over the global batch; where it is 0, z1 stays, as 0/0 has no sign. next_perm_BC: int64, the next step's shuffle,
+    out[b, c] = moved[b, perm[b, c]]; None for one that moves nothing.
 
-    The next z1 has z1's type, and is channels_last if z1 is, else contiguous. The squared distance is a 0-dim sum over
-    this process's samples of (next z1 - z)^2, as stored, in the arithmetic's type: the next distance is the root of its
-    sum over processes. Gradients flow to z1 and z (the sign is constant). On a CPU, raises UserError for a channel that
-    does not exist; on CUDA, where looking would wait for the GPU, its values become NaN.
+    The next z1 has z1's type, and is channels_last if z1 is, else contiguous. Its squared distance is a 0-dim sum over
+    this process's samples of (next z1 - z)^2, as stored, in the arithmetic's type. Gradients flow to z1 and z (the sign
+    is constant). On a CPU, raises UserError for a channel that does not exist; on CUDA, where looking would wait for
+    the GPU, its values become NaN.
     """
     axis = channel_axis % max(z1.ndim, 1)
-    check_floats(_OP, z1=z1, z=z, gradient=gradient, distance=distance)
-    check_same_device(_OP, z1=z1, z=z, gradient=gradient, distance=distance)
+    check_floats(_OP, z1=z1, z=z, gradient=gradient, squared=squared)
+    check_same_device(_OP, z1=z1, z=z, gradient=gradient, squared=squared)
     check_shape(_OP, "z", z, tuple(z1.shape), "as z1")
     check_shape(_OP, "gradient", gradient, tuple(z1.shape), "as z1")
-    check_shape(_OP, "distance", distance, (), "one norm over the global batch")
+    check_shape(_OP, "squared", squared, (), "one norm over the global batch")
     if z1.ndim < 2 or z1.numel() == 0:
         raise UserError(f"{_OP}: z1 has shape {tuple(z1.shape)}; give (samples, channels, ...) and no empty axis")
     if z1[0].numel() >= 2**31:
@@ -67,63 +71,68 @@ def latent_step(
         check_indices(_OP, next_perm_BC=next_perm_BC)
         check_same_device(_OP, z1=z1, next_perm_BC=next_perm_BC)
         check_shape(_OP, "next_perm_BC", next_perm_BC, (z1.shape[0], z1.shape[axis]), "samples and channels of z1")
-    return latent_step_op(z1, z, gradient, distance, next_perm_BC, axis, weight, step_size)
+    if samples < 1:
+        raise UserError(f"{_OP}: samples={samples}; give 1 or more")
+    return latent_step_op(z1, z, gradient, squared, next_perm_BC, axis, weight, step_size, samples)
 
 
 def _reference(
     z1: Tensor,
     z: Tensor,
     gradient: Tensor,
-    distance: Tensor,
+    squared: Tensor,
     next_perm_BC: Tensor | None,
     channel_axis: int,
     weight: float,
     step_size: float,
+    samples: int,
 ) -> tuple[Tensor, Tensor]:
-    """In torch. It rounds as autograd's own gradient of -weight * log D does: (-weight / D) * ((z1 - z) / D)."""
+    """In torch. Squares are summed: torch's norm of many float32 numbers on a CPU is up to 0.2 % low."""
     dtype = arithmetic_type(z1, z, gradient)
     if next_perm_BC is not None:
         check_range_on_cpu(_OP, "next_perm_BC", next_perm_BC, z1.shape[channel_axis])
-    out = empty_next(z1)
-    moved = torch.empty_like(out, dtype=dtype).copy_(z1)
-    distance = distance.to(dtype)
-    push = torch.full_like(distance, -weight) / distance
-    moved.sub_(z).div_(distance).mul_(push).add_(gradient).sign_().mul_(-step_size).add_(z1)
+    out = _empty_next(z1)
+    away = torch.empty_like(out, dtype=dtype).copy_(z1).sub_(z).div_(squared.to(dtype)).mul_(weight)
+    slope = torch.empty_like(away).copy_(gradient).div_(samples).sub_(away)
+    moved = torch.sub(z1, slope.sign_().mul_(step_size), out=away)
     if next_perm_BC is None:
         out.copy_(moved)
     else:
         _gather_channels(moved.to(out.dtype), next_perm_BC, channel_axis, out)
-    return out, torch.linalg.vector_norm(moved.copy_(out).sub_(z)).square()
+    return out, moved.copy_(out).sub_(z).square_().sum()
 
 
 latent_step_op = torch.library.custom_op("rnet::latent_step", _reference, mutates_args=())
 
 
-@latent_step_op.register_kernel("cuda")
-def _cuda(
+def by_triton(
     z1: Tensor,
     z: Tensor,
     gradient: Tensor,
-    distance: Tensor,
+    squared: Tensor,
     next_perm_BC: Tensor | None,
     channel_axis: int,
     weight: float,
     step_size: float,
+    samples: int,
 ) -> tuple[Tensor, Tensor]:
-    if arithmetic_type(z1, z, gradient) == torch.float64:
-        return _reference(z1, z, gradient, distance, next_perm_BC, channel_axis, weight, step_size)
+    """As the reference, on CUDA or under Triton's interpreter; a channel that does not exist becomes NaN."""
     from rnet.kernels.triton.latent_step import launch
 
-    return launch(z1, z, gradient, distance, next_perm_BC, channel_axis, weight, step_size)
+    out = _empty_next(z1)
+    return out, launch(z1, z, gradient, squared, next_perm_BC, channel_axis, weight, step_size, samples, out)
+
+
+latent_step_op.register_kernel("cuda")(on_cuda(_reference, by_triton))
 
 
 @latent_step_op.register_fake
-def _fake(z1, z, gradient, distance, next_perm_BC, channel_axis, weight, step_size):  # type: ignore[no-untyped-def]
-    return empty_next(z1), z1.new_empty((), dtype=arithmetic_type(z1, z, gradient))
+def _fake(z1, z, gradient, squared, next_perm_BC, channel_axis, weight, step_size, samples):  # type: ignore[no-untyped-def]
+    return _empty_next(z1), z1.new_empty((), dtype=arithmetic_type(z1, z, gradient))
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    _, z, _, _, next_perm_BC, ctx.channel_axis, _, _ = inputs
+    _, z, _, _, next_perm_BC, ctx.channel_axis, *_ = inputs
     ctx.save_for_backward(output[0], z, next_perm_BC)
 
 
@@ -134,13 +143,13 @@ def _backward(ctx, grad_out, grad_squared):  # type: ignore[no-untyped-def]
     if next_perm_BC is not None:
         inverse_BC = next_perm_BC.argsort(dim=1)
         grad_z1 = _gather_channels(grad_z1, inverse_BC, ctx.channel_axis, torch.empty_like(grad_z1))
-    return grad_z1.to(out.dtype), -pull.to(z.dtype), None, None, None, None, None, None
+    return grad_z1.to(out.dtype), -pull.to(z.dtype), *(None,) * 7
 
 
 latent_step_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def empty_next(z1: Tensor) -> Tensor:
+def _empty_next(z1: Tensor) -> Tensor:
     """Uninitialised memory for the next z1: channels_last if z1 is and is not contiguous, else contiguous."""
     for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if z1.ndim == ndim and not z1.is_contiguous() and z1.is_contiguous(memory_format=memory_format):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnet.kernels.checks import arithmetic_type, check_floats, check_same_device, check_scores, check_shape
+from rnet.kernels.dispatch import on_cuda
 
 _OP = "partners"
 
@@ -40,13 +41,14 @@ def _reference(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
 partners_op = torch.library.custom_op("rnet::partners", _reference, mutates_args=())
 
 
-@partners_op.register_kernel("cuda")
-def _cuda(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
-    if arithmetic_type(p_BK, gallery_GK) == torch.float64:
-        return _reference(p_BK, gallery_GK)
-    from rnet.kernels.triton.partners import launch
+def by_triton(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
+    """As the reference, on CUDA or under Triton's interpreter."""
+    from rnet.kernels.triton.partners import distances
 
-    return launch(p_BK, gallery_GK)
+    return first_argmax(distances(p_BK, gallery_GK))
+
+
+partners_op.register_kernel("cuda")(on_cuda(_reference, by_triton))
 
 
 @partners_op.register_fake

@@ -7,11 +7,12 @@ from collections import Counter
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from rnet.cutting.split import SplitModel
-from rnet.rewrites.cpu.small_maps import rewrite_small_maps
+from rnet.rewrites.activation_checkpointing import keep_activations
+from rnet.rewrites.batch_norm import use_local_batch_norm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -33,20 +34,20 @@ class FoldedSplit:
     """A folded copy of a split model that follows its weights: `split` computes what the model does in eval mode.
 
     The copy is frozen, so calling it touches no gradient. Call refresh() whenever the model's weights or statistics
-    have changed; what is not folded is shared with the model and needs none. Build it before the model is wrapped.
-
-    small_maps_for: images (B, C, H, W) like those to come; convolutions of small maps are then rewritten where that
-    pays (small_maps.py; a float32 model on a CPU). None: none is.
+    have changed; what is not folded is shared with the model and needs none. The model's parameters must be whole and
+    stay where they are in memory, so build it once an engine has put them there.
     """
 
-    def __init__(self, source: SplitModel, *, small_maps_for: Tensor | None = None) -> None:
+    def __init__(self, source: SplitModel) -> None:
+        model = copy.deepcopy(source.model).eval().requires_grad_(False)
+        keep_activations(model)
+        use_local_batch_norm(model)  # in eval mode the same function, and one that can be folded
         inside = f"{source.cut}."
         pairs = [  # z must stay what it was: a convolution that ends the cut layer keeps the norm outside of it
             (conv, norm)
-            for conv, norm in foldable_pairs(source.model)
+            for conv, norm in foldable_pairs(model)
             if norm.startswith(inside) or not f"{conv}.".startswith(inside)
         ]
-        model = copy.deepcopy(source.model).eval().requires_grad_(False)
         for conv_name, norm_name in pairs:
             _fold(model, conv_name, norm_name)
         self._followed: list[
@@ -63,7 +64,6 @@ class FoldedSplit:
                 for key, parameter in module._parameters.items():
                     if parameter is not None:
                         own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
-        self.rewritten = [] if small_maps_for is None else rewrite_small_maps(model, small_maps_for)
         self.split = SplitModel(model, source.layer, place=source.place).eval()
 
     @property
@@ -80,8 +80,6 @@ class FoldedSplit:
             )
             own.weight.copy_(weight)
             own.bias.copy_(bias)
-        for conv in self.rewritten:
-            conv.refresh()
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:

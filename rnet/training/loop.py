@@ -38,18 +38,19 @@ Measure = Callable[[nn.Module], dict[str, float]]
 class Run:
     """What a stage hands to whatever trains: where to write, on what to compute, and how to report.
 
-    measure: called on the model in training every engine.eval_every steps, e.g. accuracy and agreement. settings: what
-    the run is computed from, for TensorBoard's HPARAMS table, where runs have ids only.
+    folder: of checkpoints and curves; None writes nothing, so that a run cannot be resumed. measure: called on the
+    model in training every engine.eval_every steps, e.g. accuracy and agreement. settings: what the run is computed
+    from, for TensorBoard's HPARAMS table, where runs have ids only.
     """
 
-    folder: Path
     label: str
-    config: EngineConfig
     device: torch.device
-    precision: str
-    identity: str
-    measure: Measure
-    on_checkpoint: Callable[[int, int], None]
+    folder: Path | None = None
+    config: EngineConfig = field(default_factory=EngineConfig)
+    precision: str = "fp32"
+    identity: str = ""
+    measure: Measure = lambda model: {}
+    on_checkpoint: Callable[[int, int], None] = lambda step, total: None
     settings: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
@@ -95,9 +96,11 @@ class Run:
         engine.finish()
 
     def _optimise(self, engine: Engine, num_steps: int, step: Step, seed: int, stop: StopFlag) -> None:
-        checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
+        checkpoints = None
+        if self.folder is not None:
+            checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
         start = 0
-        if (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
+        if checkpoints and (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
             start = found
             engine.load(checkpoints.load(start)["engine"])
             self.say(f"goes on after step {start}")
@@ -123,7 +126,7 @@ class Run:
                 if engine.world_size > 1:  # they agree only now and then, because that waits for the device
                     due, stopping = (look and engine.agree(flag) for flag in (due, stopping))
                 planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
-                if last or due or stopping or planned:
+                if checkpoints and (last or due or stopping or planned):
                     monitor.flush()  # what is logged before a checkpoint survives with it
                     self._save(checkpoints, engine, done, num_steps)
                     saved_at = time.monotonic()

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import copy
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rnet.attacks.base import AttackContext, label_table
+from rnet import attacks
+from rnet.attacks.base import AttackContext
 from rnet.attacks.finetune.attack import FineTune
 from rnet.attacks.finetune.config import FineTuneConfig
 from rnet.attacks.independent.attack import Independent
 from rnet.attacks.independent.config import IndependentConfig
 from rnet.attacks.registry import ATTACKS
-from rnet.attacks.removalnet.attack import RemovalNet, bilevel
+from rnet.attacks.removalnet import bilevel
+from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.attacks.substitutes import label_table
 from rnet.config.run import load_config
 from rnet.cutting.split import SplitModel
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
+from rnet.draws import BatchDraws, channel_permutations, uniform
 from rnet.engines.config import EngineConfig
-from rnet.engines.plain import PlainEngine
+from rnet.engines.lower_level import Network, on_frozen_copy
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.stages import stages
@@ -61,8 +70,8 @@ def context(victim: Classifier, dataset: Dataset, tmp_path: Path) -> AttackConte
     )  # fmt: skip
     return AttackContext(
         copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim,
-        train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1",
-        run=run, seed=1, build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
+        train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1", run=run, seed=1,
+        build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
     )  # fmt: skip
 
 
@@ -80,39 +89,37 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     ],
 )
 def test_an_attack_changes_its_own_model_and_never_the_victim(
-    overrides: list[str], context: AttackContext, dataset: Dataset
+    overrides: list[str], context: AttackContext, victim: Classifier, dataset: Dataset
 ) -> None:
     suspect = ATTACKS.build(load_config(overrides).attack).run(dataset, context)
-    same = [
-        torch.equal(a, b)
-        for a, b in zip(_state(context.copy_of_victim()).values(), _state(suspect.model).values(), strict=True)
-    ]
+    same = [torch.equal(a, b) for a, b in zip(_state(victim).values(), _state(suspect.model).values(), strict=True)]
     assert all(same) == (overrides == ["attack=identity"])
-    assert suspect.model is not context.victim_forward
+    assert suspect.model is not victim
     assert suspect.derived == (overrides != ["attack=independent"])
 
 
-def test_the_inner_loop_leaves_gradients_parameters_and_buffers_alone(victim: Classifier, dataset: Dataset) -> None:
-    surrogate = copy.deepcopy(victim).requires_grad_(True)
-    split = SplitModel(surrogate, "layer1")
-    optimizer = torch.optim.SGD(split.parameters(), lr=0.1)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    engine = PlainEngine(split, optimizer, scheduler, precision="fp32")
-    batches = TrainingBatches(dataset.substitute, batch_size=16, seed=0, flip=False, device="cpu")
-    split.train()
+def test_the_lower_level_leaves_gradients_parameters_and_buffers_alone(victim: Classifier, dataset: Dataset) -> None:
+    split = SplitModel(copy.deepcopy(victim).requires_grad_(True), "layer1").train()
     before = _state(split)
-    batch = batches(0)
-    z1, q_BK, _ = RemovalNet(TINY_ATTACK).lower_level(engine, split, batch, batch.labels_B, seed=0, t=0)
+    lower = on_frozen_copy(split, dataset.substitute.pixels(torch.arange(1)))
+    draws = BatchDraws(seed=0, step=0, sample_ids_B=torch.arange(16))
+    x_BCHW, y_B = dataset.substitute.pixels(torch.arange(16)), dataset.substitute.labels_N[:16]
+    z1, q_BK, distance = lower(lambda net, x, y: RemovalNet(TINY_ATTACK).lower_level(net, x, y, draws), x_BCHW, y_B)
     assert all(parameter.grad is None for parameter in split.parameters())
     assert all(torch.equal(before[name], value) for name, value in split.state_dict().items())
+    assert all(module.training for module in split.model.modules())
     assert not z1.requires_grad
     assert torch.allclose(q_BK.sum(dim=1), torch.ones(16))
+    with torch.no_grad():
+        torch.testing.assert_close(distance, (z1 - split.eval().head(x_BCHW)).double().norm().float())
 
 
-def test_one_step_moves_each_batch_norm_of_the_head_once(context: AttackContext, dataset: Dataset) -> None:
+def test_one_step_moves_each_batch_norm_of_the_head_once(
+    context: AttackContext, victim: Classifier, dataset: Dataset
+) -> None:
     suspect = RemovalNet(TINY_ATTACK).run(dataset, context)
     moved = suspect.model.backbone.get_submodule("bn1").num_batches_tracked
-    assert moved - context.copy_of_victim().backbone.get_submodule("bn1").num_batches_tracked == TINY_ATTACK.iterations
+    assert moved - victim.backbone.get_submodule("bn1").num_batches_tracked == TINY_ATTACK.iterations
 
 
 def test_the_latent_target_moves_away_from_the_features_and_keeps_the_label(
@@ -124,39 +131,60 @@ def test_the_latent_target_moves_away_from_the_features_and_keeps_the_label(
         z, y_B = split.head(x_BCHW), split(x_BCHW).argmax(1)
     attack = RemovalNet(RemovalNetConfig(num_poison_steps=40, rho=0.1))
     few = RemovalNet(RemovalNetConfig(num_poison_steps=0, rho=0.1))
-    start, end = (a.latent_target(split.tail, z, y_B, torch.arange(32), 0, 0) for a in (few, attack))
+    draws = BatchDraws(seed=0, step=0, sample_ids_B=torch.arange(32))
+    start, end = (a.latent_target(Network(split), z, y_B, draws)[0] for a in (few, attack))
     losses = [nn.functional.cross_entropy(split.tail(z1), y_B).item() for z1 in (start, end)]
     assert losses[1] < losses[0]
     assert torch.linalg.vector_norm(end - z) > 0
 
 
-def test_the_latent_target_is_the_start_followed_by_shuffled_steps(victim: Classifier, dataset: Dataset) -> None:
-    from rnet.draws import channel_permutations, uniform
-
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_the_latent_target_is_the_start_followed_by_shuffled_steps(
+    steps: int, distance: str, victim: Classifier, dataset: Dataset
+) -> None:
+    """As the paper has it: every step shuffles, then moves."""
     split = SplitModel(victim, "layer1")
     with torch.no_grad():
         z = split.head(dataset.substitute.pixels(torch.arange(8)))
     y_B = dataset.substitute.labels_N[:8]
     ids_B = torch.arange(100, 108)
     u = uniform(7, "latent start", 2, ids_B, z[0].numel(), device="cpu").view(z.shape)
-    perms = channel_permutations(7, "shuffle", 2, ids_B, 4, z.shape[1], 0.5, device="cpu")
-    expected = bilevel.latent_start(z, u, perms[0], 1)
+    perms = channel_permutations(7, "shuffle", 2, ids_B, steps + 1, z.shape[1], 0.5, device="cpu")
+    net = Network(split)
+    expected = bilevel.apply_permutation(z + torch.tan(u), perms[0], 1)
     for perm_BC in perms[1:]:
-        expected = bilevel.latent_step(split.tail, expected, z, y_B, perm_BC, 1)
-    assert torch.equal(RemovalNet(TINY_ATTACK).latent_target(split.tail, z, y_B, ids_B, 7, 2), expected)
+        expected = bilevel.apply_permutation(expected, perm_BC, 1)
+        share = bilevel.distance_share(expected, z, distance)
+        expected, _ = bilevel.latent_step(net, expected, z, share, y_B, None, 1, kind=distance)
+    attack = RemovalNet(replace(TINY_ATTACK, num_poison_steps=steps, distance=distance))
+    draws = BatchDraws(seed=7, step=torch.tensor(2), sample_ids_B=ids_B)
+    found, share = attack.latent_target(net, z, y_B, draws)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(share, bilevel.distance_share(expected, z, distance))
 
 
-def test_every_channel_permutation_of_a_step_is_used(victim: Classifier) -> None:
-    calls = []
+def test_a_seam_that_is_overridden_is_used(victim: Classifier, dataset: Dataset) -> None:
+    class Variant(RemovalNet):
+        def latent_start(self, z: Tensor, draws: BatchDraws) -> Tensor:
+            return z + 1
 
-    z = torch.randn(4, 4, 8, 8)
+        def shuffle(self, channels: int, draws: BatchDraws) -> list[Tensor | None]:
+            return [None] * 3
 
-    def tail(z1: Tensor) -> Tensor:
-        calls.append(z1.shape)
-        return z1.mean(dim=(2, 3))
+        def latent_step(self, network: Network, z1: Tensor, z: Tensor, share: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+            return z1 * 2, share
 
-    RemovalNet(TINY_ATTACK).latent_target(tail, z, torch.zeros(4, dtype=torch.long), torch.arange(4), 0, 0)
-    assert len(calls) == TINY_ATTACK.num_poison_steps
+        def logits_target(self, network: Network, logits_BK: Tensor, y_B: Tensor) -> Tensor:
+            return logits_BK * 0
+
+    split = SplitModel(victim, "layer1")
+    x_BCHW = dataset.substitute.pixels(torch.arange(4))
+    draws = BatchDraws(seed=7, step=2, sample_ids_B=torch.arange(4))
+    with torch.no_grad():
+        z1, q_BK, _ = Variant(TINY_ATTACK).lower_level(Network(split), x_BCHW, torch.arange(4), draws)
+        assert torch.equal(z1, (split.head(x_BCHW) + 1) * 4)
+    assert not q_BK.any()
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
@@ -207,10 +235,12 @@ def test_an_attack_with_flips_uses_the_label_of_the_mirrored_image(
         assert torch.equal(handle(x_BCHW).argmax(1), y_B)
 
 
-def test_fine_tuning_the_last_half_leaves_the_first_parameters_alone(context: AttackContext, dataset: Dataset) -> None:
+def test_fine_tuning_the_last_half_leaves_the_first_parameters_alone(
+    context: AttackContext, victim: Classifier, dataset: Dataset
+) -> None:
     config = FineTuneConfig(seed=1, substitute_size=48, iterations=3, batch_size=16, fraction=0.5)
     suspect = FineTune(config).run(dataset, context)
-    pairs = list(zip(context.copy_of_victim().parameters(), suspect.model.parameters(), strict=True))
+    pairs = list(zip(victim.parameters(), suspect.model.parameters(), strict=True))
     changed = [not torch.equal(a, b) for a, b in pairs]
     count = int(0.5 * len(pairs))
     assert not any(changed[:-count])
@@ -233,3 +263,56 @@ def test_an_independent_model_with_the_victims_seed_is_not_the_victim(dataset: D
     config = tiny("attack=independent", "attack.seed=0", "train.epochs=1")
     folder = stages.attack(config, Store(tmp_path))
     assert (folder.result() or {})["agreement"] < 1.0
+
+
+class Plain(nn.Module):
+    """Somebody's network: no Classifier, and it takes what it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.fc(self.layer1(x_BCHW).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        RemovalNet(RemovalNetConfig(layer="layer1", iterations=3, batch_size=8, num_poison_steps=2)),
+        FineTune(FineTuneConfig(iterations=3, batch_size=8)),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_an_attack_in_a_notebook_takes_any_module(attack: Any) -> None:
+    torch.manual_seed(0)
+    victim = Plain().train()
+    before, images_NCHW = _state(victim), torch.randn(20, 3, 6, 6)
+    first, again, other = (attack(victim, images_NCHW, seed=seed) for seed in (1, 1, 2))
+    assert type(first) is Plain
+    assert not first.training
+    assert victim.training
+    assert all(torch.equal(before[name], value) for name, value in victim.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in victim.parameters())
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert not torch.equal(first.fc.weight, before["fc.weight"])
+    assert not torch.equal(first.fc.weight, other.fc.weight)
+
+
+def test_removalnet_is_imported_by_name_and_its_configuration_without_torch() -> None:
+    from rnet.attacks import removalnet
+
+    assert removalnet.RemovalNet is RemovalNet
+    program = "import sys; from rnet.attacks.removalnet import RemovalNetConfig; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_no_attack_names_an_engine_a_device_or_a_launcher() -> None:
+    forbidden = re.compile(r"config\.name ==|world_size\(|is_cuda|cuda\.|torch\.compile|from rnet\.engines")
+    contract = ("from rnet.engines.base import LossOf", "from rnet.engines.lower_level import Network")
+    for file in Path(attacks.__file__).parent.rglob("*.py"):
+        for line in file.read_text().splitlines():
+            assert not forbidden.search(line) or line.strip() in contract, f"{file}: {line}"

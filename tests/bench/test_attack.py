@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import nn
 
 from launch.benchmark import whole_number
 from rnet.attacks.removalnet.attack import RemovalNet
@@ -21,8 +22,7 @@ from rnet.data.registry import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.models.conv_by_taps import conv2d_by_taps
-from rnet.rewrites.cpu.small_maps import rewrite_small_maps
+from rnet.rewrites.cpu.small_maps import quicken
 from tests.attacks.removalnet.prepared import CONFIG, prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny
@@ -33,37 +33,34 @@ STEPS = CONFIG.iterations
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("norm", {"kernels": "torch"}), ("flat", {"kernels": "torch"}),
-        ("norm", {"kernels": "fused"}), ("flat", {"kernels": "fused"}),
-        ("norm", {"small_maps": True}), ("flat", {"small_maps": True, "kernels": "fused"}),
+        ("norm", {"quicken": False}), ("flat", {"quicken": False}), ("norm", {}), ("flat", {}),
         pytest.param("norm", {"compile": True}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_attack_takes_the_steps_of_the_straightforward_program(
     kind: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folded, channels_last, vectorised or fused, yet the same numbers: 20 latent steps in each of 5 steps."""
+    """Folded, channels_last, vectorised and rewritten, yet the same numbers: 20 latent steps in each of 5 steps."""
     rewritten = []
 
     def rewrite(*arguments: Any) -> list[Any]:
-        rewritten.extend(found := rewrite_small_maps(*arguments))
+        rewritten.extend(found := quicken(*arguments))
         return found
 
-    monkeypatch.setattr("rnet.rewrites.folding.rewrite_small_maps", rewrite)
-    if settings.get("small_maps"):
-        monkeypatch.setattr("rnet.rewrites.cpu.small_maps.FEWEST_CHANNELS", 8)
+    monkeypatch.setattr("rnet.engines.lower_level.quicken", rewrite)
+    monkeypatch.setattr("rnet.rewrites.cpu.small_maps.FEWEST_CHANNELS", 8)
     dataset = load_dataset(tiny().dataset)
     victim, layer = network(kind, seed=3)
     attack, ready = prepared(dataset, victim, layer, tmp_path, EngineConfig(name="plain", **settings))
-    assert bool(rewritten) == bool(settings.get("small_maps"))
-    plain = attack.split(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
+    assert bool(rewritten) == settings.get("quicken", True)
+    plain = attack.module(copy.deepcopy(victim).requires_grad_(True).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(plain.parameters(), lr=8e-3, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * STEPS))
     seed = derive_seed(1, "removalnet")
     for t in range(STEPS):
         found = ready.step(t)["loss/total"]
         batch = ready.batches(t)
-        y_B = ready.labels_N2[batch.indices_B, batch.flipped_B.long()]
+        y_B = batch.look_up(ready.labels_N2)
         with torch.no_grad():
             z = plain.eval().head(batch.x_BCHW)
         ids_B = batch.stream_ids_B
@@ -84,7 +81,7 @@ def test_operations_are_counted_once() -> None:
     """The first call of a tail looks at itself, with a pass of its own."""
     dataset = load_dataset(tiny().dataset)
     victim, layer = network("norm", seed=3)
-    split, x_BCHW = RemovalNet(CONFIG).split(victim, layer), dataset.test.pixels(torch.arange(2))
+    split, x_BCHW = RemovalNet(CONFIG).module(victim, layer), dataset.test.pixels(torch.arange(2))
     first = _flops(split, x_BCHW, steps=20)
     assert first == _flops(split, x_BCHW, steps=20)
 
@@ -118,21 +115,21 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
 
 def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """rnet's own ways to compute a network are what they are there to judge."""
-    by_taps = Mock(wraps=conv2d_by_taps)
+    torchs = Mock(wraps=nn.functional.multi_head_attention_forward)
     seen = {}
 
     def measure(candidates: dict[str, Any], *_: Any) -> list[dict[str, Any]]:
         for name, work in candidates.items():
-            by_taps.reset_mock()
+            torchs.reset_mock()
             work(0)
-            seen[name] = by_taps.call_count
+            seen[name] = torchs.called
         return [{"name": name, "median_ms": 1.0, "times_ms": [1.0]} for name in candidates]
 
-    monkeypatch.setattr("rnet.models.conv_by_taps.conv2d_by_taps", by_taps)
+    monkeypatch.setattr(nn.functional, "multi_head_attention_forward", torchs)
     monkeypatch.setattr("rnet.bench.attack._measure", measure)
-    victim, layer = network("wide", seed=3)
+    victim, layer = network("attention", seed=3)
     bench_attack(victim.requires_grad_(False), load_dataset(tiny().dataset), CONFIG, layer=layer, precision="fp32")
-    assert seen == {"rnet": 2, "its lower level": 0, "bare passes": 0, "straightforward float32": 0}
+    assert seen == {"rnet": False, "its lower level": False, "bare passes": True, "straightforward float32": True}
 
 
 def test_a_profile_names_the_costliest_operators() -> None:

@@ -70,7 +70,7 @@ class WithoutNorm(nn.Module):
 
 
 class Wide(nn.Module):
-    """Convolutions wide enough to be trained by matrix products, on 4x4 and 2x2 maps, and no batch norm."""
+    """Convolutions wide enough to be rewritten in a frozen copy, on 4x4 and 2x2 maps, and no batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,6 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
                 _signal_after(engine, STOP_AT)
             if hasattr(engine, "held_bytes"):
                 seen["held_bytes"] = engine.held_bytes()
-            seen["by_products"] = engine.by_products
             seen["whole_bytes"] = sum(4 * getattr(p, "ds_numel", p.numel()) for p in engine.unwrapped.parameters())
             return engine
 

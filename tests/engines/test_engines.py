@@ -219,13 +219,42 @@ def test_checkpointing_without_effect_is_said(caplog: pytest.LogCaptureFixture) 
     assert "engine.activation_checkpointing=true has no effect" in caplog.text
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_fp16_on_cuda_scales_the_loss() -> None:
-    """Gradients of 1e-6 are below float16's smallest number; the scaled ones are not."""
-    model = nn.Linear(64, 64).cuda()
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ],
+)
+def test_fp16_scales_the_loss_and_steps_that_overflow_do_not_count(device: str) -> None:
+    """A gradient of 1e-8 is below float16's smallest number, scaled it is not. The first scale is too large for 1."""
+    model = nn.Linear(64, 64).to(device)
     start = model.weight.detach().clone()
-    engine = made(PlainEngine, model, precision="fp16")
-    engine.descend(lambda rows: (1e-6 * engine.forward(torch.ones(4, 64, device="cuda")).mean(), {}), 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    engine = PlainEngine(model, optimizer, schedule, precision="fp16")
+    x_B64 = torch.ones(4, 64, device=device)
+
+    def gradient_of(size: float) -> None:
+        engine.descend(lambda rows: (size * engine.forward(x_B64).float().sum() / 64 / 4, {}), 4)
+
+    for size, rate, moves in ((100.0, 0.1, False), (1e-6, 0.05, True), (1.0, 0.025, True)):
+        before = model.weight.detach().clone()
+        gradient_of(size)
+        assert engine.learning_rate == pytest.approx(rate)
+        assert torch.equal(model.weight, before) != moves
     assert not torch.equal(model.weight, start)
     assert model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_fp16_the_scale_is_never_asked_for(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a number on the device."""
+    model = linear()
+    engine = made(PlainEngine, model, precision=precision)
+    monkeypatch.setattr(torch.amp.GradScaler, "get_scale", None)
+    engine.descend(lambda rows: (engine.forward(torch.ones(1, 3)).float().sum(), {}), 1)
+    assert engine.learning_rate == pytest.approx(0.1)

@@ -41,8 +41,8 @@ def _start() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy's on infinities and NaN, which are tested
     for name in OPS:
-        op = getattr(importlib.import_module(f"rnet.kernels.{name}"), f"{name}_op")
-        op.register_kernel("cpu")(importlib.import_module(f"rnet.kernels.triton.{name}").launch)
+        module = importlib.import_module(f"rnet.kernels.{name}")
+        getattr(module, f"{name}_op").register_kernel("cpu")(module.by_triton)
 
 
 def _convert_single_elements() -> None:

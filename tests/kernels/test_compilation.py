@@ -55,7 +55,7 @@ def latents(B: int, C: int, *positions: int, axis: int = 1, dtype: torch.dtype =
     z1, z, gradient, perm_BC = draw_latents(B, C, *positions)
     if axis != 1:
         z1, z, gradient = (tensor.movedim(1, axis).contiguous() for tensor in (z1, z, gradient))
-    return z1, z.to(dtype), gradient.to(dtype), torch.ones(()), perm_BC if shuffled else None, axis, 0.1, 0.01
+    return z1, z.to(dtype), gradient.to(dtype), torch.ones(()), perm_BC if shuffled else None, axis, 0.1, 0.01, 3
 
 
 def channels_last(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[str, Callable[[], tuple[Any, ...]]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_launch_compiles_for_an_h100(compiled: list[Any], name: str) -> None:
     op, arguments = CASES[name]
-    importlib.import_module(f"rnet.kernels.triton.{op}").launch(*arguments())
+    importlib.import_module(f"rnet.kernels.{op}").by_triton(*arguments())
     (kernel,) = compiled
     assert len(kernel.asm["cubin"]) > 0
     if op in ("latent_step", "admissible_mix"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rnet.errors import UserError
@@ -163,6 +164,19 @@ def test_gradient_is_the_numerical_one() -> None:
             lambda logits, q=q_BK, s=soften: distillation_loss(logits, q, y_B, soften_target=s, **SETTINGS)[0],
             logits_BK.requires_grad_(),
         )
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES)
+def test_the_reference_rounds_as_autograd_does(dtype: torch.dtype) -> None:
+    """Bit for bit, so that the op may stand for the formula written down."""
+    logits_BK, q_BK, y_B = draw(7, 10, dtype, soften=False)
+    *_, found_BK = loss_and_gradient(logits_BK, q_BK, y_B, 1.0, soften_target=False)
+    leaf_BK = logits_BK.requires_grad_()
+    float_BK = leaf_BK.float()
+    log_s_BK = F.log_softmax(float_BK / SETTINGS["temperature"], dim=1)
+    kl = SETTINGS["temperature"] ** 2 * F.kl_div(log_s_BK, q_BK, reduction="batchmean")
+    (SETTINGS["alpha"] * kl + SETTINGS["gamma"] * F.cross_entropy(float_BK, y_B)).backward()
+    assert torch.equal(found_BK, leaf_BK.grad)
 
 
 def test_parts_and_target_take_no_part_in_gradients() -> None:

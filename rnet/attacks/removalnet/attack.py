@@ -1,234 +1,140 @@
 """RemovalNet: the min-max bilevel attack that removes a network's fingerprint while keeping its accuracy.
 
 Yao et al., "RemovalNet: DNN Fingerprint Removal Attacks", IEEE TDSC 2023. Each step solves two lower-level problems for
-its batch (bilevel.py) on the surrogate in eval mode, then takes one upper-level step from ONE train-mode forward.
+its batch on the surrogate as it stands, then takes one upper-level step from ONE train-mode forward (bilevel.py has the
+mathematics).
 
-Shapes: B batch, C channels of z, K classes, P = num_poison_steps + 1 shuffles.
+Shapes: B batch, C channels of z, K classes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rnet.attacks.base import Attack, AttackContext, Suspect, label_table
 from rnet.attacks.removalnet import bilevel
 from rnet.attacks.removalnet.config import RemovalNetConfig
-from rnet.attacks.removalnet.latent_loop import LatentLoop
+from rnet.attacks.substitutes import Objective, SubstituteAttack, Training, agreement
 from rnet.cutting.split import SplitModel, channel_axis
-from rnet.data.batches import Batch, TrainingBatches
-from rnet.data.images import Dataset
-from rnet.data.splits import substitute_subset
-from rnet.draws import channel_permutations, derive_seed, moved_channels, uniform
-from rnet.engines.base import Engine
-from rnet.engines.choice import fused_operations, graph_obstacle, small_maps_obstacle
+from rnet.data.batches import Batch
+from rnet.draws import BatchDraws
 from rnet.errors import UserError
-from rnet.kernels.admissible_mix import mixed_target
-from rnet.kernels.distillation_loss import distillation_loss
-from rnet.models.classifier import Classifier
-from rnet.parallel.collectives import gather_rows, sum_over_ranks
-from rnet.rewrites.folding import FoldedSplit
-from rnet.rewrites.memory_format import use_channels_last
-from rnet.training.loop import Step
+
+if TYPE_CHECKING:
+    from rnet.engines.base import LossOf
+    from rnet.engines.lower_level import Network
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowerLevel:
-    """Of one batch with labels y_B: both targets, and what is to be reported."""
+class RemovalNet(SubstituteAttack):
+    """The attack. Seams for variants and ablations: `latent_start`, `shuffle`, `latent_step`, `logits_target`, `loss`.
 
-    batch: Batch
-    y_B: Tensor
-    z1: Tensor
-    q_BK: Tensor
-    metrics: dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """An attack about to start: step(t) is its t-th step, on batches(t), whose labels are in labels_N2 (base.py).
-
-    lower_level(t) is the part of it that leaves the surrogate as it was, but in eval mode.
+    All of the lower level is a pure function of tensors: what overrides a seam there must neither wait for the device
+    nor keep anything, and draws from `draws` only.
     """
-
-    engine: Engine
-    step: Step
-    lower_level: Callable[[int], LowerLevel]
-    surrogate: Classifier
-    batches: TrainingBatches
-    labels_N2: Tensor
-    cost: dict[str, Any]
-
-
-class RemovalNet(Attack):
-    """The attack. `latent_target`, `logits_target` and `loss` are seams: override them for variants and ablations."""
 
     name = "removalnet"
     config: RemovalNetConfig
+    period = 1.5
 
-    def __init__(self, config: RemovalNetConfig) -> None:
-        super().__init__(config)
-        self.loop = LatentLoop(config.distance)  # type: ignore[arg-type]
-
-    def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:
-        """Refuses a layer that cannot be cut at, and a substitute set larger than the pool."""
-        self.split(blueprint, default_layer)
-        substitute_subset(dataset, self.config.substitute_size, seed=0)
-
-    def split(self, model: Classifier, default_layer: str | None) -> SplitModel:
-        """The model cut at config.layer, or at its architecture's usual cut."""
-        layer = self.config.layer or default_layer
-        if layer is None:
-            raise UserError(
-                f"attack.layer is not set and this architecture has no usual cut; choose one of "
-                f"{', '.join(model.layer_names()[:40])}"
-            )
-        return SplitModel(model, layer)
-
-    def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
-        """The surrogate: a copy of the victim moved away from its fingerprint."""
-        ready = self.prepare(dataset, context)
-        seed = derive_seed(derive_seed(context.seed, "removalnet"), "global")
-        context.run.optimise(ready.engine, num_steps=self.config.iterations, step=ready.step, seed=seed)
-        return Suspect(model=ready.surrogate, derived=True, cost=ready.cost)
-
-    def prepare(self, dataset: Dataset, context: AttackContext) -> Prepared:
-        """Everything up to the first step."""
-        config, run, seed = self.config, context.run, derive_seed(context.seed, "removalnet")
-        part = substitute_subset(dataset, config.substitute_size, seed=derive_seed(seed, "substitute"))
-        labels_N2 = label_table(context.victim_forward, part, run.device)
-        surrogate = context.copy_of_victim()
-        for parameter in surrogate.parameters():
-            parameter.requires_grad_(True)
-        split = self.split(surrogate, context.default_layer)
-        batches = run.batches(part, config.batch_size, derive_seed(seed, "batches"), flip=dataset.flip)
-        optimizer = torch.optim.SGD(
-            split.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(1.5 * config.iterations))
-        use_channels_last(split)
-        direct = small_maps_obstacle(run.config, run.device, run.precision)
-        unused = direct or run.config.name == "deepspeed"  # whose lower level runs on the surrogate itself
-        engine = run.engine(split, optimizer, scheduler, clip_norm=config.clip_norm)
-        if engine.whole:
-            folded = FoldedSplit(split, small_maps_for=None if unused else part.pixels(torch.arange(1), run.device))
-        inner = folded.split if engine.whole else split
-        if run.config.compile and engine.whole:
-            inner.tail = torch.compile(inner.tail)  # type: ignore[method-assign]
-        self.loop = LatentLoop(
-            config.distance,  # type: ignore[arg-type]
-            fused=fused_operations(run.config, run.device),
-            no_graph=graph_obstacle(run.config, run.device, engine.whole),
-        )
-        said = False
-
-        def lower_level(t: int) -> LowerLevel:
-            batch = batches(t)
-            y_B = labels_N2[batch.indices_B.to(run.device, non_blocking=True), batch.flipped_B.long()]
-            if engine.whole:
-                folded.refresh()
-            z1, q_BK, metrics = self.lower_level(engine, inner, batch, y_B, seed, t)
-            return LowerLevel(batch=batch, y_B=y_B, z1=z1, q_BK=q_BK, metrics=metrics)
-
-        def step(t: int) -> dict[str, Tensor]:
-            lower = lower_level(t)
-            split.train()
-            nonlocal said
-            if not said:
-                said = True
-                norms = "not folded (parameters are divided)"
-                if engine.whole:
-                    why = f" ({direct})" if direct else ""
-                    maps = f"{len(folded.rewritten)} convolutions of small maps rewritten{why}"
-                    norms = f"{folded.count} batch norms folded, {maps}"
-                how = "compiled" if run.config.compile and engine.whole else "not compiled (engine.compile=false)"
-                run.say(f"lower level of {config.num_poison_steps} steps: {self.loop.describe()}, {norms}, {how}")
-
-            def upper_level(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-                y_b = lower.y_B[rows]
-                logits_BK, z = engine.forward(lower.batch.x_BCHW[rows], return_features=True)
-                total, parts = self.loss(logits_BK, z, lower.z1[rows], lower.q_BK[rows], y_b)
-                agreement = (logits_BK.detach().argmax(1) == y_b).float().mean()
-                return total, {**{f"loss/{name}": v for name, v in parts.items()}, "agreement/batch": agreement}
-
-            return {**engine.descend(upper_level, len(lower.y_B)), **lower.metrics}
-
-        cost = {"substitute_samples": len(part), "iterations": config.iterations, "victim_queries": labels_N2.numel()}
-        return Prepared(
-            engine=engine, step=step, lower_level=lower_level, surrogate=surrogate, batches=batches,
-            labels_N2=labels_N2, cost=cost,
-        )  # fmt: skip
+    # --- the two levels
 
     def lower_level(
-        self, engine: Engine, split: SplitModel, batch: Batch, y_B: Tensor, seed: int, t: int
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Both lower-level targets (z1, q) for a batch. The surrogate is in eval mode; no `.grad` or buffer changes."""
-        split.eval()
-        with engine.lower_level():
-            with torch.no_grad(), engine.autocast():
-                z = split.head(batch.x_BCHW).float()  # bfloat16 would swallow the small latent steps
-                logits_BK = split.tail(z)
-            with engine.autocast():
-                z1 = self.latent_target(split.tail, z, y_B, batch.stream_ids_B, seed, t, chunks=engine.accumulate)
-        metrics = {"latent/distance": bilevel.latent_distance(z1, z, total=sum_over_ranks)}
-        return z1, self.logits_target(logits_BK, y_B), metrics
+        self, network: Network, x_BCHW: Tensor, y_B: Tensor, draws: BatchDraws
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both targets of a batch, z1 as z and q (B, K), and the distance of z1 from z over the global batch."""
+        z = network.head(x_BCHW).float()  # bfloat16 would swallow the small latent steps
+        q_BK = self.logits_target(network, network.tail(z), y_B)
+        z1, share = self.latent_target(network, z, y_B, draws)
+        return z1, q_BK, bilevel.distance(network.total(share), self.config.distance)
 
-    def latent_target(
-        self,
-        tail: Callable[[Tensor], Tensor],
-        z: Tensor,
-        y_B: Tensor,
-        sample_ids_B: Tensor,
-        seed: int,
-        t: int,
-        *,
-        chunks: int = 1,
-    ) -> Tensor:
+    def latent_target(self, network: Network, z: Tensor, y_B: Tensor, draws: BatchDraws) -> tuple[Tensor, Tensor]:
         """z1: features far from z that the tail still gives the label y, after num_poison_steps shuffled sign steps.
 
-        D is one norm over the batch of all processes, and every draw belongs to a sample: shares of a batch come out
-        as they would within it. chunks: parts that go through the tail one after the other.
+        And this process's share of their distance. Every draw belongs to a sample and D is one norm over the batch of
+        all processes: shares of a batch come out as they would within it.
         """
-        config = self.config
         axis = channel_axis(z)
-        u = uniform(seed, "latent start", t, sample_ids_B, math.prod(z.shape[1:]), device=z.device).view(z.shape)
-        calls, channels = config.num_poison_steps + 1, z.shape[axis]
-        permutations_PBC = None
-        if moved_channels(channels, config.rho) > 1:
-            permutations_PBC = channel_permutations(
-                seed, "shuffle", t, sample_ids_B, calls, channels, config.rho, device=z.device
-            )
-        return self.loop(tail, z, u, y_B, permutations_PBC, axis, steps=config.num_poison_steps, chunks=chunks)
-
-    def logits_target(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        """q: the distribution the student's logits are drawn to; partners come from the batch of all processes."""
-        gallery_GK = gather_rows(logits_BK)
-        if self.loop.fused:
-            mode = self.config.target
-            mixed_BK = mixed_target(logits_BK, y_B, mode, gallery_GK=gallery_GK)  # type: ignore[arg-type]
-            return mixed_BK if mode == "probs" else (mixed_BK / self.config.temperature).softmax(dim=1)
-        return bilevel.logits_target(
-            logits_BK,
-            y_B,
-            self.config.temperature,
-            self.config.target,  # type: ignore[arg-type]
-            gallery_GK=gallery_GK,
-        )
+        first, *shuffles = self.shuffle(z.shape[axis], draws)
+        z1 = bilevel.apply_permutation(self.latent_start(z, draws), first, axis)
+        if shuffles:
+            z1 = bilevel.apply_permutation(z1, shuffles[0], axis)
+        share = bilevel.distance_share(z1, z, self.config.distance)
+        for number in range(len(shuffles)):
+            following = shuffles[number + 1] if number + 1 < len(shuffles) else None
+            z1, share = self.latent_step(network, z1, z, share, y_B, following)
+        return z1, share
 
     def loss(
         self, logits_BK: Tensor, z: Tensor, z1: Tensor, q_BK: Tensor, y_B: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The upper-level loss and its named parts."""
         config = self.config
-        weights = {"alpha": config.alpha, "gamma": config.gamma}
-        if not self.loop.fused:
-            return bilevel.upper_loss(logits_BK, z, z1, q_BK, y_B, T=config.temperature, beta=config.beta, **weights)
-        total, parts = distillation_loss(
-            logits_BK, q_BK, y_B, temperature=config.temperature, soften_target=False, **weights
+        return bilevel.upper_loss(
+            logits_BK, z, z1, q_BK, y_B, T=config.temperature, alpha=config.alpha, beta=config.beta, gamma=config.gamma
         )
-        mse = bilevel.feature_error(z, z1)
-        return total + config.beta * mse, {"kl": parts["kl"], "mse": mse.detach(), "ce": parts["ce"]}
+
+    # --- the seams of the lower level
+
+    def latent_start(self, z: Tensor, draws: BatchDraws) -> Tensor:
+        """Where the latent level starts, before its first shuffle; as z."""
+        return z + torch.tan(draws.uniform_like(z, "latent start"))
+
+    def shuffle(self, channels: int, draws: BatchDraws) -> list[Tensor | None]:
+        """The permutations (B, C) of the start and of each step; None for one that moves nothing."""
+        calls = self.config.num_poison_steps + 1
+        permutations_PBC = draws.channel_permutations("shuffle", calls, channels, self.config.rho)
+        return [None] * calls if permutations_PBC is None else list(permutations_PBC)
+
+    def latent_step(
+        self, network: Network, z1: Tensor, z: Tensor, share: Tensor, y_B: Tensor, next_perm_BC: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """z1 moved by one sign step and then shuffled for the next, and this process's share of its distance."""
+        return bilevel.latent_step(network, z1, z, share, y_B, next_perm_BC, channel_axis(z), kind=self.config.distance)
+
+    def logits_target(self, network: Network, logits_BK: Tensor, y_B: Tensor) -> Tensor:
+        """q: the distribution the student's logits are drawn to; partners come from the batch of all processes."""
+        gallery_GK = network.gather(logits_BK)
+        return bilevel.logits_target(logits_BK, y_B, self.config.temperature, self.config.target, gallery_GK=gallery_GK)
+
+    # --- how it is trained
+
+    def objective(self, training: Training) -> Objective:
+        """The loss of a batch, once its lower level is solved."""
+        engine = training.engine
+        lower = engine.lower_level(training.example(), training.run.say)
+
+        def targets(
+            network: Network, x_BCHW: Tensor, y_B: Tensor, ids_B: Tensor, t: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            draws = BatchDraws(seed=training.seed, step=t, sample_ids_B=ids_B)
+            return self.lower_level(network, x_BCHW, y_B, draws)
+
+        def of_batch(t: int, batch: Batch, y_B: Tensor) -> LossOf:
+            ids_B = batch.stream_ids_B.to(y_B.device, non_blocking=True)
+            step = torch.full((), t, dtype=torch.int64, device=y_B.device)
+            z1, q_BK, distance = lower(targets, batch.x_BCHW, y_B, ids_B, step)
+
+            def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+                logits_BK, z = engine.forward(batch.x_BCHW[rows], return_features=True)
+                total, parts = self.loss(logits_BK, z, z1[rows], q_BK[rows], y_B[rows])
+                losses = {f"loss/{name}": value for name, value in parts.items()}
+                return total, {
+                    **losses, "agreement/batch": agreement(logits_BK, y_B[rows]), "latent/distance": distance
+                }  # fmt: skip
+
+            return loss
+
+        return of_batch
+
+    def module(self, surrogate: nn.Module, default_layer: str | None) -> SplitModel:
+        """The surrogate cut at config.layer, or at its architecture's usual cut."""
+        layer = self.config.layer or default_layer
+        if layer is None:
+            inner = surrogate.get_submodule("backbone") if hasattr(surrogate, "backbone") else surrogate
+            names = [name for name, _ in inner.named_modules() if name]
+            raise UserError(
+                f"attack.layer is not set and this architecture has no usual cut; choose one of {', '.join(names[:40])}"
+            )
+        return SplitModel(surrogate, layer)

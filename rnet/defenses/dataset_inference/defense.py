@@ -19,6 +19,7 @@ from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
+from rnet.data.pixels import as_pixels
 from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.metric import Metric
@@ -174,7 +175,7 @@ class DatasetInference(Defense):
 
 def pixels(images_NCHW: Tensor, device: torch.device | str = "cpu") -> Tensor:
     """Float32 pixels in [0, 1] of uint8 images."""
-    return images_NCHW.to(device).float().div_(255.0)
+    return as_pixels(images_NCHW.to(device))
 
 
 def last_multiples(

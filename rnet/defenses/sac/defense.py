@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset
+from rnet.data.pixels import as_pixels
 from rnet.defenses.akh.defense import find_mistakes
 from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.metric import Metric
@@ -93,7 +94,7 @@ class SAC(Defense):
         # The images are in random order, so each takes its patch from a random other one.
         mixed_NCHW = images_NCHW.clone()
         mixed_NCHW[:, :, rows, columns] = images_NCHW.roll(1, dims=0)[:, :, rows, columns]
-        return mixed_NCHW.float().div_(255.0)
+        return as_pixels(mixed_NCHW)
 
     def _jpeg(self, dataset: Dataset, seed: int) -> Tensor:
         images_NCHW = self._test_images(dataset, seed, "sac/jpeg")
@@ -148,4 +149,4 @@ def through_jpeg(image_CHW: Tensor, quality: int) -> Tensor:
     with Image.open(buffer) as image:
         decoded = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     height, width = image_CHW.shape[1:]
-    return decoded.view(height, width, channels).permute(2, 0, 1).contiguous().float().div_(255.0)
+    return as_pixels(decoded.view(height, width, channels).permute(2, 0, 1).contiguous())

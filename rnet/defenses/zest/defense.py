@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnet.data.images import Dataset
+from rnet.data.pixels import as_pixels
 from rnet.defenses.base import Defense, Fingerprint, Judgement
 from rnet.defenses.metric import Metric
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, train_mode_logits
@@ -173,9 +174,9 @@ class Zest(Defense):
         in_train_mode = "train_mode_verification" in self.port
         batch = _PORT_BATCH
         if not in_train_mode:
-            batch = images_per_forward(model, tensors["images_NCHW"][:1].float() / 255, self.config.memory_mb)
+            batch = images_per_forward(model, as_pixels(tensors["images_NCHW"][:1]), self.config.memory_mb)
         for n, masks_SM in enumerate(masks_NSM):
-            x_CHW = tensors["images_NCHW"][n].to(device).float().div_(255.0)
+            x_CHW = as_pixels(tensors["images_NCHW"][n].to(device))
             segments_HW = tensors["segments_NHW"][n].to(device)
             parts = []
             for b, masks_BM in enumerate(masks_SM.split(batch)):

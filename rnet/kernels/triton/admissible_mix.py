@@ -7,8 +7,6 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rnet.kernels.admissible_mix import weight_pairs
-
 LARGEST_BLOCK = 4096
 
 
@@ -75,12 +73,13 @@ def admissible_mix_kernel(  # type: ignore[no-untyped-def]
     tl.store(weight_ptr + row, b)
 
 
-def launch(scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-    """admissible_mix for up to float32, on CUDA, or on a CPU under Triton's interpreter."""
+def launch(
+    scores_BK: Tensor, gallery_GK: Tensor, partner_B: Tensor, y_B: Tensor, pairs: tuple[tuple[float, float], ...]
+) -> tuple[Tensor, Tensor]:
+    """admissible_mix for up to float32, on CUDA, or on a CPU under Triton's interpreter. pairs: (b, 1 - b) each."""
     (B, K), G = scores_BK.shape, gallery_GK.shape[0]
     mixed_BK = torch.empty(B, K, dtype=torch.float32, device=scores_BK.device)
     b_B = torch.empty(B, dtype=torch.float32, device=scores_BK.device)
-    pairs = weight_pairs()
     BLOCK = min(triton.next_power_of_2(K), LARGEST_BLOCK)
     with torch.cuda.device_of(scores_BK):
         admissible_mix_kernel[(B,)](

@@ -10,8 +10,6 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rnet.kernels.latent_step import empty_next
-
 TILE = 2048
 """Elements per program: 16 for each of 128 threads."""
 
@@ -21,7 +19,7 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     z1_ptr,  # (B, C, S), strides z1_b, z1_c, z1_s, and so on
     z_ptr,  # (B, C, S)
     gradient_ptr,  # (B, C, S)
-    distance_ptr,  # ()
+    squared_ptr,  # ()
     perm_ptr,  # (B, C), contiguous; not read without HAS_PERM
     out_ptr,  # (B, C, S)
     squares_ptr,  # (programs,)
@@ -41,6 +39,7 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     out_s,
     weight,
     step_size,
+    samples,
     HAS_PERM: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
     OUTER: tl.constexpr,
@@ -72,10 +71,10 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     z1 = tl.load(z1_ptr + b * z1_b + source * z1_c + s * z1_s, mask=readable, other=float("nan")).to(tl.float32)
     gradient_at = gradient_ptr + b * gradient_b + source * gradient_c + s * gradient_s
     gradient = tl.load(gradient_at, mask=readable, other=0.0).to(tl.float32)
-    distance = tl.load(distance_ptr).to(tl.float32)
+    squared = tl.load(squared_ptr).to(tl.float32)
     # Rounded as torch does it (and launched without fused multiply-add), so that the same signs come out.
-    total = tl.div_rn(z1 - z_source, distance) * tl.div_rn(-weight, distance) + gradient
-    sign = tl.where(total > 0, 1.0, tl.where(total < 0, -1.0, 0.0))
+    slope = tl.div_rn(gradient, samples) - tl.div_rn(z1 - z_source, squared) * weight
+    sign = tl.where(slope > 0, 1.0, tl.where(slope < 0, -1.0, 0.0))
     moved = (z1 - step_size * sign).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + b * out_b + c * out_c + s * out_s, moved, mask=inside)
     off = tl.where(inside, moved.to(tl.float32) - z_here, 0.0)
@@ -86,14 +85,15 @@ def launch(
     z1: Tensor,
     z: Tensor,
     gradient: Tensor,
-    distance: Tensor,
+    squared: Tensor,
     next_perm_BC: Tensor | None,
     channel_axis: int,
     weight: float,
     step_size: float,
-) -> tuple[Tensor, Tensor]:
-    """latent_step for up to float32, on CUDA, or on a CPU under Triton's interpreter."""
-    out = empty_next(z1)
+    samples: int,
+    out: Tensor,
+) -> Tensor:
+    """The next z1 written to out, and its squared distance; for types up to float32, on CUDA or interpreted."""
     z1_BCS, z_BCS, gradient_BCS = (_as_BCS(tensor, channel_axis) for tensor in (z1, z, gradient))
     out_BCS = _as_BCS(out, channel_axis)
     assert out_BCS.data_ptr() == out.data_ptr()
@@ -107,12 +107,13 @@ def launch(
     perm_BC = squares if next_perm_BC is None else next_perm_BC.contiguous()
     with torch.cuda.device_of(z1):
         latent_step_kernel[(programs,)](
-            z1_BCS, z_BCS, gradient_BCS, distance, perm_BC, out_BCS, squares, C, S,
-            *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(), weight, step_size,
+            z1_BCS, z_BCS, gradient_BCS, squared, perm_BC, out_BCS, squares, C, S,
+            *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(),
+            weight, step_size, float(samples),
             HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, OUTER=OUTER, INNER=INNER,
             num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
-    return out, squares.sum()
+    return squares.sum()
 
 
 def _as_BCS(tensor: Tensor, channel_axis: int) -> Tensor:

@@ -7,8 +7,6 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rnet.kernels.partners import first_argmax
-
 
 @triton.jit
 def distances_kernel(  # type: ignore[no-untyped-def]
@@ -45,8 +43,8 @@ def distances_kernel(  # type: ignore[no-untyped-def]
     tl.store(distances_ptr + b[:, None] * G + g[None, :], distances_BG, mask=(b[:, None] < B) & (g[None, :] < G))
 
 
-def launch(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
-    """partners for up to float32, on CUDA, or on a CPU under Triton's interpreter."""
+def distances(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
+    """float32 (B, G) for types up to float32, on CUDA, or on a CPU under Triton's interpreter."""
     (B, K), G = p_BK.shape, gallery_GK.shape[0]
     BLOCK_B, BLOCK_G, BLOCK_K = 8, 16, 32
     distances_BG = torch.empty(B, G, dtype=torch.float32, device=p_BK.device)
@@ -55,4 +53,4 @@ def launch(p_BK: Tensor, gallery_GK: Tensor) -> Tensor:
             p_BK, gallery_GK, distances_BG, B, G, K, *p_BK.stride(), *gallery_GK.stride(),
             BLOCK_B=BLOCK_B, BLOCK_G=BLOCK_G, BLOCK_K=BLOCK_K, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-    return first_argmax(distances_BG)
+    return distances_BG

@@ -133,7 +133,7 @@ KINDS = (WinogradConv2d, HalvingConv2d, SubsampledConv2d)
 
 
 @torch.no_grad()
-def rewrite_small_maps(model: nn.Module, x_BCHW: Tensor) -> list[RewrittenConv2d]:
+def quicken(model: nn.Module, x_BCHW: Tensor) -> list[RewrittenConv2d]:
     """Replaces convolutions of the model in place, where it pays for images like x; returns the new modules.
 
     model: in eval mode and frozen, in float32 on a CPU. Which are replaced follows from channels and map sizes alone,

@@ -6,8 +6,9 @@ components one by one and sums over channels: P matrix products in place of nine
 instead of 36. G w pays where the same weights meet many maps, as in RemovalNet's latent level: twenty steps, forward
 and backward, through one frozen network.
 
-The finite points at which the polynomials of 4x4 tiles are evaluated, 0, +-5/7 and +-7/5, keep rounding near that of
-a direct convolution; with the usual 0, +-1 and +-2 it is about twice as large (compare Barabasz et al., ACM TOMS 2020).
+The finite points at which the polynomials of 4x4 tiles are evaluated, 0, +-5/7 and +-7/5, keep rounding within a
+few times that of a direct convolution; with the usual 0, +-1 and +-2 it is about twice as large (compare Barabasz et
+al., ACM TOMS 2020).
 They also serve the backward pass, which convolves with the weights turned by half a circle. A turned polynomial takes
 at a point what the first one takes at its inverse, up to a factor, and 5/7 and 7/5, 0 and infinity are each other's
 inverses: so its components are those of the first in another order, which the maps B and A make up for.

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from rnet.attacks.base import AttackContext
-from rnet.attacks.removalnet.attack import Prepared, RemovalNet
+from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.attacks.substitutes import Training
 from rnet.data.images import Dataset
 from rnet.engines.config import EngineConfig
 from rnet.models.classifier import Classifier
@@ -28,7 +29,7 @@ def prepared(
     *,
     device: str = "cpu",
     quiet: bool = True,
-) -> tuple[RemovalNet, Prepared]:
+) -> tuple[RemovalNet, Training]:
     """The attack and what it prepared, with seed 1."""
     victim.requires_grad_(False)
     run = Run(

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rnet.attacks.removalnet import bilevel
+from rnet.kernels.admissible_mix import admissible_mix
+from rnet.kernels.partners import partners
 from tests.attacks.removalnet import oracle
+from tests.attacks.removalnet.network import OnlyTail
 
 SEEDS = st.integers(0, 2**32 - 1)
-KINDS: st.SearchStrategy[bilevel.Distance] = st.sampled_from(["l2", "cosine"])
+KINDS = st.sampled_from(["l2", "cosine"])
 MODES = ("official", "logits", "probs")
 # Shape of a batch of latents without the batch axis, and the channel axis counted with it.
 SHAPES = st.sampled_from([([3], 1), ([4, 2, 2], 1), ([3, 5], -1), ([2, 3, 4], 3), ([5, 2], 1)])
@@ -88,7 +91,7 @@ def same(found: Tensor, expected: object) -> None:
 @given(SEEDS, SHAPES, KINDS)
 @few
 def test_the_oracles_latent_gradient_is_the_slope_of_its_objective(
-    seed: int, shape: tuple[list[int], int], kind: bilevel.Distance
+    seed: int, shape: tuple[list[int], int], kind: str
 ) -> None:
     case = random_case(seed, shape)
     gradient = oracle.latent_gradient(case.tail, case.z1, case.z, case.labels, kind, 0.1)
@@ -120,75 +123,80 @@ def test_a_permutation_is_the_same_in_channels_last_memory() -> None:
     assert torch.equal(moved, case.latent(oracle.shuffle(case.z, [4, 2, 3], case.permutations, 0)))
 
 
-@given(SEEDS, SHAPES)
+def step(
+    tail: TorchTail, z1: Tensor, z: Tensor, labels: Tensor, perm_BC: Tensor | None, axis: int, **settings: object
+) -> Tensor:
+    """A step of the paper, which shuffles first."""
+    z1 = bilevel.apply_permutation(z1, perm_BC, axis)
+    share = bilevel.distance_share(z1, z, settings.get("kind", "l2"))
+    return bilevel.latent_step(OnlyTail(tail), z1, z, share, labels, None, axis, **settings)[0]
+
+
+@given(SEEDS, SHAPES, KINDS)
 @few
-def test_no_permutation_is_the_identity(seed: int, shape: tuple[list[int], int]) -> None:
+def test_no_permutation_is_the_identity(seed: int, shape: tuple[list[int], int], kind: str) -> None:
     case = random_case(seed, shape)
-    z, z1, u = case.latent(case.z), case.latent(case.z1), case.latent(case.u)
-    tail, labels = TorchTail(case.tail), torch.tensor(case.labels)
+    z, z1 = case.latent(case.z), case.latent(case.z1)
+    net, labels = OnlyTail(TorchTail(case.tail)), torch.tensor(case.labels)
     identity = torch.arange(z.shape[case.axis]).expand(len(z), -1)
-    assert torch.equal(bilevel.latent_start(z, u, None, case.axis), bilevel.latent_start(z, u, identity, case.axis))
-    assert torch.equal(
-        bilevel.latent_step(tail, z1, z, labels, None, case.axis),
-        bilevel.latent_step(tail, z1, z, labels, identity, case.axis),
+    share = bilevel.distance_share(z1, z, kind)
+    found, same_found = (
+        bilevel.latent_step(net, z1, z, share, labels, perm_BC, case.axis, kind=kind) for perm_BC in (None, identity)
     )
+    assert torch.equal(found[0], same_found[0])
+    torch.testing.assert_close(found[1], bilevel.distance_share(found[0], z, kind))
 
 
 @given(SEEDS, SHAPES, KINDS)
 @few
 def test_log_distance_is_one_norm_over_the_batch_or_the_sum_of_cosine_distances(
-    seed: int, shape: tuple[list[int], int], kind: bilevel.Distance
+    seed: int, shape: tuple[list[int], int], kind: str
 ) -> None:
     case = random_case(seed, shape)
-    found = bilevel.latent_distance(case.latent(case.z1), case.latent(case.z), kind).log()
+    found = bilevel.distance(bilevel.distance_share(case.latent(case.z1), case.latent(case.z), kind), kind).log()
     assert found.ndim == 0
     torch.testing.assert_close(found, tensor(oracle.distance(case.z1, case.z, kind)).log(), rtol=1e-6, atol=1e-9)
 
 
 def test_cosine_distance_of_equal_latents_stays_finite() -> None:
     z = tensor([[1.0, 2.0], [0.0, 3.0]])
-    assert bilevel.latent_distance(z, z, "cosine").log().item() == pytest.approx(np.log(1e-12), abs=1e-3)
+    found = bilevel.distance(bilevel.distance_share(z, z, "cosine"), "cosine")
+    assert found.log().item() == pytest.approx(np.log(1e-12), abs=1e-3)
 
 
-@given(SEEDS, SHAPES)
+@given(SEEDS, SHAPES, st.sampled_from([0.1, 2.0]))
 @few
-def test_the_start_is_the_shuffled_sum_of_latent_and_tangent_noise(seed: int, shape: tuple[list[int], int]) -> None:
-    case = random_case(seed, shape)
-    start = bilevel.latent_start(case.latent(case.z), case.latent(case.u), torch.tensor(case.permutations), case.axis)
-    same(start, oracle.latent_start(case.z, case.u, case.shape, case.permutations, case.sample_axis))
-
-
-@given(SEEDS, SHAPES, KINDS, st.sampled_from([0.1, 0.0, 2.0]))
-@few
-def test_the_latent_gradient_is_the_oracles(
-    seed: int, shape: tuple[list[int], int], kind: bilevel.Distance, weight: float
+def test_the_parts_of_the_latent_gradient_are_the_oracles(
+    seed: int, shape: tuple[list[int], int], weight: float
 ) -> None:
     case = random_case(seed, shape)
     z1, z, labels = case.latent(case.z1), case.latent(case.z), torch.tensor(case.labels)
-    gradient = bilevel.latent_gradient(TorchTail(case.tail), z1, z, labels, kind=kind, weight=weight)
+    gradient = OnlyTail(TorchTail(case.tail)).gradient(bilevel.summed_cross_entropy, z1, labels) / len(z)
     assert gradient.shape == z.shape
-    same(gradient, oracle.latent_gradient(case.tail, case.z1, case.z, case.labels, kind, weight))
+    same(gradient, oracle.latent_gradient(case.tail, case.z1, case.z, case.labels, "l2", 0.0))
+    away = bilevel.cosine_gradient(z1, z) / bilevel.distance(bilevel.distance_share(z1, z, "cosine"), "cosine")
+    same(gradient - weight * away, oracle.latent_gradient(case.tail, case.z1, case.z, case.labels, "cosine", weight))
 
 
-def test_the_latent_gradient_leaves_parameters_and_the_tape_alone() -> None:
+def test_a_latent_step_leaves_parameters_and_the_tape_alone() -> None:
     case = random_case(4, ([4, 2, 2], 1))
     tail, z1, z = TorchTail(case.tail), case.latent(case.z1), case.latent(case.z)
     tail.W1.grad = torch.ones_like(tail.W1)
     before = z1.clone()
-    gradient = bilevel.latent_gradient(tail, z1, z, torch.tensor(case.labels))
+    moved = step(tail, z1, z, torch.tensor(case.labels), None, 1)
     assert torch.equal(tail.W1.grad, torch.ones_like(tail.W1))
     assert tail.b1.grad is tail.W2.grad is tail.b2.grad is z1.grad is None
-    assert not gradient.requires_grad
+    assert not moved.requires_grad
     assert torch.equal(z1, before)
 
 
 @given(SEEDS, SHAPES, KINDS)
 @few
 def test_a_latent_step_shuffles_first_and_then_descends_by_the_sign(
-    seed: int, shape: tuple[list[int], int], kind: bilevel.Distance
+    seed: int, shape: tuple[list[int], int], kind: str
 ) -> None:
     case = random_case(seed, shape)
-    stepped = bilevel.latent_step(
+    stepped = step(
         TorchTail(case.tail),
         case.latent(case.z1),
         case.latent(case.z),
@@ -208,38 +216,36 @@ def test_a_latent_step_shuffles_first_and_then_descends_by_the_sign(
 
 @given(SEEDS, SHAPES, KINDS)
 @few
-def test_a_whole_latent_search_follows_the_oracle(
-    seed: int, shape: tuple[list[int], int], kind: bilevel.Distance
-) -> None:
+def test_a_whole_latent_search_follows_the_oracle(seed: int, shape: tuple[list[int], int], kind: str) -> None:
     case = random_case(seed, shape)
     z, labels, perms = case.latent(case.z), torch.tensor(case.labels), torch.tensor(case.permutations)
-    ours = bilevel.latent_start(z, case.latent(case.u), perms, case.axis)
+    ours = z + torch.tan(case.latent(case.u))
+    for _ in range(2):  # the start's shuffle and the first step's
+        ours = bilevel.apply_permutation(ours, perms, case.axis)
+    share, net = bilevel.distance_share(ours, z, kind), OnlyTail(TorchTail(case.tail))
     theirs = oracle.latent_start(case.z, case.u, case.shape, case.permutations, case.sample_axis)
-    for _ in range(4):
-        ours = bilevel.latent_step(TorchTail(case.tail), ours, z, labels, perms, case.axis, kind=kind)
+    for following in (perms, perms, perms, None):
+        ours, share = bilevel.latent_step(net, ours, z, share, labels, following, case.axis, kind=kind)
         theirs, gradient = oracle.latent_step(
             case.tail, theirs, case.z, case.labels, case.shape, case.permutations, case.sample_axis, kind
         )
         assume(min(abs(slope) for row in gradient for slope in row) > 1e-9)  # else one sign may differ by rounding
     same(ours, theirs)
+    torch.testing.assert_close(bilevel.distance(share, kind), tensor(oracle.distance(theirs, case.z, kind)))
 
 
 def test_weight_and_step_size_are_the_published_constants_by_default() -> None:
+    assert (bilevel.LOG_DISTANCE_WEIGHT, bilevel.STEP_SIZE) == (0.1, 0.01)
     case = random_case(11, ([3, 5], -1))
     arguments = (TorchTail(case.tail), case.latent(case.z1), case.latent(case.z), torch.tensor(case.labels))
-    same(
-        bilevel.latent_gradient(*arguments),
-        oracle.latent_gradient(case.tail, case.z1, case.z, case.labels, "l2", 0.1),
-    )
-    identity = torch.arange(5).expand(len(case.z), 5)
-    moved = bilevel.latent_step(*arguments, identity, -1) - arguments[1]
+    moved = step(*arguments, None, -1) - arguments[1]
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-9, atol=1e-12)
 
 
 def test_a_zero_gradient_moves_nothing() -> None:
     tail = oracle.Tail([[0.0, 0.0]], [0.0], [[0.0], [0.0]], [0.0, 0.0])
     z1 = tensor([[1.0, 2.0]])
-    stepped = bilevel.latent_step(TorchTail(tail), z1, z1 + 1, torch.tensor([0]), torch.tensor([[0, 1]]), 1, weight=0.0)
+    stepped = step(TorchTail(tail), z1, z1 + 1, torch.tensor([0]), None, 1, weight=0.0)
     assert torch.equal(stepped, tensor([[1.0, 2.0]]))
 
 
@@ -250,7 +256,7 @@ def test_a_zero_gradient_moves_nothing() -> None:
 @few
 def test_the_partner_is_the_farthest_and_ties_go_to_the_lowest_index(eighths: list[list[int]]) -> None:
     p = [[value / 8 for value in row] for row in eighths]  # exact in binary: equal distances are equal bits
-    found = bilevel.partners(tensor(p))
+    found = partners(tensor(p))
     assert found.dtype == torch.int64
     assert found.tolist() == oracle.partners(p)
 
@@ -260,31 +266,35 @@ def test_the_partner_is_the_farthest_and_ties_go_to_the_lowest_index(eighths: li
 def test_partners_in_a_gallery_are_found_by_distance_to_its_rows(seed: int) -> None:
     rng = np.random.default_rng(seed)
     p, gallery = rng.dirichlet([0.5] * 4, size=3).tolist(), rng.dirichlet([0.5] * 4, size=6).tolist()
-    assert bilevel.partners(tensor(p), tensor(gallery)).tolist() == oracle.partners(p, gallery)
+    assert partners(tensor(p), tensor(gallery)).tolist() == oracle.partners(p, gallery)
 
 
 def test_ties_go_to_the_lowest_index_in_a_large_batch() -> None:
     p = [[0.875, 0.125, 0.0]] + [[0.0, 0.5, 0.5], [0.25, 0.25, 0.5]] * 40
-    assert bilevel.partners(tensor(p)).tolist() == oracle.partners(p)
-    assert bilevel.partners(tensor(p))[0] == 1
+    assert partners(tensor(p)).tolist() == oracle.partners(p)
+    assert partners(tensor(p))[0] == 1
 
 
 def test_samples_that_are_all_equal_choose_the_first() -> None:
     p = [[0.2, 0.3, 0.5]] * 30
-    assert bilevel.partners(tensor(p)).tolist() == [0] * 30
-    assert bilevel.partners(tensor(p[:1])).tolist() == [0]
+    assert partners(tensor(p)).tolist() == [0] * 30
+    assert partners(tensor(p[:1])).tolist() == [0]
 
 
 def test_equal_probabilities_in_float32_choose_the_first() -> None:
     p_BK = torch.softmax(torch.linspace(-3, 3, 17), dim=0).expand(64, 17)
-    assert bilevel.partners(p_BK).tolist() == [0] * 64
+    assert partners(p_BK).tolist() == [0] * 64
 
 
 # ---------------------------------------------------------------- logits level: the mix
 
 
+def first_admissible(own_BK: Tensor, other_BK: Tensor, y_B: Tensor) -> Tensor:
+    return admissible_mix(own_BK, other_BK, torch.arange(len(own_BK)), y_B)[1]
+
+
 def weight_of(own: list[float], other: list[float], label: int) -> float:
-    found = bilevel.first_admissible(tensor([own]), tensor([other]), torch.tensor([label]))
+    found = first_admissible(tensor([own]), tensor([other]), torch.tensor([label]))
     assert found.shape == (1,)
     assert found.is_floating_point()
     assert found.item() == pytest.approx(oracle.first_admissible(own, other, label), rel=1e-9)
@@ -337,7 +347,7 @@ def test_first_admissible_agrees_with_the_oracle_and_with_the_inequalities(seed:
     if twins:  # two classes with the same scores everywhere: exact ties for every b
         own[:, -1], other[:, -1] = own[:, 0], other[:, 0]
     labels = rng.integers(classes, size=batch)
-    found = bilevel.first_admissible(tensor(own.tolist()), tensor(other.tolist()), torch.tensor(labels.tolist()))
+    found = first_admissible(tensor(own.tolist()), tensor(other.tolist()), torch.tensor(labels.tolist()))
     for i in range(batch):
         case = own[i].tolist(), other[i].tolist(), int(labels[i])
         assert found[i].item() == pytest.approx(oracle.first_admissible(*case), rel=1e-9)
@@ -352,7 +362,7 @@ def test_first_admissible_agrees_with_the_oracle_and_with_the_inequalities(seed:
 @pytest.mark.parametrize("mode", MODES)
 @given(SEEDS, st.sampled_from([1.0, 4.0, 20.0]))
 @few
-def test_the_target_of_each_mode_is_the_oracles(mode: bilevel.TargetMode, seed: int, T: float) -> None:
+def test_the_target_of_each_mode_is_the_oracles(mode: str, seed: int, T: float) -> None:
     rng = np.random.default_rng(seed)
     logits = (3 * rng.normal(size=(int(rng.integers(1, 7)), int(rng.integers(2, 6))))).tolist()
     labels = rng.integers(len(logits[0]), size=len(logits)).tolist()
@@ -361,7 +371,7 @@ def test_the_target_of_each_mode_is_the_oracles(mode: bilevel.TargetMode, seed: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_target_without_admissible_mix_is_the_sample_itself(mode: bilevel.TargetMode) -> None:
+def test_a_target_without_admissible_mix_is_the_sample_itself(mode: str) -> None:
     logits, labels = [[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]], [2, 2]
     p = [oracle.softmax(row) for row in logits]
     alone = {
@@ -373,7 +383,7 @@ def test_a_target_without_admissible_mix_is_the_sample_itself(mode: bilevel.Targ
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_of_one_is_its_own_partner(mode: bilevel.TargetMode) -> None:
+def test_a_batch_of_one_is_its_own_partner(mode: str) -> None:
     logits = [[1.0, 2.0, 0.5]]
     expected = {
         "official": oracle.softmax([v / 2 for v in oracle.softmax(logits[0])]),
@@ -419,7 +429,7 @@ def test_the_official_target_is_nearly_flat_at_temperature_twenty() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_target_is_a_constant(mode: bilevel.TargetMode) -> None:
+def test_a_target_is_a_constant(mode: str) -> None:
     logits = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     q = bilevel.logits_target(logits.detach(), torch.tensor([0, 1, 2, 0, 1]), 4.0, mode)
     assert not q.requires_grad

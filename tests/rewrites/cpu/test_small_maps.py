@@ -12,7 +12,7 @@ from torchvision import models
 from rnet.cutting.split import SplitModel
 from rnet.models.resnet import SmallResNet
 from rnet.rewrites.cpu import small_maps
-from rnet.rewrites.cpu.small_maps import HalvingConv2d, SubsampledConv2d, WinogradConv2d, rewrite_small_maps
+from rnet.rewrites.cpu.small_maps import HalvingConv2d, SubsampledConv2d, WinogradConv2d, quicken
 from rnet.rewrites.folding import FoldedSplit, folded
 from tests.rewrites.test_folding import lived_in
 
@@ -60,23 +60,26 @@ def test_a_model_stays_the_same_function(build, size: int, count: int) -> None: 
     expected = model(x)
     (slope,) = torch.autograd.grad(expected.square().sum(), x)
     names = list(model.state_dict())
-    assert len(rewrite_small_maps(model, x[:1])) == count
+    assert len(quicken(model, x[:1])) == count
     found = model(x)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), x)[0], slope, rtol=1e-8, atol=1e-9)
     assert len(model.state_dict()) == len(names)
 
 
-def test_a_folded_split_follows_the_weights() -> None:
+def test_a_rewritten_copy_follows_the_weights() -> None:
     torch.manual_seed(0)
     source = SplitModel(lived_in(models.vgg11_bn(weights=None, init_weights=False, num_classes=5)), "features.8")
-    follower = FoldedSplit(source, small_maps_for=image(32)[:1])
-    assert len(follower.rewritten) == 6
+    follower = FoldedSplit(source)
+    rewritten = quicken(follower.split.model, image(32)[:1])
+    assert len(rewritten) == 6
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
         stale = follower.split(image(32))
         follower.refresh()
+        for convolution in rewritten:
+            convolution.refresh()
         z = source.head(image(32))
         torch.testing.assert_close(follower.split.head(image(32)), z, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(follower.split.tail(z), source.tail(z), rtol=1e-9, atol=1e-9)
@@ -159,17 +162,17 @@ def test_other_maps_and_types_take_the_direct_convolution(monkeypatch: pytest.Mo
 )
 def test_other_convolutions_stay(conv: nn.Module) -> None:
     model = nn.Sequential(copy.deepcopy(conv))
-    assert rewrite_small_maps(model, torch.randn(1, 128, 8, 8)) == []
+    assert quicken(model, torch.randn(1, 128, 8, 8)) == []
     assert type(model[0]) is type(conv)
 
 
 def test_what_is_hooked_or_called_at_two_sizes_stays() -> None:
     hooked = nn.Sequential(wide())
     hooked[0].register_forward_hook(lambda *_: None)
-    assert rewrite_small_maps(hooked, torch.randn(1, 128, 8, 8)) == []
+    assert quicken(hooked, torch.randn(1, 128, 8, 8)) == []
     conv = wide()
     twice = nn.Sequential(conv, nn.MaxPool2d(2), conv)
-    assert rewrite_small_maps(twice, torch.randn(1, 128, 8, 8)) == []
+    assert quicken(twice, torch.randn(1, 128, 8, 8)) == []
     same = nn.Sequential(nn.Conv2d(128, 128, 3, padding="same"))
-    assert len(rewrite_small_maps(same, torch.randn(1, 128, 8, 8))) == 1
+    assert len(quicken(same, torch.randn(1, 128, 8, 8))) == 1
     assert isinstance(same[0], WinogradConv2d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,6 @@ from torch import Tensor
 from rnet.errors import UserError
 from rnet.rewrites.cpu import winograd
 from rnet.rewrites.cpu.winograd import products, transform_weights, winograd_conv, winograd_conv_op
-from tests.kernels.closeness import assert_near
 
 SIZES = [(2, 2), (4, 4), (8, 8), (1, 1), (2, 3), (3, 2), (5, 4), (7, 7), (4, 9), (1, 6)]
 
@@ -48,9 +48,19 @@ def test_it_is_the_convolution_and_its_gradient(N: int, C: int, K: int, size: tu
 
 
 @pytest.mark.parametrize(("channels", "size"), [(256, (4, 4)), (128, (8, 8)), (512, (2, 2)), (256, (7, 7))])
-def test_float32_rounds_about_as_a_direct_convolution_does(channels: int, size: tuple[int, int]) -> None:
-    """Forward and backward."""
+def test_float32_rounds_little_in_comparison_with_what_is_summed(channels: int, size: tuple[int, int]) -> None:
+    """Forward and backward: error of a result against the sum of the absolute values of all its products.
+
+    In units of half a last place it is .3 to 1.2 (norms over all results), 12 at most of a single one, whatever the
+    CPU: the transforms make it, not the order of the sums. The usual points 0, +-1, +-2 make about twice as much.
+    """
     x, weight, bias, gradient = draw(2, channels, channels, *size)
+
+    def both(convolve: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, bias, gradient = tensors
+        leaf = x.clone().requires_grad_(True)
+        y = convolve(leaf, weight, bias)
+        return y.detach(), torch.autograd.grad(y, leaf, gradient)[0]
 
     def direct(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, padding=1)
@@ -58,19 +68,13 @@ def test_float32_rounds_about_as_a_direct_convolution_does(channels: int, size: 
     def fast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return winograd_conv(x, transform_weights(weight, size), bias)
 
-    results = []
-    for convolve, dtype in ((direct, torch.float64), (fast, torch.float32), (direct, torch.float32)):
-        leaf = x.to(dtype).requires_grad_(True)
-        y = convolve(leaf, weight.to(dtype), bias.to(dtype))
-        results.append((y.detach(), torch.autograd.grad(y, leaf, gradient.to(dtype))[0]))
-    exact, found, compared = results
-    for result, expected in zip(found, exact, strict=True):
-        assert_near(result, expected)
-    errors = [
-        max((result - expected).norm() / expected.norm() for result, expected in zip(rounded, exact, strict=True))
-        for rounded in (found, compared)
-    ]
-    assert errors[0] < 4 * errors[1]
+    tensors = (x, weight, bias, gradient)
+    exact, summed = both(direct, *tensors), both(direct, *(tensor.abs() for tensor in tensors))
+    half_place = torch.finfo(torch.float32).eps / 2
+    for result, expected, scale in zip(both(fast, *(t.float() for t in tensors)), exact, summed, strict=True):
+        error = (result.double() - expected).abs() / half_place
+        assert error.norm() < 2 * scale.norm()
+        assert (error < 32 * scale).all()
 
 
 @pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 5)])

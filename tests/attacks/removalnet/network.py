@@ -1,0 +1,20 @@
+"""A network of which only the tail is known, as one process sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from rnet.engines.lower_level import Network
+
+
+class OnlyTail(Network):
+    """tail: any function of z."""
+
+    def __init__(self, tail: Callable[[Tensor], Tensor], *, chunks: int = 1) -> None:
+        self._chunks = chunks
+        self._tail = tail
+
+    def tail(self, z: Tensor) -> Tensor:
+        return self._tail(z)

@@ -1,0 +1,25 @@
+"""Pixels of stored images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rnet.data.pixels import as_pixels
+
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_every_value_is_its_correctly_rounded_255th(device: str) -> None:
+    images_NCHW = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    expected = (images_NCHW.double() / 255).float()
+    found = as_pixels(images_NCHW.to(device))
+    assert torch.equal(found.cpu(), expected)
+    assert torch.equal(expected, images_NCHW.float().div_(255.0))
+    assert not torch.equal(expected, images_NCHW.float().mul_(1 / 255)), "this is how CUDA would divide by a number"
+
+
+def test_floats_are_pixels_already() -> None:
+    x_NCHW = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.equal(as_pixels(x_NCHW), x_NCHW.float())
