@@ -20,7 +20,7 @@ from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.splits import substitute_subset
 from rnet.draws import derive_seed
 from rnet.models.classifier import Classifier
-from rnet.parallel.collectives import map_rows
+from rnet.training.labels import label_table
 from rnet.training.loop import Run
 
 if TYPE_CHECKING:
@@ -158,21 +158,3 @@ class Training:
 def agreement(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Share of samples with the victim's label, 0-dim."""
     return (logits_BK.detach().argmax(1) == y_B).float().mean()
-
-
-@torch.no_grad()
-def label_table(victim: Victim, part: Part, device: torch.device, *, batch_size: int = 512) -> Tensor:
-    """The victim's labels for every image of a part, as is and mirrored: int64 (N, 2) on the device.
-
-    Images are only ever mirrored, so this is the label of the image as augmented, computed once; each process asks for
-    its share.
-    """
-
-    def labels(indices_N: Tensor) -> Tensor:
-        found = []
-        for indices_B in indices_N.split(batch_size):
-            x_BCHW = part.pixels(indices_B, device)
-            found.append(torch.stack([victim(x).argmax(dim=1) for x in (x_BCHW, x_BCHW.flip(-1))], dim=1))
-        return torch.cat(found)
-
-    return map_rows(labels, torch.arange(len(part)))
