@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rnet.config.run import load_config
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import rank
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.stages.stages import attack, train
 from rnet.stages.store import Store
 from rnet.training.loop import Run
@@ -72,7 +73,7 @@ class Watch:
             for tensor in (thing, thing.grad if thing.is_leaf else None):
                 if tensor is not None and (storage := tensor.untyped_storage()).nbytes() >= SMALLEST:
                     self._known.setdefault(storage._cdata, StorageWeakRef(storage))
-        found, files = {}, _mapped_checkpoints()
+        found, files = {}, _mapped_checkpoints() if self.moment == "load" else []
         for key, reference in list(self._known.items()):
             if reference.expired():
                 del self._known[key]

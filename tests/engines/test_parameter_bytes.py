@@ -1,4 +1,4 @@
-"""ZeRO-3 divides what it says: all bytes of parameters that a process holds, while an attack runs and while it saves."""
+"""ZeRO-3 divides what it says: all bytes of parameters that a process holds while an attack runs and is saved."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def run(folder: Path, name: str, *overrides: str, ranks: int = 2) -> list[Peaks]
     assert all(end.returncode == 0 for end in ends), "\n".join(end.stderr[-3000:] for end in ends)
     found = [json.loads((folder / name.format(rank)).read_text()) for rank in range(ranks)]
     for rank, peaks in enumerate(found):
-        print(f"rank {rank} of {ranks}:", {moment: round(size / MODEL_BYTES, 2) for moment, size in peaks.items()})
+        models = {moment: round(size / MODEL_BYTES, 2) for moment, size in peaks.items()}
+        print(f"rank {rank} of {ranks}, in models: {models}")  # noqa: T201 - the figures of docs/engines.md
     return found
 
 
