@@ -117,7 +117,9 @@ def test_the_ranks_of_a_slurm_step_meet_at_its_first_node(monkeypatch: pytest.Mo
 
 @pytest.mark.slurm
 @pytest.mark.skipif(not shutil.which("scontrol"), reason="Slurm is not installed")
-def test_scontrol_expands_a_list_of_nodes() -> None:
+def test_scontrol_expands_a_list_of_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slurm.conf").write_text("ClusterName=test\nSlurmctldHost=localhost\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert rendezvous._scontrol("show", "hostnames", "n[08-10,7]").split() == ["n08", "n09", "n10", "n7"]
 
 
