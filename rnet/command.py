@@ -56,7 +56,7 @@ def guarded(action: Callable[[], None]) -> int:
 
 def require_one_process(command: str) -> None:
     """Raises UserError where torchrun, srun or mpiexec started several."""
-    from rnet.parallel.processes import launched
+    from rnet.parallel.launch import launched
 
     if (count := launched().world_size) > 1:
         raise UserError(f"{command} is one process, but {count} were started; start it alone")
@@ -68,7 +68,8 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
     from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
-    from rnet.parallel.processes import launched, process_group
+    from rnet.parallel.launch import launched
+    from rnet.parallel.processes import process_group
     from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
 

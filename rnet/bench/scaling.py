@@ -31,7 +31,6 @@ from rnet.data.registry import load_dataset
 from rnet.engines.choice import check_batch, check_engine
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
-from rnet.parallel.processes import SINGLE, Launch
 from rnet.stages.stages import build
 from rnet.training.loop import resolve_device
 
@@ -208,15 +207,10 @@ def _check(configs: Sequence[RunConfig], plan: Plan, processes: Sequence[int]) -
         if ":" in config.engine.device:
             raise UserError(f"engine.device={config.engine.device} is one device; use engine.device=cuda")
         for count in processes:
-            launch = SINGLE if count == 1 else _launch(count)
             engine = replace(config.engine, victim="replica") if count == 1 else config.engine
-            check_engine(engine, config.precision, launch, plan.device)
+            check_engine(engine, config.precision, count, plan.device)
             for step in plan.steps:
-                check_batch(config.engine, f"{step}.batch_size", plan.batch_size(step), model, launch)
-
-
-def _launch(processes: int) -> Launch:
-    return Launch(launcher="torchrun", rank=0, world_size=processes, local_rank=0, local_world_size=processes)
+                check_batch(config.engine, f"{step}.batch_size", plan.batch_size(step), model, count)
 
 
 def _measure(plan: Plan, step: str, engine: str, processes: int, batch_size: int, rounds: int) -> Point:

@@ -24,7 +24,8 @@ from rnet.data.images import Dataset
 from rnet.data.registry import load_dataset
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import gather_objects, rank, wait_for_all
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.stages.stages import build, frozen_victim
 from rnet.training.loop import Step, resolve_device
 

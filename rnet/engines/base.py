@@ -163,7 +163,8 @@ class Engine(ABC):
     def save(self) -> dict[str, Any]:
         """Everything a restart needs, on any engine and number of processes; called by all ranks.
 
-        {"model": state dict, "optimizer": {parameter name: its state}, "scheduler": ...}, whole tensors.
+        {"model": state dict, "optimizer": {parameter name: its state}, "scheduler": ...}, whole tensors: what processes
+        divide is gathered on rank 0 only, in the host's memory, one tensor after the other.
         """
         return {
             "model": self.model_state(),
@@ -172,7 +173,7 @@ class Engine(ABC):
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what save() returned, on whatever engine; called by all ranks."""
+        """Takes over what save() returned on rank 0 of whatever engine; called by all ranks with the same."""
         self._load_model(state["model"])
         self._load_optimizer(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
@@ -237,7 +238,7 @@ class Engine(ABC):
         yield
 
     def model_state(self) -> dict[str, Tensor]:
-        """The unwrapped model's whole state dict."""
+        """The unwrapped model's whole state dict, on rank 0."""
         return self.unwrapped.state_dict()
 
     def _optimizer_state(self) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,6 @@ from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
 from rnet.errors import UserError, unknown_name
-from rnet.parallel.processes import Launch
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +27,8 @@ COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victi
 SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
 
-def check_engine(config: EngineConfig, precision: str, launch: Launch, device: torch.device) -> None:
-    """Raises UserError for a combination that cannot run; needs no process group."""
+def check_engine(config: EngineConfig, precision: str, processes: int, device: torch.device) -> None:
+    """Raises UserError for a combination that so many processes cannot run; needs no process group."""
     for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS)):
         if getattr(config, key) not in valid:
             raise unknown_name(f"engine.{key}", getattr(config, key), valid)
@@ -38,15 +37,15 @@ def check_engine(config: EngineConfig, precision: str, launch: Launch, device: t
     for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
         if getattr(config, key) < 1:
             raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
-    if config.name == "plain" and launch.world_size > 1:
-        raise UserError(f"engine=plain is one process, but {launch.world_size} were started; use engine=ddp")
+    if config.name == "plain" and processes > 1:
+        raise UserError(f"engine=plain is one process, but {processes} were started; use engine=ddp")
     if config.compile and config.name == "deepspeed":
         raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
     if config.compile and config.activation_checkpointing:
         raise UserError("engine.compile=true and engine.activation_checkpointing=true exclude each other; choose one")
     if config.offload and (config.name != "deepspeed" or config.zero_stage == 0):
         raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")
-    if config.victim == "zero3" and launch.world_size == 1:
+    if config.victim == "zero3" and processes == 1:
         raise UserError("engine.victim=zero3 divides the victim among processes, but there is one; use replica")
     if precision == "fp16" and config.name == "deepspeed":
         raise UserError("precision=fp16 is not supported with engine=deepspeed; use bf16, or engine=ddp")
@@ -65,13 +64,11 @@ def cpu_has_fp16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
-def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, launch: Launch) -> None:
+def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, processes: int) -> None:
     """Raises UserError unless the processes and micro-batches can share the batch and it stays the same experiment."""
-    pieces = launch.world_size * config.accumulate
+    pieces = processes * config.accumulate
     if batch_size % pieces:
-        what = (
-            f"{launch.world_size} processes" if config.accumulate == 1 else f"{pieces} shares (processes x accumulate)"
-        )
+        what = f"{processes} processes" if config.accumulate == 1 else f"{pieces} shares (processes x accumulate)"
         raise UserError(
             f"{place}={batch_size} cannot be divided into {what}; use a multiple of {pieces}, "
             f"e.g. {-(-batch_size // pieces) * pieces}"

@@ -269,6 +269,7 @@ class DeepSpeedEngine(Engine):
                     module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=full in trained)
             vars(module).pop("_original_parameters", None)
         _restore_hooks(self.unwrapped, self._hooks_before)
+        _let_go(self._engine.module)
         del self._engine
 
 
@@ -294,6 +295,7 @@ def sharded_inference(model: nn.Module, device: torch.device) -> nn.Module:
     _divide(model, device, settings)
     engine = _initialised(device, model=model, config=settings)
     engine.eval()  # DeepSpeed's returns nothing
+    _let_go(model)
     return engine
 
 
@@ -322,6 +324,14 @@ def _divide(model: nn.Module, device: torch.device, settings: dict[str, Any]) ->
             module._buffers[name] = None if buffer is None else buffer.to(device)
     _need_process_group(device)
     import_deepspeed(device).zero.Init(module=model, config_dict_or_path=settings)
+
+
+def _let_go(module: nn.Module) -> None:
+    """Takes the module from a global list in which DeepSpeed would keep it, and all that it held, for ever."""
+    from deepspeed.runtime.zero import parameter_offload
+
+    modules = parameter_offload.FWD_MODULE_STACK
+    modules[:] = [other for other in modules if other is not module]
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -93,7 +93,7 @@ def map_rows(function: Callable[..., Any], *tensors_N: Tensor) -> Any:
 
 
 def _sendable(value: Tensor) -> Tensor:
-    """NCCL moves CUDA tensors only, and gloo no bool sums."""
+    """The tensor where the backend can send it from: NCCL moves CUDA tensors only."""
     if dist.get_backend() == "nccl":
         return value.cuda()
     return value

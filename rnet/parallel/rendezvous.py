@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
 
 from torch.distributed import DistError, TCPStore
 
 from rnet.errors import UserError
-
-if TYPE_CHECKING:
-    from rnet.parallel.processes import Launch
+from rnet.parallel.launch import Launch
 
 # Processes of one job do not start together: imports from a busy file system can take minutes.
 START_SECONDS = 600.0
@@ -77,7 +74,7 @@ def slurm_address(environment: Mapping[str, str]) -> tuple[str, int]:
         return environment["MASTER_ADDR"], port
     if environment.get("SLURM_STEP_NUM_NODES") == "1":
         return "127.0.0.1", port
-    name = expand_hostlist(environment["SLURM_STEP_NODELIST"])[0]
+    name = _scontrol("show", "hostnames", environment["SLURM_STEP_NODELIST"]).split()[0]
     try:
         socket.getaddrinfo(name, port)
     except socket.gaierror:
@@ -87,43 +84,23 @@ def slurm_address(environment: Mapping[str, str]) -> tuple[str, int]:
 
 def _node_address(name: str) -> str:
     """What Slurm itself calls a node by whose name does not resolve."""
+    shown = _scontrol("show", "node", name)
+    if match := re.search(r"\bNodeAddr=(\S+)", shown):
+        return match[1]
+    raise UserError(f"the name of the first node, {name!r}, does not resolve, nor is there an address; set MASTER_ADDR")
+
+
+def _scontrol(*arguments: str) -> str:
+    """What Slurm answers."""
+    command = ["scontrol", *arguments]
     try:
-        shown = subprocess.run(
-            ["scontrol", "show", "node", name], capture_output=True, text=True, timeout=60, check=True
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"scontrol cannot tell its address: {error}"
-    else:
-        if match := re.search(r"\bNodeAddr=(\S+)", shown.stdout):
-            return match[1]
-        reason = "scontrol does not tell its address"
-    raise UserError(f"the name of the first node, {name!r}, does not resolve, and {reason}; set MASTER_ADDR")
-
-
-def expand_hostlist(hostlist: str) -> list[str]:
-    """The host names of a Slurm host list in order: `n[01-03,7],login` is n01, n02, n03, n7, login."""
-    items = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hostlist)
-    if ",".join(items) != hostlist or not items:
-        raise UserError(f"{hostlist!r} is not a list of hosts; write it like n[01-03,7],login")
-    return [name for item in items for name in _expand_item(item)]
-
-
-def _expand_item(item: str) -> list[str]:
-    match = re.search(r"\[([^\]]*)\]", item)
-    if match is None:
-        return [item]
-    tails = _expand_item(item[match.end() :]) if match.end() < len(item) else [""]
-    numbers = [number for part in match[1].split(",") for number in _expand_range(part, item)]
-    return [f"{item[: match.start()]}{number}{tail}" for number in numbers for tail in tails]
-
-
-def _expand_range(part: str, item: str) -> list[str]:
-    """`08-10` is 08, 09, 10: as wide as it is written."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-    if match is None:
-        raise UserError(f"[{part}] in the host list item {item!r} is not a number or a range; write it like n[01-03,7]")
-    first, last = match[1], match[2] or match[1]
-    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+        said = (getattr(error, "stderr", "") or "").strip()
+        raise UserError(
+            f"`{' '.join(command)}`, which tells where the first process runs, failed: {said or error}; "
+            "set MASTER_ADDR to that node's address in all processes"
+        ) from error
 
 
 def _meet_through_mpi(launch: Launch) -> Meeting:

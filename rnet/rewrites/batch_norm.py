@@ -1,6 +1,9 @@
 """Batch norm over the global batch: N processes with shards normalise as one process with the whole batch would.
 
-On CUDA it is torch's SyncBatchNorm, on CPUs, which that does not support, GlobalBatchNorm. Shapes: x (B, C, ...) of C
+On CUDA it is torch's SyncBatchNorm, on CPUs, which that does not support, GlobalBatchNorm. Its gradient is written out,
+although torch can differentiate through a sum over ranks (torch.distributed.nn.functional.all_reduce): a variance made
+from sums of squares needs them in float64, because in float32 a mean of 1000 leaves no digit of a variance of 1e-4, and
+then a forward and a backward pass of 64x64x16x16 take 15 ms of a CPU's time instead of 5. Shapes: x (B, C, ...) of C
 channels, R ranks.
 """
 

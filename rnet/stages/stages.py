@@ -30,7 +30,6 @@ from rnet.models.config import ModelConfig
 from rnet.models.registry import build_model
 from rnet.models.weights import load_weights
 from rnet.parallel.collectives import rank, world_size
-from rnet.parallel.processes import launched
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.store import StageFolder, Store
@@ -134,7 +133,7 @@ def check_victim(config: RunConfig) -> None:
     """Raises UserError if the victim cannot be trained, or imported."""
     model = _blueprint(config)
     if not config.model.weights:
-        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, launched())
+        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, world_size())
 
 
 def check_attack(config: RunConfig) -> None:
@@ -143,13 +142,13 @@ def check_attack(config: RunConfig) -> None:
     method: Attack = ATTACKS.build(config.attack)
     model = _blueprint(config)
     if config.attack.batch_size is not None:
-        check_batch(config.engine, "attack.batch_size", config.attack.batch_size, model, launched())
+        check_batch(config.engine, "attack.batch_size", config.attack.batch_size, model, world_size())
     method.check(model, load_dataset_once(config.dataset), model.cut_layer)
 
 
 def _blueprint(config: RunConfig) -> Classifier:
     """An untrained model as configured; raises UserError if it cannot be built, or its weights cannot be loaded."""
-    check_engine(config.engine, config.precision, launched(), resolve_device(config.engine.device))
+    check_engine(config.engine, config.precision, world_size(), resolve_device(config.engine.device))
     model = build(config.model, load_dataset_once(config.dataset), seed=0)
     if config.model.weights:
         model.load_exported(load_weights(Path(config.model.weights)))

@@ -32,7 +32,8 @@ from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.models.stem import fit_channels
 from rnet.parallel.collectives import gather_rows, rank, world_size
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.rewrites.attention import project_in_place
 from rnet.stages import stages
 from rnet.training.config import TrainConfig

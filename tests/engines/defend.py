@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rnet.config.run import load_config
 from rnet.parallel.collectives import rank
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.stages.store import Store
 from rnet.verdicts.examine import examine
 

@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rnet.config.run import load_config
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import rank
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.stages.stages import attack, train
 from rnet.stages.store import Store
 from rnet.training.loop import Run
@@ -72,13 +73,15 @@ class Watch:
             for tensor in (thing, thing.grad if thing.is_leaf else None):
                 if tensor is not None and (storage := tensor.untyped_storage()).nbytes() >= SMALLEST:
                     self._known.setdefault(storage._cdata, StorageWeakRef(storage))
-        found = {}
+        found, files = {}, _mapped_checkpoints() if self.moment == "load" else []
         for key, reference in list(self._known.items()):
             if reference.expired():
                 del self._known[key]
                 continue
             storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
-            if storage is not None and storage.nbytes() >= SMALLEST and not _is_file(storage):
+            if storage is not None and storage.nbytes() >= SMALLEST:
+                if any(low <= storage.data_ptr() < high for low, high in files):
+                    continue  # the system reads a mapped file when it is asked for
                 found[storage.data_ptr()] = storage.nbytes()
         return found
 
@@ -196,15 +199,11 @@ def _tensors(state: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _is_file(storage: torch.UntypedStorage) -> bool:
-    """Whether the bytes are a mapped file's, which the system reads when they are asked for."""
-    address = storage.data_ptr()
+def _mapped_checkpoints() -> list[tuple[int, int]]:
+    """The addresses at which files that end in .pt are mapped."""
     with open("/proc/self/maps") as maps:
-        for line in maps:
-            low, high = (int(end, 16) for end in line.split(maxsplit=1)[0].split("-"))
-            if low <= address < high:
-                return line.rstrip().endswith(".pt")
-    return False
+        lines = [line.split() for line in maps if line.rstrip().endswith(".pt")]
+    return [(int(low, 16), int(high, 16)) for low, high in (line[0].split("-") for line in lines)]
 
 
 def main() -> None:
@@ -221,6 +220,9 @@ def main() -> None:
         gc.freeze()  # what has been there before the attack is no parameter
         with suppress(Preempted):
             attack(config, store)
+        gc.collect()
+        watch.on = True
+        watch.look("after the attack")
         (folder / f"rank{rank()}{'-stopped' if watch.stop else ''}.json").write_text(json.dumps(watch.peaks))
 
 

@@ -19,12 +19,10 @@ from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
 from rnet.errors import UserError
-from rnet.parallel.processes import Launch
 from tests.engines.cells import network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-ONE = Launch(launcher="single", rank=0, world_size=1, local_rank=0, local_world_size=1)
-TWO = Launch(launcher="torchrun", rank=0, world_size=2, local_rank=0, local_world_size=2)
+ONE, TWO = 1, 2  # processes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +44,7 @@ def linear() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("settings", "precision", "launch", "device", "message"),
+    ("settings", "precision", "processes", "device", "message"),
     [
         ({"name": "dpp"}, "fp32", ONE, CPU, "engine.name='dpp'.*ddp"),
         ({"name": "plain"}, "fp32", TWO, CPU, "engine=plain is one process, but 2 were started; use engine=ddp"),
@@ -63,10 +61,10 @@ def linear() -> nn.Module:
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(
-    settings: dict[str, Any], precision: str, launch: Launch, device: torch.device, message: str
+    settings: dict[str, Any], precision: str, processes: int, device: torch.device, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        check_engine(EngineConfig(**settings), precision, launch, device)
+        check_engine(EngineConfig(**settings), precision, processes, device)
 
 
 def test_fp16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,8 @@ def test_a_store_that_never_answers_ends_the_rank() -> None:
 PROGRAM = """
 import ctypes, os, signal, sys, time
 import torch, torch.distributed as dist
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 
 victim, deed = int(sys.argv[1]), sys.argv[2]
 me = launched()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch.distributed import HashStore
 
 from rnet.errors import UserError
 from rnet.parallel import processes, rendezvous
-from rnet.parallel.processes import SINGLE, Launch, launched, process_group
-from rnet.parallel.rendezvous import expand_hostlist, slurm_address
+from rnet.parallel.launch import SINGLE, Launch, launched
+from rnet.parallel.processes import process_group
+from rnet.parallel.rendezvous import slurm_address
 from tests.parallel.multiprocess import LAUNCHERS, run_ranks
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
@@ -84,28 +86,6 @@ def test_incomplete_and_contradictory_variables_are_refused(environment: dict[st
         launched(environment)
 
 
-@pytest.mark.parametrize(
-    ("hostlist", "hosts"),
-    [
-        ("n1", "n1"),
-        ("login-3.site.org", "login-3.site.org"),
-        ("n[01-03,7]", "n01 n02 n03 n7"),
-        ("n[098-101]", "n098 n099 n100 n101"),
-        ("a,b[1-2]", "a b1 b2"),
-        ("b[1-2],a", "b1 b2 a"),
-        ("rack[1-2]node[3,5]-ib", "rack1node3-ib rack1node5-ib rack2node3-ib rack2node5-ib"),
-    ],
-)
-def test_a_host_list_is_expanded_in_order(hostlist: str, hosts: str) -> None:
-    assert expand_hostlist(hostlist) == hosts.split()
-
-
-@pytest.mark.parametrize("hostlist", ["", "n[1-2", "n1,,n2", "n[a-b]", "n[]", "n1]"])
-def test_what_is_no_host_list_is_refused(hostlist: str) -> None:
-    with pytest.raises(UserError, match="host"):
-        expand_hostlist(hostlist)
-
-
 STEP = {
     "SLURM_JOB_ID": "12345678",
     "SLURM_STEP_ID": "3",
@@ -114,7 +94,20 @@ STEP = {
 }
 
 
-def test_the_ranks_of_a_slurm_step_meet_at_its_first_node() -> None:
+def answers(monkeypatch: pytest.MonkeyPatch, shown: dict[tuple[str, ...], str]) -> None:
+    """Lets scontrol say that, and fail for other questions."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "scontrol"
+        if (question := tuple(command[2:])) not in shown:
+            raise subprocess.CalledProcessError(1, command, stderr="slurm_load_node error: no controller\n")
+        return subprocess.CompletedProcess(command, 0, stdout=shown[question])
+
+    monkeypatch.setattr(rendezvous.subprocess, "run", run)
+
+
+def test_the_ranks_of_a_slurm_step_meet_at_its_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {("hostnames", "localhost,n[1-2]"): "localhost\nn1\nn2\n"})
     host, port = slurm_address(STEP)
     assert host == "localhost"
     assert slurm_address(STEP) == (host, port)
@@ -122,9 +115,30 @@ def test_the_ranks_of_a_slurm_step_meet_at_its_first_node() -> None:
     assert slurm_address({**STEP, "MASTER_ADDR": "mine", "MASTER_PORT": "1234"}) == ("mine", 1234)
 
 
+@pytest.mark.slurm
+@pytest.mark.skipif(not shutil.which("scontrol"), reason="Slurm is not installed")
+def test_scontrol_expands_a_list_of_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slurm.conf").write_text("ClusterName=test\nSlurmctldHost=localhost\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    assert rendezvous._scontrol("show", "hostnames", "n[08-10,7]").split() == ["n08", "n09", "n10", "n7"]
+
+
+def test_without_scontrol_the_remedy_is_to_name_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"`scontrol show hostnames localhost,n\[1-2\]`.*failed.*set MASTER_ADDR"):
+        slurm_address(STEP)
+
+
+def test_what_scontrol_says_when_it_fails_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {})
+    with pytest.raises(UserError, match=r"failed: slurm_load_node error: no controller; set MASTER_ADDR"):
+        slurm_address(STEP)
+
+
 def test_the_ports_of_neighbouring_steps_and_jobs_differ_and_are_not_ephemeral() -> None:
-    steps = [{**STEP, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(40) for step in range(40)]
-    ports = [slurm_address(step)[1] for step in [*steps, {**STEP, "SLURM_STEP_ID": str(2**32 - 6)}]]
+    one = {**STEP, "SLURM_STEP_NUM_NODES": "1"}
+    steps = [{**one, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(40) for step in range(40)]
+    ports = [slurm_address(step)[1] for step in [*steps, {**one, "SLURM_STEP_ID": str(2**32 - 6)}]]
     assert len(set(ports[:-1])) == len(steps)
     assert all(10000 < port < 32768 for port in ports)
 
@@ -136,12 +150,9 @@ def test_the_ports_of_neighbouring_steps_and_jobs_differ_and_are_not_ephemeral()
 def test_slurm_is_asked_for_the_address_of_a_node_whose_name_does_not_resolve(
     monkeypatch: pytest.MonkeyPatch, shown: str, expected: str | None
 ) -> None:
-    def scontrol(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert command == ["scontrol", "show", "node", "no-such-host.invalid"]
-        return subprocess.CompletedProcess(command, 0, stdout=shown)
-
-    monkeypatch.setattr(rendezvous.subprocess, "run", scontrol)
-    step = {**STEP, "SLURM_STEP_NODELIST": "no-such-host.invalid,b"}
+    name = "no-such-host.invalid"
+    answers(monkeypatch, {("hostnames", f"{name},b"): f"{name}\nb\n", ("node", name): shown})
+    step = {**STEP, "SLURM_STEP_NODELIST": f"{name},b"}
     if expected is None:
         with pytest.raises(UserError, match=r"'no-such-host.invalid', does not resolve.*set MASTER_ADDR"):
             slurm_address(step)
@@ -187,7 +198,8 @@ def test_two_ranks_on_one_cuda_device_are_refused() -> None:
 PROGRAM = """
 import os, sys, time
 import torch, torch.distributed as dist
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 me = launched()

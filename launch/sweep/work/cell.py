@@ -22,7 +22,8 @@ from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, la
 from rnet.config.run import RunConfig, content_id, load_config
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all
-from rnet.parallel.processes import launched, process_group
+from rnet.parallel.launch import launched
+from rnet.parallel.processes import process_group
 from rnet.stages import stages
 from rnet.stages.graph import Document, document
 from rnet.stages.store import StageFolder, Store
