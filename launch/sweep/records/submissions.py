@@ -59,6 +59,10 @@ class Submission:
         """The job's name on the cluster."""
         return f"rnet-{self.stage}-{self.token}"
 
+    def code(self, root: Path) -> Path | None:
+        """The snapshot of the code that its tasks run, to be put first on PYTHONPATH; None for what is installed."""
+        return root / "snapshots" / self.snapshot if self.snapshot else None
+
     @property
     def task_ids(self) -> list[str]:
         """The id of each task, once there is a job."""

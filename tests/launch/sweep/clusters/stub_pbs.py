@@ -43,7 +43,9 @@ class Pbs(Cluster):
         self._write(job, {"name": submission.name, "states": ["pending"] * len(array.tasks)})
         needed = [task_id(before, number) for before, numbers in after.items() for number in numbers or [0]]
         command = [sys.executable, "-m", __name__, self.spool, job, str(root), submission.token, *needed]
-        server = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        path = os.pathsep.join([str(submission.code(root)), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": path}
+        server = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=environment)
         self._write(job, {**self._read(job), "pid": server.pid})
         return job
 
