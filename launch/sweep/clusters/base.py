@@ -3,7 +3,7 @@
 Another is one class in one file of yours, named in a profile: cluster/mine.yaml says `kind: mysite.pbs:Pbs`, and the
 profile's other keys are the fields of that dataclass. A submission is recorded before start() and completed after it;
 each of its tasks runs `python -m launch.sweep.work.task ROOT TOKEN NUMBER JOB` (or calls run_task of that module) with
-Submission.code on PYTHONPATH, and finds everything else in the record. A task's id is its job's and its number: "123_4".
+Submission.code on PYTHONPATH, and finds all else in the record. A task's id is its job's and its number, "123_4".
 tests/launch/sweep/clusters/stub_pbs.py is an example.
 """
 

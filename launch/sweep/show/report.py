@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.plan import Plan, Row
+from rnet.config.run import run_from_dict
 from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
@@ -105,9 +105,8 @@ class _Study:
 
     def __init__(self, plan: Plan, root: Path) -> None:
         self._plan, self._root = plan, root
-        self._configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
         self._results: dict[int, Line | None] = {-1: None}
-        self._defenses: dict[tuple[str, ...], tuple[Defense, float]] = {}
+        self._defenses: dict[str, tuple[Defense, float]] = {}
 
     def result(self, index: int) -> Line | None:
         """The cell's result, None if it is not finished."""
@@ -116,11 +115,10 @@ class _Study:
         return self._results[index]
 
     def defense(self, verify: int) -> tuple[Defense, float]:
-        """The defence of a verify cell, and the row's false-positive rate. Neither seeds nor the attack decide them."""
-        lines = self._plan.overrides(self._plan.cells[verify])
-        key = tuple(line for line in lines if not line.startswith(("seed=", "attack")))
+        """The defence of a verify cell, and the row's false-positive rate."""
+        config = run_from_dict(self._plan.configuration(self._plan.cells[verify]))
+        key = repr((config.defense, config.false_positive_rate))
         if key not in self._defenses:
-            config = self._configs.load(key)
             self._defenses[key] = DEFENSES.build(config.defense), config.false_positive_rate
         return self._defenses[key]
 

@@ -55,8 +55,8 @@ def run_task(
         stage, _, cell_id = label.partition("/")
         own = submission.jobs[label]
         cell = Job(
-            stage=stage, id=cell_id, overrides=(*submission.common, *own["overrides"]), parents=tuple(own["parents"]),
-            config_dir=submission.config_dir, dead=own["dead"],
+            stage=stage, id=cell_id, configuration=submission.configuration(label), parents=tuple(own["parents"]),
+            dead=own["dead"],
         )  # fmt: skip
         try:
             complete &= run_cell(root, cell, worker) == "done"
