@@ -30,7 +30,7 @@ LIVE = ("intended", "submitted")
 @dataclass(kw_only=True)
 class Submission:
     """profile: the settings of the cluster. tasks: labels of each task's cells. job: the cluster's id of all of them.
-    jobs: what each cell needs; settings: the pieces of its resolved configuration, as in the plan.
+    cells: what each needs; settings: the pieces of its resolved configuration, as in the plan.
 
     state: intended (not known to have reached the cluster), submitted, cancelled, void (never reached it).
     """
@@ -40,7 +40,7 @@ class Submission:
     stage: str
     profile: dict[str, Any]
     tasks: list[list[str]]
-    jobs: dict[str, dict[str, Any]]
+    cells: dict[str, dict[str, Any]]
     settings: dict[str, dict[str, Any]]
     snapshot: str | None
     job: str | None = None
@@ -65,7 +65,7 @@ class Submission:
 
     def configuration(self, label: str) -> dict[str, Any]:
         """The resolved configuration of a cell, as rnet.config.run.run_to_dict writes it."""
-        return {key: value for i in self.jobs[label]["settings"] for key, value in self.settings[str(i)].items()}
+        return {key: value for i in self.cells[label]["settings"] for key, value in self.settings[str(i)].items()}
 
     @property
     def task_ids(self) -> list[str]:
@@ -88,18 +88,18 @@ def new_submission(
     plan: Plan, stage: str, tasks: Sequence[Sequence[int]], dead: dict[str, int], snapshot: str | None
 ) -> Submission:
     """An intended submission of the plan's cells (by index)."""
-    jobs: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, Any]] = {}
     for index in (index for task in tasks for index in task):
         cell = plan.cells[index]
-        jobs[cell.label] = {
+        cells[cell.label] = {
             "settings": cell.settings,
             "parents": [plan.cells[parent].label for parent in cell.parents],
             "dead": dead.get(cell.label, 0),
         }
     return Submission(
-        token=secrets.token_hex(6), sweep=plan.name, stage=stage, profile=plan.profile, jobs=jobs, snapshot=snapshot,
+        token=secrets.token_hex(6), sweep=plan.name, stage=stage, profile=plan.profile, cells=cells, snapshot=snapshot,
         tasks=[[plan.cells[index].label for index in task] for task in tasks],
-        settings={str(index): plan.settings[index] for job in jobs.values() for index in job["settings"]},
+        settings={str(index): plan.settings[index] for needs in cells.values() for index in needs["settings"]},
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def run_task(
     complete = True
     for label in submission.tasks[number]:
         stage, _, cell_id = label.partition("/")
-        own = submission.jobs[label]
+        own = submission.cells[label]
         cell = Job(
             stage=stage, id=cell_id, configuration=submission.configuration(label), parents=tuple(own["parents"]),
             dead=own["dead"],
