@@ -54,7 +54,7 @@ HOMES = {
     "deepspeed": "rnet.engines rnet.rewrites",
     "hydra": "rnet.config",
     "mpi4py": "rnet.parallel launch.sweep.clusters",
-    "submitit": "launch.sweep.clusters launch.sweep.work",
+    "submitit": "launch.sweep.clusters",
     "triton": "rnet.kernels",
     "typer": "launch",
 }
@@ -62,7 +62,7 @@ HOMES = {
 
 LAUNCHERS = ("SLURM", "OMPI_", "PMI_", "PMIX_", "MPI_LOCAL")
 """How the environment variables of launchers begin: known to rnet.parallel, and to those who submit."""
-WHO_KNOWS_LAUNCHERS = ("rnet.parallel", "launch.sweep.clusters", "launch.sweep.work")
+WHO_KNOWS_LAUNCHERS = ("rnet.parallel", "launch.sweep.clusters")
 
 NOT_IN_ATTACKS = {
     "names": {"world_size", "rank", "launched", "is_cuda", "cuda", "mps", "xpu"},

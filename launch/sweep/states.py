@@ -77,7 +77,7 @@ class StoreState:
     def _ask(self, fresh: bool) -> None:
         """Learns what clusters say of the tasks with open cells; a task that its cluster does not know is lost."""
         waiting = {cell.label for index, cell in enumerate(self.plan.cells) if index not in self._done}
-        open_ones = [s for s in self.submissions if s.job and not waiting.isdisjoint(s.jobs)]
+        open_ones = [s for s in self.submissions if s.job and not waiting.isdisjoint(s.cells)]
         for members in by_profile(open_ones):
             try:
                 states = _hint(self.root, make_cluster(members[0].profile), members, fresh)
@@ -93,7 +93,7 @@ class StoreState:
             return CellState("done", attempt=number)
         status = read_attempt(self.root, cell.stage, cell.id, number) if number else None
         where = self.assigned.get(cell.label)
-        if where is not None and number <= where.submission.jobs[cell.label]["dead"]:
+        if where is not None and number <= where.submission.cells[cell.label]["dead"]:
             return self._waiting(where, number)  # all attempts are of earlier submissions
         if status is None:
             return CellState("not submitted")

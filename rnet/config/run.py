@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,7 +89,7 @@ def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None
     tree = _compose(tuple(str(o.input_line) for o in choices), config_dir)
     merged = OmegaConf.create({key: tree[key] for key in _TOP_LEVEL_TYPES})
     for group in GROUPS:
-        component_class = _component_class(group, tree[group])
+        component_class = _component_class(group, tree[group].get("name"))
         merged[group] = _merge(group, component_class, tree[group])
     for override in values:
         _set_value(merged, override)
@@ -167,6 +167,18 @@ def run_to_dict(run: RunConfig) -> dict[str, Any]:
     }
 
 
+def run_from_dict(document: Mapping[str, Any]) -> RunConfig:
+    """The configuration of which run_to_dict made the document; nothing is composed.
+
+    Raises UserError for components and keys that this code does not know.
+    """
+    try:
+        groups = {group: _component_class(group, document[group].get("name"))(**document[group]) for group in GROUPS}
+        return RunConfig(**{**document, **groups})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the configuration is of another version of rnet: {error}") from None
+
+
 def _user_folder(config_dir: Path) -> Path:
     if not config_dir.is_dir():
         raise UserError(
@@ -195,13 +207,13 @@ def _compose(choices: tuple[str, ...], config_dir: Path | None) -> DictConfig:
         raise UserError(f"cannot compose the configuration: {_first_line(error)}") from None
 
 
-def _component_class(group: str, node: DictConfig) -> type:
+def _component_class(group: str, name: str | None) -> type:
     fixed: dict[str, type] = {
         "dataset": DatasetConfig, "model": ModelConfig, "train": TrainConfig, "engine": EngineConfig
     }  # fmt: skip
     if group in fixed:
         return fixed[group]
-    return {"attack": ATTACKS, "defense": DEFENSES}[group].config_class(node.name)
+    return {"attack": ATTACKS, "defense": DEFENSES}[group].config_class(str(name))
 
 
 def _merge(group: str, component_class: type, node: DictConfig) -> DictConfig:

@@ -22,6 +22,7 @@ from launch.sweep.show.report import complete, report_lines
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from launch.sweep.work.cell import Job, run_cell
+from rnet.config.run import load_config, run_to_dict
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import tiny_plan
 from tests.slurm.cluster import at_rest, logs, wait_until
@@ -85,7 +86,7 @@ def test_a_preempted_and_a_killed_task_go_on_and_end_with_the_bits_of_an_undistu
     assert histories == [["preempted", "done"], ["running", "done"]]
     for place, cell in enumerate(plan.cells):
         assert attempts_of(plan, root, place)[-1]["restart"] == 1
-        alone = Job(stage=cell.stage, id=cell.id, overrides=tuple(plan.overrides(cell)))
+        alone = Job(stage=cell.stage, id=cell.id, configuration=plan.configuration(cell))
         assert run_cell(tmp_path / "alone", alone, Worker(token="t")) == "done"
         for name in ("result.json", "model.safetensors"):
             assert (root / cell.label / name).read_bytes() == (tmp_path / "alone" / cell.label / name).read_bytes()
@@ -179,7 +180,7 @@ def test_two_nodes_with_two_tasks_each_train_what_one_process_trains(tmp_path: P
     submit(four, tmp_path / "four")
     state = wait_until(four, tmp_path / "four", at_rest, PATIENCE)
     assert [cell.state for cell in state.cells] == ["done"]
-    one = Job(stage="train", id=four.cells[0].id, overrides=(*lines, "seed=0"))
+    one = Job(stage="train", id=four.cells[0].id, configuration=run_to_dict(load_config([*lines, "seed=0"])))
     assert run_cell(tmp_path / "one", one, Worker(token="t")) == "done"
     label = f"{one.label}/model.safetensors"
     a, b = (load_file(tmp_path / name / label) for name in ("four", "one"))

@@ -2,12 +2,14 @@
 
 Another is one class in one file of yours, named in a profile: cluster/mine.yaml says `kind: mysite.pbs:Pbs`, and the
 profile's other keys are the fields of that dataclass. A submission is recorded before start() and completed after it;
-each of its tasks runs `python -m launch.sweep.work.task ROOT TOKEN NUMBER JOB`, or launch.sweep.work.task.run_task, and
-finds everything else in the record. A task's id is its job's and its number: "123_4".
+each of its tasks runs `python -m launch.sweep.work.task ROOT TOKEN NUMBER JOB` (or calls run_task of that module) with
+Submission.code on PYTHONPATH, and finds all else in the record. A task's id is its job's and its number, "123_4".
+tests/launch/sweep/clusters/stub_pbs.py is an example.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import time
 from abc import ABC, abstractmethod
@@ -97,9 +99,17 @@ def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:
     """
     try:
         kind = _cluster_class(profile["kind"])
-        return kind(**checked_settings("key", profile, kind))
+        settings = checked_settings("key", profile, kind)
+        missing = [f.name for f in dataclasses.fields(kind) if f.name not in settings and not _has_default(f)]
+        if missing:
+            raise UserError(f"kind={profile['kind']!r} needs {' and '.join(missing)}")
+        return kind(**settings)
     except UserError as error:
         raise UserError(f"cluster/{name}.yaml: {error}" if name else str(error)) from None
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _cluster_class(kind: str) -> type[Cluster]:

@@ -146,7 +146,7 @@ def run_graph(record: Submission, workers: int, start: Callable[[int], Future[in
     """
     task_of = {label: number for number, labels in enumerate(record.tasks) for label in labels}
     waits = {
-        number: {task_of[p] for label in labels for p in record.jobs[label]["parents"] if p in task_of} - {number}
+        number: {task_of[p] for label in labels for p in record.cells[label]["parents"] if p in task_of} - {number}
         for number, labels in enumerate(record.tasks)
     }
     children: dict[int, list[int]] = {}

@@ -72,8 +72,8 @@ class Slurm(Cluster):
         """Calls sbatch and returns the array's job id."""
         folder = _folder(root, submission.token)
         executor = ArrayExecutor(folder, python=self.python)
-        snapshot = root / "snapshots" / submission.snapshot if submission.snapshot else None
-        executor.update_parameters(**self._parameters(array.shape, submission.name, folder, snapshot, after))
+        code = submission.code(root)
+        executor.update_parameters(**self._parameters(array.shape, submission.name, folder, code, after))
         return executor.submit_array_of(len(array.tasks), SlurmTask(root, submission.token))
 
     def states(self, submissions: Sequence[Submission]) -> dict[str, str]:
@@ -94,11 +94,11 @@ class Slurm(Cluster):
         settings = self._parameters(array.shape, f"rnet-{array.stage}-TOKEN", folder, None, {})
         return job_script(settings, self.python, folder, len(array.tasks))
 
-    def _parameters(self, shape: Shape, name: str, folder: Path, snapshot: Path | None, after: After) -> dict[str, Any]:
+    def _parameters(self, shape: Shape, name: str, folder: Path, code: Path | None, after: After) -> dict[str, Any]:
         """What submitit's executor is given for an array."""
         setup = [*self.setup, find_pickle(folder)]
-        if snapshot is not None:
-            setup.append(f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}")
+        if code is not None:
+            setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
         options: dict[str, Any] = {"requeue": True, "mem": f"{round(shape.memory_gb * 1024)}M"} | self.sbatch
         if shape.gpus:

@@ -13,7 +13,7 @@ from launch.sweep.plan.compose_cache import ConfigCache, Part
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
-from rnet.config.run import RunConfig, config_folder, content_id
+from rnet.config.run import GROUPS, RunConfig, as_dict, config_folder, content_id, run_from_dict
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 
@@ -30,8 +30,8 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     builder.build()
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=load_profile(sweep.cluster, folders), common=sweep.common,
-        config_dir=str(config_dir.resolve()) if config_dir else None, cells=builder.cells, rows=builder.rows,
-        shapes=list(builder.shapes), seconds=time.monotonic() - started, composed=builder.configs.composed,
+        cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,
+        seconds=time.monotonic() - started, composed=builder.configs.composed,
     )  # fmt: skip
 
 
@@ -48,8 +48,10 @@ class _Builder:
         self.cells: list[Cell] = []
         self.rows: list[Row] = []
         self.shapes: dict[Shape, int] = {}
+        self.settings: list[dict[str, Any]] = []
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
+        self._settings_of: dict[Any, int] = {}
         self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
 
     def build(self) -> None:
@@ -129,7 +131,7 @@ class _Builder:
         if index == len(self.cells):
             victim = self.cells[parents[0]].victim if parents else index
             shape = self._shape(stage, values)
-            self.cells.append(Cell(stage, cell_id, parents, own, shape, victim))
+            self.cells.append(Cell(stage, cell_id, parents, own, shape, victim, self._pieces(config)))
         self._known[key] = index
         return index
 
@@ -137,6 +139,17 @@ class _Builder:
         """What the stage can depend on. Equal components are one object."""
         values = (getattr(config, key) for key in ingredients(stage))
         return (stage, *(value if isinstance(value, str | int) else id(value) for value in values))
+
+    def _pieces(self, config: RunConfig) -> tuple[int, ...]:
+        """The indices of the pieces that make the configuration: one for each group, and one for the other keys."""
+        values = vars(config)
+        others = {key: value for key, value in values.items() if key not in GROUPS}
+        pieces = [(id(values[group]), group) for group in GROUPS]
+        for key in (*pieces, tuple(others.values())):
+            if key not in self._settings_of:
+                self._settings_of[key] = len(self.settings)
+                self.settings.append({key[1]: as_dict(values[key[1]])} if key in pieces else others)
+        return tuple(self._settings_of[key] for key in (*pieces, tuple(others.values())))
 
     def _shape(self, stage: str, values: dict[str, str]) -> int:
         needs = self.sweep.needs(values, stage)
@@ -154,11 +167,10 @@ def check_deeply(plan: Plan) -> int:
     """
     from rnet.stages.stages import check_attack  # brings torch, which planning does without
 
-    configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
     done: set[str] = set()
     for cell in plan.cells:
         if cell.stage in ("train", "attack"):
-            config = configs.load(plan.overrides(cell))
+            config = run_from_dict(plan.configuration(cell))
             parts = [config.dataset, config.model, config.precision, config.engine]
             parts.append(config.attack if config.attack.seed is None else dataclasses.replace(config.attack, seed=0))
             if repr(parts) not in done:

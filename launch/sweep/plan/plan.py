@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rnet.storage.json_files import names_in, read_json, write_json
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One stage to compute. parents, shape: indices into the plan's lists; victim: the index of its train cell."""
+    """One stage to compute. parents, shape, settings: indices into the plan's lists; victim: that of its train cell."""
 
     stage: str
     id: str
@@ -28,6 +28,7 @@ class Cell:
     overrides: tuple[str, ...]
     shape: int
     victim: int
+    settings: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
@@ -48,6 +49,7 @@ class Row:
 class Plan:
     """A sweep, expanded. cluster: the name of a profile; profile: its settings, as its file has them.
 
+    settings: pieces of resolved configurations, {"dataset": {...}} and so on; cells share them.
     seconds: how long planning took; composed: how many configurations were composed for it.
     """
 
@@ -55,10 +57,10 @@ class Plan:
     cluster: str
     profile: dict[str, Any]
     common: tuple[str, ...]
-    config_dir: str | None
     cells: list[Cell]
     rows: list[Row]
     shapes: list[Shape]
+    settings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     composed: int = 0
 
@@ -66,12 +68,16 @@ class Plan:
         """The overrides that make the cell's configuration."""
         return [*self.common, *cell.overrides]
 
+    def configuration(self, cell: Cell) -> dict[str, Any]:
+        """The cell's resolved configuration, as rnet.config.run.run_to_dict writes it."""
+        return {key: value for index in cell.settings for key, value in self.settings[index].items()}
+
     def folder(self, root: Path, cell: Cell) -> Path:
         """The cell's folder in the store."""
         return root / cell.stage / cell.id
 
 
-_AS_THEY_ARE = ("name", "cluster", "profile", "common", "config_dir", "seconds", "composed")
+_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds", "composed")
 
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
@@ -90,7 +96,7 @@ def save_plan(plan: Plan, root: Path) -> Path:
     document = {
         **{name: getattr(plan, name) for name in _AS_THEY_ARE},
         "shapes": [dataclasses.asdict(shape) for shape in plan.shapes],
-        "cells": [[cell.stage, cell.id, cell.parents, cell.overrides, cell.shape, cell.victim] for cell in plan.cells],
+        "cells": [[getattr(cell, name) for name in Cell.__slots__] for cell in plan.cells],
         "rows": [[row.values, row.cells, row.negatives] for row in plan.rows],
     }
     write_json(path, document)
@@ -103,10 +109,11 @@ def read_plan(path: Path) -> Plan:
     if document is None:
         raise UserError(f"no plan {path}; run rnet sweep submit first, with the same --root")
     return Plan(
-        name=document["name"], cluster=document["cluster"], config_dir=document["config_dir"],
+        name=document["name"], cluster=document["cluster"],
         common=tuple(document["common"]), seconds=document["seconds"], composed=document["composed"],
+        settings=document["settings"],
         profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
-        cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim)
-               for stage, id_, parents, overrides, shape, victim in document["cells"]],
+        cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim, tuple(settings))
+               for stage, id_, parents, overrides, shape, victim, settings in document["cells"]],
         rows=[Row(values, cells, tuple(negatives)) for values, cells, negatives in document["rows"]],
     )  # fmt: skip

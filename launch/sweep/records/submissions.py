@@ -30,6 +30,7 @@ LIVE = ("intended", "submitted")
 @dataclass(kw_only=True)
 class Submission:
     """profile: the settings of the cluster. tasks: labels of each task's cells. job: the cluster's id of all of them.
+    cells: what each needs; settings: the pieces of its resolved configuration, as in the plan.
 
     state: intended (not known to have reached the cluster), submitted, cancelled, void (never reached it).
     """
@@ -39,9 +40,8 @@ class Submission:
     stage: str
     profile: dict[str, Any]
     tasks: list[list[str]]
-    jobs: dict[str, dict[str, Any]]
-    common: list[str]
-    config_dir: str | None
+    cells: dict[str, dict[str, Any]]
+    settings: dict[str, dict[str, Any]]
     snapshot: str | None
     job: str | None = None
     state: str = "intended"
@@ -58,6 +58,14 @@ class Submission:
     def name(self) -> str:
         """The job's name on the cluster."""
         return f"rnet-{self.stage}-{self.token}"
+
+    def code(self, root: Path) -> Path | None:
+        """The snapshot of the code that its tasks run, to be put first on PYTHONPATH; None for what is installed."""
+        return root / "snapshots" / self.snapshot if self.snapshot else None
+
+    def configuration(self, label: str) -> dict[str, Any]:
+        """The resolved configuration of a cell, as rnet.config.run.run_to_dict writes it."""
+        return {key: value for i in self.cells[label]["settings"] for key, value in self.settings[str(i)].items()}
 
     @property
     def task_ids(self) -> list[str]:
@@ -80,18 +88,18 @@ def new_submission(
     plan: Plan, stage: str, tasks: Sequence[Sequence[int]], dead: dict[str, int], snapshot: str | None
 ) -> Submission:
     """An intended submission of the plan's cells (by index)."""
-    jobs = {}
+    cells: dict[str, dict[str, Any]] = {}
     for index in (index for task in tasks for index in task):
         cell = plan.cells[index]
-        jobs[cell.label] = {
-            "overrides": cell.overrides,
+        cells[cell.label] = {
+            "settings": cell.settings,
             "parents": [plan.cells[parent].label for parent in cell.parents],
             "dead": dead.get(cell.label, 0),
         }
     return Submission(
-        token=secrets.token_hex(6), sweep=plan.name, stage=stage, profile=plan.profile, jobs=jobs, snapshot=snapshot,
-        tasks=[[plan.cells[index].label for index in task] for task in tasks], common=list(plan.common),
-        config_dir=plan.config_dir,
+        token=secrets.token_hex(6), sweep=plan.name, stage=stage, profile=plan.profile, cells=cells, snapshot=snapshot,
+        tasks=[[plan.cells[index].label for index in task] for task in tasks],
+        settings={str(index): plan.settings[index] for needs in cells.values() for index in needs["settings"]},
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.plan import Plan, Row
+from rnet.config.run import run_from_dict
 from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
@@ -43,8 +43,8 @@ def report_lines(plan: Plan, root: Path) -> list[Line]:
     study = _Study(plan, root)
     lines = []
     for row in plan.rows:
-        place = row.cells.get("attack", row.cells["train"])
-        found = study.result(place) or {}
+        index = row.cells.get("attack", row.cells["train"])
+        found = study.result(index) or {}
         ids = {f"{stage}_id": plan.cells[row.cells[stage]].id for stage in ("attack", "verify") if stage in row.cells}
         known = {**row.values, **dict.fromkeys(COLUMNS), **{name: found.get(name) for name in FIDELITY}, **ids}
         lines += [known | judged for judged in study.judged(row)] or [known]
@@ -68,7 +68,7 @@ def separation_lines(plan: Plan, root: Path) -> list[Line]:
             continue
         defense, _ = study.defense(derived[0].cells["verify"])
         positives = study.scores(defense, [row.cells["verify"] for row in derived])
-        negatives = study.scores(defense, dict.fromkeys(place for row in rows for place in row.negatives))
+        negatives = study.scores(defense, dict.fromkeys(index for row in rows for index in row.negatives))
         for name, found in separations_of(defense.metrics, positives, negatives).items():
             lines.append({**dict(key), "metric": f"{defense.name}/{name}", **_flat(asdict(found))})
     return lines
@@ -76,8 +76,8 @@ def separation_lines(plan: Plan, root: Path) -> list[Line]:
 
 def complete(plan: Plan, root: Path) -> bool:
     """Whether every row has its scores and every one of its negatives."""
-    places = {place for row in plan.rows for place in (*row.cells.values(), *row.negatives)}
-    return all((plan.folder(root, plan.cells[place]) / "result.json").exists() for place in places)
+    indices = {index for row in plan.rows for index in (*row.cells.values(), *row.negatives)}
+    return all((plan.folder(root, plan.cells[index]) / "result.json").exists() for index in indices)
 
 
 def format_lines(lines: Sequence[Line], kind: str) -> str:
@@ -105,28 +105,26 @@ class _Study:
 
     def __init__(self, plan: Plan, root: Path) -> None:
         self._plan, self._root = plan, root
-        self._configs = ConfigCache(Path(plan.config_dir) if plan.config_dir else None)
         self._results: dict[int, Line | None] = {-1: None}
-        self._defenses: dict[tuple[str, ...], tuple[Defense, float]] = {}
+        self._defenses: dict[str, tuple[Defense, float]] = {}
 
-    def result(self, place: int) -> Line | None:
+    def result(self, index: int) -> Line | None:
         """The cell's result, None if it is not finished."""
-        if place not in self._results:
-            self._results[place] = read_json(self._plan.folder(self._root, self._plan.cells[place]) / "result.json")
-        return self._results[place]
+        if index not in self._results:
+            self._results[index] = read_json(self._plan.folder(self._root, self._plan.cells[index]) / "result.json")
+        return self._results[index]
 
     def defense(self, verify: int) -> tuple[Defense, float]:
-        """The defence of a verify cell, and the row's false-positive rate. Neither seeds nor the attack decide them."""
-        lines = self._plan.overrides(self._plan.cells[verify])
-        key = tuple(line for line in lines if not line.startswith(("seed=", "attack")))
+        """The defence of a verify cell, and the row's false-positive rate."""
+        config = run_from_dict(self._plan.configuration(self._plan.cells[verify]))
+        key = repr((config.defense, config.false_positive_rate))
         if key not in self._defenses:
-            config = self._configs.load(key)
             self._defenses[key] = DEFENSES.build(config.defense), config.false_positive_rate
         return self._defenses[key]
 
-    def scores(self, defense: Defense, places: Any) -> list[dict[str, float]]:
+    def scores(self, defense: Defense, indices: Any) -> list[dict[str, float]]:
         """The scores in those verify cells that are finished."""
-        return [own_scores(defense, result) for place in places if (result := self.result(place)) is not None]
+        return [own_scores(defense, result) for index in indices if (result := self.result(index)) is not None]
 
     def judged(self, row: Row) -> list[Line]:
         """What the row's line for each metric says of it; empty if there are no scores."""
@@ -135,7 +133,7 @@ class _Study:
             return []
         defense, alpha = self.defense(verify)
         scores = own_scores(defense, self.result(verify))
-        negatives = self.scores(defense, [place for place in row.negatives if place != verify])
+        negatives = self.scores(defense, [index for index in row.negatives if index != verify])
         judgement = defense.judge(scores, negatives, alpha)
         lines = []
         for name, found in metric_rows(defense, scores, judgement).items():

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, latest_attempt
-from rnet.config.run import RunConfig, content_id, load_config
+from rnet.config.run import RunConfig, content_id, run_from_dict
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all
 from rnet.parallel.launch import launched
@@ -38,13 +38,15 @@ VISIBLE_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One cell as a submission describes it. dead: the number of its newest attempt that is known to have ended."""
+    """One cell as a submission describes it, with its resolved configuration.
+
+    dead: the number of its newest attempt that is known to have ended.
+    """
 
     stage: str
     id: str
-    overrides: tuple[str, ...]
+    configuration: Mapping[str, Any]
     parents: tuple[str, ...] = ()
-    config_dir: str | None = None
     dead: int = 0
 
     @property
@@ -54,13 +56,12 @@ class Job:
 
     def config(self) -> RunConfig:
         """The cell's configuration. Raises UserError if this code makes another id of it."""
-        folder = Path(self.config_dir) if self.config_dir else None
-        config = load_config(self.overrides, config_dir=folder)
+        config = run_from_dict(self.configuration)
         found = content_id(document(self.stage, config))
         if found != self.id:
             raise UserError(
-                f"{self.label} is {found} to this code: code or configuration files changed since the sweep was "
-                "submitted; run rnet sweep submit again"
+                f"{self.label} is {found} to this code, which has changed since the sweep was submitted; "
+                "run rnet sweep submit again"
             )
         return config
 

@@ -53,10 +53,10 @@ def run_task(
     complete = True
     for label in submission.tasks[number]:
         stage, _, cell_id = label.partition("/")
-        own = submission.jobs[label]
+        own = submission.cells[label]
         cell = Job(
-            stage=stage, id=cell_id, overrides=(*submission.common, *own["overrides"]), parents=tuple(own["parents"]),
-            config_dir=submission.config_dir, dead=own["dead"],
+            stage=stage, id=cell_id, configuration=submission.configuration(label), parents=tuple(own["parents"]),
+            dead=own["dead"],
         )  # fmt: skip
         try:
             complete &= run_cell(root, cell, worker) == "done"

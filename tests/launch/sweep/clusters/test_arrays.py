@@ -30,7 +30,7 @@ def graph(victims: int, attacks: int, defenses: int, shapes: list[Shape] | None 
             for fingerprint in fingerprints
         ]
     return Plan(
-        name="graph", cluster="slurm", profile={"kind": "slurm"}, common=(), config_dir=None, cells=cells,
+        name="graph", cluster="slurm", profile={"kind": "slurm"}, common=(), cells=cells,
         rows=rows, shapes=shapes,
     )  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
+from launch.sweep.show.report import FIDELITY
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from tests.launch.sweep.clusters.test_arrays import graph
@@ -83,11 +86,10 @@ def test_a_sweep_on_this_machine_ends_with_a_complete_table_and_repeats_nothing(
     assert attempts == {"0001": 6}
     report = runner.invoke(sweep_app, ["report", str(path), "--root", str(root), "--format", "csv"])
     assert report.exit_code == 0
-    header, *lines = report.stdout.strip().splitlines()
+    lines = list(csv.DictReader(io.StringIO(report.stdout)))
     assert len(lines) == 2
-    assert all(",,," not in line.split("ipguard")[0] for line in lines)
-    column = header.split(",").index("score")
-    assert [float(line.split(",")[column]) for line in lines] == [1.0, 1.0]  # the victim itself
+    assert all(line[name] for line in lines for name in (*FIDELITY, "metric"))
+    assert [float(line["score"]) for line in lines] == [1.0, 1.0]  # the victim itself
 
 
 @pytest.mark.slow

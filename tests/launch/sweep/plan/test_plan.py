@@ -16,7 +16,7 @@ import yaml
 from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
-from rnet.config.run import content_id, load_config
+from rnet.config.run import content_id, load_config, run_from_dict
 from rnet.errors import UserError
 from rnet.stages.graph import document
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
@@ -49,10 +49,22 @@ def _case(row: Any) -> list[str]:
     return lines
 
 
-def test_a_cells_overrides_make_its_configuration_again(tmp_path: Path) -> None:
-    plan = tiny_plan(tmp_path, set=["negatives=1", "model.width=4"], axes={"attack": ["finetune"]}, cases=None)
+def test_a_cells_saved_settings_make_its_configuration_again(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, "axes.seed=[0,1]", set=["negatives=1", "model.width=4"])
+    saved = read_plan(save_plan(plan, tmp_path / "store"))
     for cell in plan.cells:
-        assert content_id(document(cell.stage, load_config(plan.overrides(cell)))) == cell.id
+        config = run_from_dict(saved.configuration(cell))
+        assert config == load_config(plan.overrides(cell))
+        assert content_id(document(cell.stage, config)) == cell.id
+    assert len(plan.settings) < 20  # shared, whatever the number of cells
+
+
+def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path)
+    written = plan.configuration(plan.cells[0])
+    for changed in ({**written, "model": {**written["model"], "depth": 3}}, {**written, "colour": "red"}):
+        with pytest.raises(UserError, match="another version of rnet"):
+            run_from_dict(changed)
 
 
 def test_negatives_are_planned_once_for_all_suspects_of_a_victim(tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ def plan(tmp_path: Path) -> Plan:
 def job(plan: Plan, stage: str) -> Job:
     cell = next(cell for cell in plan.cells if cell.stage == stage)
     parents = tuple(plan.cells[parent].label for parent in cell.parents)
-    return Job(stage=stage, id=cell.id, overrides=tuple(plan.overrides(cell)), parents=parents)
+    return Job(stage=stage, id=cell.id, configuration=plan.configuration(cell), parents=parents)
+
+
+def changed(cell: Job, group: str, **settings: Any) -> Job:
+    """The same cell, told to be computed from other settings."""
+    configuration = {**cell.configuration, group: {**cell.configuration[group], **settings}}
+    return Job(stage=cell.stage, id=cell.id, configuration=configuration)
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, compute: Compute) -> None:
@@ -157,7 +163,7 @@ def test_a_signal_in_training_is_saved_first_and_the_next_incarnation_ends_with_
             os.kill(os.getpid(), signal.SIGUSR2)
 
     monkeypatch.setattr(StageFolder, "write_status", signalled)
-    slow = Job(stage="train", id=cell.id, overrides=(*cell.overrides, "engine.checkpoint_steps=3"))
+    slow = changed(cell, "engine", checkpoint_steps=3)
     with pytest.raises(Preempted):
         run_cell(disturbed, slow, WORKER)
     assert state(disturbed, cell)["state"] == "preempted"
@@ -169,15 +175,14 @@ def test_a_signal_in_training_is_saved_first_and_the_next_incarnation_ends_with_
 
 def test_a_cell_that_this_code_would_make_another_is_refused(plan: Plan, tmp_path: Path) -> None:
     cell = job(plan, "train")
-    changed = Job(stage="train", id=cell.id, overrides=(*cell.overrides, "train.epochs=3"))
-    assert run_cell(tmp_path, changed, WORKER) == "failed"
+    assert run_cell(tmp_path, changed(cell, "train", epochs=3), WORKER) == "failed"
     assert "submit again" in state(tmp_path, cell)["error"]
     assert not (tmp_path / "train" / cell.id).exists()
 
 
 def test_a_cell_never_computes_its_parent(plan: Plan, tmp_path: Path) -> None:
     orphan = job(plan, "attack")
-    assert run_cell(tmp_path, Job(stage="attack", id=orphan.id, overrides=orphan.overrides), WORKER) == "failed"
+    assert run_cell(tmp_path, Job(stage="attack", id=orphan.id, configuration=orphan.configuration), WORKER) == "failed"
     assert "is needed and has no result" in state(tmp_path, orphan)["error"]
     assert not (tmp_path / "train").exists()
 
