@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.plan import Plan, Row
+from rnet.config.compose_cache import ConfigCache
 from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
