@@ -47,7 +47,8 @@ def read_idx(path: Path, dims: int) -> Tensor:
     """
     remedy = "the file is damaged or something else; replace it"
     try:
-        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
     header = 4 + 4 * dims
