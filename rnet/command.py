@@ -67,13 +67,15 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
-    from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
+    from rnet.config.compose_cache import ConfigCache
+    from rnet.config.run import expand_choices, run_to_dict, to_yaml
     from rnet.parallel.launch import launched
     from rnet.parallel.processes import process_group
     from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
 
-    configs = [load_config(line, config_dir=options.config_dir) for line in expand_choices(overrides)]
+    cache = ConfigCache(options.config_dir)
+    configs = [cache.load(lines) for lines in expand_choices(overrides)]
     if options.print_config:
         document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rnet.data.config import DatasetConfig
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -32,8 +32,7 @@ def open_or_download(config: DatasetConfig, open_set: Callable[[str, bool], T], 
         with _alone_in(folder):
             return open_set(str(folder), True)
     except (RuntimeError, OSError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].split(" You can use download=True")[0].rstrip(".")  # our own remedy follows
+        reason = first_line(error).split(" You can use download=True")[0].rstrip(".")  # our own remedy follows
         if config.download:
             raise UserError(
                 f"dataset={config.name} could not be downloaded to {folder}: {reason}; put {holds} there yourself"

@@ -12,6 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from rnet.defenses.base import Fingerprint
 from rnet.errors import UserError
 from rnet.storage.files import write_atomic
+from rnet.storage.json_files import write_json
 
 
 def save_fingerprint(folder: Path, fingerprint: Fingerprint, *, victim_id: str) -> None:
@@ -19,7 +20,7 @@ def save_fingerprint(folder: Path, fingerprint: Fingerprint, *, victim_id: str) 
     data = tensors_to_bytes({name: tensor.contiguous() for name, tensor in fingerprint.tensors.items()})
     write_atomic(folder / "fingerprint.safetensors", data)
     about = {"victim": victim_id, "sha256": hashlib.sha256(data).hexdigest(), "metadata": fingerprint.metadata}
-    write_atomic(folder / "fingerprint.json", (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+    write_json(folder / "fingerprint.json", about, to_read=True)
 
 
 def load_fingerprint(folder: Path, *, victim_id: str) -> Fingerprint:

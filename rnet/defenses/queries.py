@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
 from rnet.draws import derive_seed
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.folding import folded
 from rnet.rewrites.memory_format import use_channels_last
@@ -171,7 +171,7 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
         except RuntimeError as error:  # what torch raises for shapes that do not fit
             raise UserError(
                 f"{role} {type(model).__name__} cannot take queries of shape {tuple(x_BCHW.shape[1:])} "
-                f"({_first_line(error)}); test a model for images of that size and number of channels, or set "
+                f"({first_line(error)}); test a model for images of that size and number of channels, or set "
                 f"model.input_size"
             ) from error
         if not isinstance(logits_BK, Tensor) or logits_BK.dim() != 2 or len(logits_BK) != len(x_BCHW):
@@ -182,10 +182,6 @@ def _forward_in_chunks(model: nn.Module, x_NCHW: Tensor, batch_size: int, role: 
             )
         chunks.append(logits_BK.float())
     return torch.cat(chunks)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_finite(logits_NK: Tensor, model: nn.Module, role: str) -> Tensor:

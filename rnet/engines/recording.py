@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnet.errors import first_line
+
 Function = Callable[..., Any]
 """Tensors -> a tensor or a tuple of tensors."""
 
@@ -69,7 +71,7 @@ class Replayer:
             try:
                 self._recorded[key] = self._record(function, inputs)
             except RuntimeError as error:  # a network that waits for the device, allocates on the host and the like
-                self.obstacle = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                self.obstacle = first_line(error)
             else:
                 if not _agree(self._recorded[key](*inputs), called):
                     self.obstacle = "its replay computes something else"

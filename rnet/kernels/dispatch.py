@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnet.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def triton_problem(device: torch.device) -> str:
             found = doubled(torch.arange(3.0, device=device)).tolist()
         problem = "" if found == [0.0, 2.0, 4.0] else f"its results are wrong: {found}"
     except Exception as error:  # compilers and drivers raise what they like
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        problem = first_line(error)
     if problem:
         logger.warning("Triton does not work on %s (%s): fused operations run as plain ones, slower", device, problem)
     return problem

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 
 
 def load_weights(path: Path | str) -> dict[str, Tensor]:
@@ -56,10 +56,9 @@ def _read_weights(path: Path) -> Any:
             "torch.save(model.state_dict(), path) or as .safetensors"
         ) from error
     except Exception as error:  # arbitrary bytes make these readers raise almost anything, struct.error for one
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"weight file {path} ({path.stat().st_size} bytes) cannot be read, it may be truncated or not be what its "
-            f"name says: {reason}; copy or download it again and compare its size with the original"
+            f"name says: {first_line(error)}; copy or download it again and compare its size with the original"
         ) from error
 
 

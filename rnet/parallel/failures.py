@@ -20,6 +20,8 @@ from threading import Event, Thread
 
 from torch.distributed import DistError, Store
 
+from rnet.errors import first_line
+
 BEAT_SECONDS = 1.0
 # Beats in a row a rank may miss. Long enough for code that holds the interpreter lock, during which no thread runs.
 SILENT_BEATS = 15
@@ -90,7 +92,7 @@ class FailureWatch:
                 time.sleep(self._beat_seconds)
         # A store that is gone went with rank 0: then nobody is left to be told.
         with contextlib.suppress(DistError):
-            self._note(self._rank, _first_line(error))
+            self._note(self._rank, _reason(error))
         self._stop()
         if self._rank == 0:
             # It may hold the store, in which the others have yet to read why. By then the traceback has been printed.
@@ -157,10 +159,9 @@ class FailureWatch:
         return f"did not start within {self._start_beats * self._beat_seconds:.0f} s"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    name = type(error).__name__
-    return f"{name}: {lines[0]}"[:_REASON_LENGTH] if lines else name
+def _reason(error: BaseException) -> str:
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"[:_REASON_LENGTH]
 
 
 def _is_broken_connection(error: BaseException) -> bool:

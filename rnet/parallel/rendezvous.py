@@ -13,7 +13,7 @@ from functools import cache
 
 from torch.distributed import DistError, TCPStore
 
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 from rnet.parallel.launch import Launch
 
 # Processes of one job do not start together: imports from a busy file system can take minutes.
@@ -55,7 +55,7 @@ def _open_store(host: str, port: int, *, holds: bool) -> TCPStore:
     except DistError as error:
         what = "hold the ranks' store at" if holds else f"reach rank 0 within {START_SECONDS:.0f} s at"
         remedy = "set MASTER_ADDR to rank 0's address and MASTER_PORT to a free port of it, the same in all processes"
-        raise UserError(f"cannot {what} {host}:{port}: {str(error).splitlines()[0]} ({remedy})") from error
+        raise UserError(f"cannot {what} {host}:{port}: {first_line(error)} ({remedy})") from error
 
 
 def _port(text: str) -> int:
@@ -114,9 +114,8 @@ def _meet_through_mpi(launch: Launch) -> Meeting:
         mpi4py.rc.finalize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there but no MPI library
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"mpiexec started this process but MPI is missing ({reason}); pip install 'rnet[mpi]'"
+            f"mpiexec started this process but MPI is missing ({first_line(error)}); pip install 'rnet[mpi]'"
         ) from error
     world = MPI.COMM_WORLD
     if world.Get_size() != launch.world_size:

@@ -10,7 +10,6 @@ times and places are in status.json. Where several processes share a stage, they
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -28,6 +27,7 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
 from rnet.storage.files import NO_ROOM, make_folder, unwritable, write_atomic
+from rnet.storage.json_files import read_json, write_json
 from rnet.training.signals import Preempted
 
 
@@ -69,25 +69,11 @@ class StageFolder:
         return same_on_all(self._read_result() if rank() == 0 else None)
 
     def _read_result(self) -> dict[str, Any] | None:
-        try:
-            text = (self.path / "result.json").read_text()
-        except FileNotFoundError:
-            return None
-        except PermissionError as error:
-            raise UserError(f"cannot read {error.filename}: permission denied; check the owner of the store") from None
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            raise UserError(
-                f"{self.path / 'result.json'} is damaged; delete {self.path} and run the command again"
-            ) from None
+        return read_json(self.path / "result.json", remedy=f"delete {self.path}")
 
     def status(self) -> dict[str, Any]:
         """State, attempt, seconds and versions of the latest attempt; empty if there was none."""
-        try:
-            return json.loads((self.path / "status.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+        return read_json(self.path / "status.json") or {}
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -143,7 +129,7 @@ class StageFolder:
         """Declares the stage complete: writes result.json, then removes the checkpoints. Returns the result."""
         if rank() > 0:
             return result
-        write_atomic(self.path / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+        write_json(self.path / "result.json", result, to_read=True)
         self.write_status("done")
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         return result
@@ -163,11 +149,11 @@ class StageFolder:
             "versions": {"rnet": rnet.__version__, "torch": torch.__version__, "python": platform.python_version()},
             **extra,
         }
-        write_atomic(self.path / "status.json", (json.dumps(status, indent=2) + "\n").encode())
+        write_json(self.path / "status.json", status, to_read=True)
 
     def _note_failure(self, state: str, error: str) -> None:
         """Records how the attempt ended, where that can still be written."""
-        with suppress(OSError):
+        with suppress(UserError):
             self.write_status(state, error=error)
 
     def _remove(self) -> None:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
-from rnet.storage.files import make_folder, replace_file, write_atomic
+from rnet.storage.files import make_folder, replace_file
+from rnet.storage.json_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Checkpoints:
             "size": data.stat().st_size,
             "identity": self.identity,
         }
-        write_atomic(self._marker(step), (json.dumps(marker, indent=2, sort_keys=True) + "\n").encode())
+        write_json(self._marker(step), marker, to_read=True)
         self._remove_all_but_the_last(step)
 
     def latest(self) -> int | None:
@@ -89,12 +90,6 @@ class Checkpoints:
             ) from error
         assert isinstance(state, dict), f"{self._data(step)} holds a {type(state).__name__}"
         return state
-
-    def clear(self) -> None:
-        """Removes every checkpoint of this folder, finished or not, and nothing else."""
-        for step in self._steps():
-            self._remove(step)
-        self._remove_unfinished()
 
     def _data(self, step: int) -> Path:
         return self.folder / f"step-{step}.pt"
@@ -156,7 +151,7 @@ class Checkpoints:
         self._data(step).unlink(missing_ok=True)
 
     def _remove_unfinished(self) -> None:
-        for path in self.folder.glob("step-*.tmp"):
+        for path in self.folder.glob(".step-*.tmp"):
             path.unlink(missing_ok=True)
 
 

@@ -54,12 +54,13 @@ def make_folder(path: Path) -> None:
             folder.chmod(mode)  # whatever the umask
 
 
-def replace_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+def replace_file(path: Path, fill: Callable[[IO[bytes]], object], *, new: bool = False) -> bool:
     """Writes a new file under a temporary name, syncs it, renames it to `path` and syncs the folder. Raises OSError.
 
-    An OSError while `fill` writes is raised also where fill makes another error of it, as torch.save does.
+    An OSError while `fill` writes is raised also where fill makes another error of it, as torch.save does. new: only if
+    there is no such file yet, by a hard link, which is atomic on NFS too. Returns whether the file was put there.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     watched = None
     try:
         with temporary.open("wb", buffering=0) as file:
@@ -68,7 +69,10 @@ def replace_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
                 fill(buffered)
                 buffered.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not new:
+            os.replace(temporary, path)
+        elif not _linked(temporary, path):
+            return False
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if watched is not None and watched.problem is not None and error is not watched.problem:
@@ -79,6 +83,17 @@ def replace_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return True
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
 
 
 class _Watched(io.RawIOBase):

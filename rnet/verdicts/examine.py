@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from rnet.stages.graph import document, negative_configs
 from rnet.stages.stages import attack, fingerprint, verify
 from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
-from rnet.storage.files import write_atomic
+from rnet.storage.json_files import read_json, write_json
 from rnet.verdicts.roc import separations_of
 
 Row = dict[str, Any]
@@ -174,7 +173,6 @@ def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negativ
             }
     named = {key: {f"{defense.name}/{name}": v for name, v in found.items()} for key, found in negatives.items()}
     kept = {"false_positive_rate": alpha, "negatives": named, "metrics": thresholds}
-    data = (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()
     path = fingerprint(config, store).path / "calibration.json"
-    if rank() == 0 and not (path.exists() and path.read_bytes() == data):
-        write_atomic(path, data)
+    if rank() == 0 and read_json(path) != kept:
+        write_json(path, kept, to_read=True)

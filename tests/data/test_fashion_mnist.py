@@ -10,7 +10,7 @@ import torch
 
 from rnet.data.config import DatasetConfig
 from rnet.data.datasets import fashion_mnist
-from rnet.data.idx import read_idx
+from rnet.data.datasets.fashion_mnist import read_idx
 from rnet.data.registry import load_dataset
 from rnet.errors import UserError
 

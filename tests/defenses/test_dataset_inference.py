@@ -29,7 +29,6 @@ from rnet.defenses.dataset_inference.defense import (
     train_regressor,
     welch_p_values,
 )
-from rnet.errors import UserError
 from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
@@ -114,17 +113,6 @@ def test_only_labels_count(fingerprint: Fingerprint) -> None:
     assert scores[0] == scores[1]
 
 
-def test_a_fingerprint_is_a_function_of_victim_data_and_seed(
-    victim: TinyCNN, dataset: Dataset, fingerprint: Fingerprint
-) -> None:
-    torch.manual_seed(99)
-    again = DatasetInference(config()).extract(victim, dataset, seed=0)
-    assert again.metadata == fingerprint.metadata
-    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in fingerprint.tensors.items())
-    other = DatasetInference(config()).extract(victim, dataset, seed=1)
-    assert not torch.equal(other.tensors["private_NCHW"], fingerprint.tensors["private_NCHW"])
-
-
 def test_suspects_are_tested_on_images_the_regressor_never_saw(
     victim: TinyCNN, dataset: Dataset, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,20 +146,6 @@ def test_suspects_are_tested_on_images_the_regressor_never_saw(
         assert len(images.unique(dim=0)) == 48
         pool = getattr(dataset, part).fetch(torch.arange(48))
         assert torch.equal(images.unique(dim=0), pool.unique(dim=0))
-
-
-def test_models_are_left_as_they_were_and_walked_in_eval_mode(fingerprint: Fingerprint) -> None:
-    suspect = tiny_model(seed=3)
-    expected = DatasetInference(config()).verify(fingerprint, suspect)
-    suspect.train()
-    suspect.block2.eval()
-    before = {name: tensor.clone() for name, tensor in suspect.state_dict().items()}
-    assert DatasetInference(config()).verify(fingerprint, suspect) == expected
-    assert suspect.training
-    assert suspect.block1.training
-    assert not suspect.block2.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in suspect.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in suspect.parameters())
 
 
 def test_metadata_says_what_was_used(fingerprint: Fingerprint) -> None:
@@ -361,40 +335,3 @@ def test_samples_are_drawn_without_replacement_and_apart() -> None:
     assert len({tuple(row) for row in private_RS}) == 30
     assert not np.array_equal(private_RS, public_RS)
     assert set(private_RS.flatten()) == set(private_N)
-
-
-# --- errors
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sample_size": 25}, r"defense\.sample_size=25 exceeds defense\.num_suspect_images=24"),
-        ({"sample_size": 1}, r"defense\.sample_size=1 must be at least 2"),
-        ({"max_multiple": 0}, r"defense\.max_multiple=0 must be at least 1"),
-        ({"l1_scale": 0.0}, r"defense\.l1_scale=0.0 must be greater than 0"),
-    ],
-)
-def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        DatasetInference(config(**changes))
-
-
-def test_a_dataset_with_too_few_images_is_refused(victim: TinyCNN) -> None:
-    for part in ("train", "test"):
-        few = tiny_dataset(**{part: 40})
-        with pytest.raises(UserError, match=rf"= 48 needs as many {part} images, but dataset tiny has 40"):
-            DatasetInference(config()).extract(victim, few, seed=0)
-
-
-def test_a_suspect_with_other_classes_is_refused(fingerprint: Fingerprint) -> None:
-    with pytest.raises(UserError, match="5 classes"):
-        DatasetInference(config()).verify(fingerprint, tiny_model(num_classes=5))
-
-
-def test_a_suspect_with_broken_logits_is_refused(fingerprint: Fingerprint) -> None:
-    suspect = tiny_model()
-    with torch.no_grad():
-        suspect.classifier.bias.fill_(math.inf)
-    with pytest.raises(UserError, match="non-finite"):
-        DatasetInference(config()).verify(fingerprint, suspect)

@@ -197,7 +197,7 @@ def test_file_and_folder_are_synced_before_the_marker_appears(
 
     def sync(descriptor: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
-        events.append("sync " + (name.rsplit(".", 2)[0] if name.endswith(".tmp") else name))
+        events.append("sync " + (name.rsplit(".", 2)[0].lstrip(".") if name.endswith(".tmp") else name))
         real_sync(descriptor)
 
     def replace(source: Path, target: Path) -> None:
@@ -231,14 +231,20 @@ def test_a_missing_or_an_additional_identity_is_another_run(checkpoints: Checkpo
         Checkpoints(checkpoints.folder, identity=identity).latest()
 
 
-def test_clear_removes_checkpoints_and_nothing_else(checkpoints: Checkpoints) -> None:
-    filled(checkpoints, 1, 2)
-    (checkpoints.folder / "step-3.pt.1234.tmp").write_bytes(b"half")
+def test_a_save_removes_what_an_interrupted_one_left_and_nothing_else(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(checkpoints, 1)
     (checkpoints.folder / "notes.txt").write_text("mine")
-    checkpoints.clear()
-    assert [path.name for path in checkpoints.folder.iterdir()] == ["notes.txt"]
-    assert checkpoints.latest() is None
-    Checkpoints(checkpoints.folder / "nowhere", identity={}).clear()
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        killed.setattr(rnet.storage.files.os, "replace", lambda source, target: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            filled(checkpoints, 2)
+    assert len(list(checkpoints.folder.iterdir())) == 4
+    filled(checkpoints, 3)
+    names = {"notes.txt", *(f"step-{step}.{kind}" for step in (1, 3) for kind in ("pt", "json"))}
+    assert {path.name for path in checkpoints.folder.iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from rnet.data.config import DatasetConfig
 from rnet.data.download import data_folder, open_or_download
-from rnet.data.idx import read_idx
 from rnet.data.images import TensorSource
 from rnet.data.registry import RawImages, register_dataset
 from rnet.errors import UserError
@@ -34,6 +38,27 @@ def load_fashion_mnist(config: DatasetConfig) -> RawImages:
         num_classes=NUM_CLASSES,
         flip=True,
     )
+
+
+def read_idx(path: Path, dims: int) -> Tensor:
+    """The uint8 tensor of an idx file: magic number, big-endian sizes, bytes; gzip-compressed if its name ends in .gz.
+
+    Raises UserError for a file that cannot be read, is no such idx file, is truncated, or has bytes left over.
+    """
+    remedy = "the file is damaged or something else; replace it"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    header = 4 + 4 * dims
+    if len(content) < header or content[:4] != bytes((0, 0, 8, dims)):  # 8 is the code of bytes
+        raise UserError(f"{path} is not an idx file of bytes in {dims} dimensions; {remedy}")
+    shape = np.frombuffer(content, ">u4", dims, offset=4).tolist()
+    if math.prod(shape) != len(content) - header:
+        sizes = f"{'x'.join(map(str, shape))} = {math.prod(shape)}"
+        raise UserError(f"{path} announces {sizes} bytes but holds {len(content) - header}; {remedy}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).view(shape)
 
 
 def _find_folder(config: DatasetConfig) -> Path:

@@ -40,19 +40,11 @@ class AKH(Defense):
         count = len(mistakes.queries_NCHW)
         if count < FEWEST_QUERIES:
             raise UserError(f"{mistakes}; AKH needs at least {FEWEST_QUERIES} of them: add test images to the dataset")
-        return Fingerprint(
-            tensors={"queries_NCHW": mistakes.queries_NCHW, "labels_N": mistakes.logits_NK.argmax(dim=1)},
-            metadata={
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": mistakes.logits_NK.shape[1],
-                "input_shape": list(mistakes.queries_NCHW.shape[1:]),
-                "num_queries": count,
-                "num_queries_asked": self.config.num_queries,
-                "num_from_test": mistakes.from_test,
-            },
-        )
+        tensors = {"queries_NCHW": mistakes.queries_NCHW, "labels_N": mistakes.logits_NK.argmax(dim=1)}
+        return Fingerprint.of(
+            self, dataset, seed, tensors, num_classes=mistakes.logits_NK.shape[1], num_queries=count,
+            num_queries_asked=self.config.num_queries, num_from_test=mistakes.from_test,
+        )  # fmt: skip
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """{"disagreement": share of queries on which the suspect's label is not the victim's}, in [0, 1]."""

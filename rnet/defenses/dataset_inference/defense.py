@@ -11,11 +11,12 @@ H height, W width of an image, R draws of the test, S images in a draw.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
+from scipy.stats import hmean, ttest_ind
 from torch import Tensor, nn
 
 from rnet.data.images import Dataset, Part
@@ -84,18 +85,12 @@ class DatasetInference(Defense):
             "public_NCHW": public_NCHW[learned:].clone(),
             "public_N": public_N[learned:].clone(),
         }
-        first_1CHW = private_NCHW[:1]
-        metadata = {
-            "defense": self.name,
-            "dataset": dataset.name,
-            "seed": seed,
-            "num_classes": logits_of(victim, pixels(first_1CHW), role="victim").shape[1],
-            "input_shape": list(first_1CHW.shape[1:]),
-            "num_regressor_images": learned,
-            "num_suspect_images": self.config.num_suspect_images,
-        }
-        fingerprint = Fingerprint(tensors=tensors, metadata=metadata)
-        metadata["victim_p_value"] = self.verify(fingerprint, victim)["p_value"]
+        fingerprint = Fingerprint.of(
+            self, dataset, seed, tensors,
+            num_classes=logits_of(victim, pixels(private_NCHW[:1]), role="victim").shape[1],
+            num_regressor_images=learned, num_suspect_images=self.config.num_suspect_images,
+        )  # fmt: skip
+        fingerprint.metadata["victim_p_value"] = self.verify(fingerprint, victim)["p_value"]
         return fingerprint
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
@@ -270,15 +265,13 @@ def welch_p_values(private_RS: np.ndarray, public_RS: np.ndarray) -> np.ndarray:
     Where neither sample varies there is no t: p is 0, 1/2 or 1 as the private mean is larger, equal or smaller.
     """
     gap_R = private_RS.mean(axis=1) - public_RS.mean(axis=1)
-    a_R, b_R = (values.var(axis=1, ddof=1) / values.shape[1] for values in (private_RS, public_RS))
-    variance_R = a_R + b_R
-    constant_R = variance_R == 0
-    safe_R = np.where(constant_R, 1.0, variance_R)
-    quartic_R = a_R**2 / (private_RS.shape[1] - 1) + b_R**2 / (public_RS.shape[1] - 1)
-    freedom_R = safe_R**2 / np.where(quartic_R > 0, quartic_R, 1.0)
-    return np.where(constant_R, 0.5 - 0.5 * np.sign(gap_R), student_t.sf(gap_R / np.sqrt(safe_R), freedom_R))
+    constant_R = (private_RS.var(axis=1) == 0) & (public_RS.var(axis=1) == 0)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows without a t, which are replaced
+        p_R = ttest_ind(private_RS, public_RS, axis=1, equal_var=False, alternative="greater").pvalue
+    return np.where(constant_R, 0.5 - 0.5 * np.sign(gap_R), p_R)
 
 
 def harmonic_mean(p_R: np.ndarray) -> float:
     """The harmonic mean p (Wilson 2019); p values below the smallest normal number count as that."""
-    return min(1.0, float(len(p_R) / np.sum(1 / np.maximum(p_R, SMALLEST_P))))
+    return min(1.0, float(hmean(np.maximum(p_R, SMALLEST_P))))

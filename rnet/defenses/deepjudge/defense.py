@@ -89,14 +89,7 @@ class DeepJudge(Defense):
                     f"defense.min_seeds={self.config.min_seeds}; lower it, or give the dataset a larger test part"
                 )
             tensors: dict[str, Tensor] = {}
-            metadata: dict[str, Any] = {
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": logits_NK.shape[1],
-                "input_shape": list(dataset.test.pixels(torch.arange(1)).shape[1:]),
-                "num_seeds": len(seeds_N),
-            }
+            metadata: dict[str, Any] = {"num_seeds": len(seeds_N)}
             halves = (
                 (self.config.black_box, self._extract_black_box),
                 (self.config.white_box, self._extract_white_box),
@@ -106,7 +99,7 @@ class DeepJudge(Defense):
                     half_tensors, half_metadata = extract_half(victim, dataset, seeds_N, seed, chunk)
                     tensors |= half_tensors
                     metadata |= half_metadata
-        return Fingerprint(tensors=tensors, metadata=metadata)
+        return Fingerprint.of(self, dataset, seed, tensors, num_classes=logits_NK.shape[1], **metadata)
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """robd, jsd in [0, 1] and [0, ln 2]; lod, lad, nod, nad >= 0: distances, 0 for the victim.

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from rnet.cutting.split import SplitModel, channel_axis
 from rnet.data.images import Part
+from rnet.defenses.row_adam import RowAdam
 from rnet.parallel.collectives import gather_objects, map_rows, rank, world_size
 
 Phi = Callable[[Tensor], Tensor]
 """Pixels (B, C, H, W) -> neuron outputs (B, C of the layer), differentiable."""
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 CHECK_EVERY = 20  # steps between two looks at which pairs are over: each look waits for the device
 
 
@@ -80,17 +80,19 @@ class _Pool:
 
     pair_A: Tensor
     x_ACHW: Tensor
-    mean_ACHW: Tensor
-    square_ACHW: Tensor
+    adam: RowAdam
     steps_A: Tensor
     reached_A: Tensor
     over_A: Tensor
 
     def select(self, keep: Tensor) -> _Pool:
-        return _Pool(**{name: tensor[keep] for name, tensor in vars(self).items()})
+        kept = {name: tensor[keep] for name, tensor in vars(self).items() if name != "adam"}
+        return _Pool(**kept, adam=self.adam.select(keep))
 
     def join(self, other: _Pool) -> _Pool:
-        return _Pool(**{name: torch.cat([tensor, getattr(other, name)]) for name, tensor in vars(self).items()})
+        names = [name for name in vars(self) if name != "adam"]
+        joined = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        return _Pool(**joined, adam=self.adam.join(other.adam))
 
 
 def fuzz(
@@ -120,15 +122,7 @@ def fuzz(
         pair_A = torch.arange(first, last, device=device)
         x_ACHW = seeds_NCHW[pair_A // M].clone()
         false_A = torch.zeros_like(pair_A, dtype=torch.bool)
-        return _Pool(
-            pair_A,
-            x_ACHW,
-            torch.zeros_like(x_ACHW),
-            torch.zeros_like(x_ACHW),
-            torch.zeros_like(pair_A),
-            false_A,
-            false_A,
-        )
+        return _Pool(pair_A, x_ACHW, RowAdam.start(x_ACHW), torch.zeros_like(pair_A), false_A, false_A)
 
     waiting = min(chunk, attempted)
     pool = fresh(0, waiting)
@@ -171,13 +165,8 @@ def _ascend(
     pool.reached_A = pool.reached_A | ((pool.steps_A > 0) & (output_A.detach() > threshold_A))
     pool.over_A = pool.reached_A | (pool.steps_A >= max_steps)
     pool.steps_A = pool.steps_A + (~pool.over_A)
-    pool.mean_ACHW.lerp_(gradient_ACHW, 1 - BETA1)
-    pool.square_ACHW.mul_(BETA2).addcmul_(gradient_ACHW, gradient_ACHW, value=1 - BETA2)
-    age_A111 = pool.steps_A.double().clamp(min=1)[:, None, None, None]
-    size_A111 = (learning_rate / (1 - BETA1**age_A111)).to(pool.x_ACHW.dtype)
-    correction_A111 = (1 - BETA2**age_A111).sqrt().to(pool.x_ACHW.dtype)
-    root_ACHW = pool.square_ACHW.sqrt().div_(correction_A111).add_(EPSILON)
-    moved_ACHW = pool.x_ACHW + size_A111 * pool.mean_ACHW / root_ACHW
+    age_A111 = pool.steps_A.clamp(min=1)[:, None, None, None]
+    moved_ACHW = pool.x_ACHW + pool.adam.step(gradient_ACHW, age_A111, learning_rate)
     if box:
         moved_ACHW = moved_ACHW.clamp_(0.0, 1.0)
     pool.x_ACHW = torch.where(pool.over_A[:, None, None, None], pool.x_ACHW.detach(), moved_ACHW)

@@ -29,12 +29,12 @@ from rnet.defenses.queries import (
     train_mode_logits,
     without_onednn,
 )
+from rnet.defenses.row_adam import RowAdam
 from rnet.errors import UserError
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.modes import device_of, frozen_eval
 
 CONVERGED = 1e-5
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's defaults
 CHECK_EVERY = 20  # steps between two looks at how many queries have converged: each look waits for the device
 CHECK_EVERY_ON_CPU = 4  # nothing to wait for there, and every converged query in the batch costs its share
 SHRINK_TO = 0.8  # of the batch must be searching still, or it is made smaller: each new size costs a library's set-up
@@ -73,23 +73,15 @@ class IPGuard(Defense):
             queries_NCHW, done_N, steps_N = map_rows(search, x_NCHW, i_N, j_N)
         logits_NK = logits_of(victim, queries_NCHW, role="victim")
         converged_N = done_N | (objective(logits_NK, i_N, j_N, self.config.k) <= CONVERGED)
-        return Fingerprint(
-            tensors={
-                "queries_NCHW": queries_NCHW.cpu().contiguous(),
-                "labels_N": logits_NK.argmax(dim=1).cpu(),
-                "converged_N": converged_N.cpu(),
-            },
-            metadata={
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": logits_NK.shape[1],
-                "input_shape": list(queries_NCHW.shape[1:]),
-                "num_queries": len(queries_NCHW),
-                "converged_share": int(converged_N.sum()) / len(converged_N),
-                "steps_run": int(steps_N.max()),
-            },
-        )
+        tensors = {
+            "queries_NCHW": queries_NCHW.cpu().contiguous(),
+            "labels_N": logits_NK.argmax(dim=1).cpu(),
+            "converged_N": converged_N.cpu(),
+        }
+        return Fingerprint.of(
+            self, dataset, seed, tensors, num_classes=logits_NK.shape[1], num_queries=len(queries_NCHW),
+            converged_share=int(converged_N.sum()) / len(converged_N), steps_run=int(steps_N.max()),
+        )  # fmt: skip
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """{"matching_rate": share of queries to which the suspect gives the victim's label}, in [0, 1]."""
@@ -133,7 +125,7 @@ class IPGuard(Defense):
         found_NCHW, done_N = x_NCHW.clone(), torch.zeros_like(i_N, dtype=torch.bool)
         steps_N, live_M = torch.zeros_like(i_N), torch.arange(len(i_N), device=i_N.device)
         x_MCHW, i_M, j_M, done_M = x_NCHW, i_N, j_N, done_N
-        mean_MCHW, square_MCHW = torch.zeros_like(x_NCHW), torch.zeros_like(x_NCHW)
+        adam = RowAdam.start(x_NCHW)
         every = CHECK_EVERY if x_NCHW.is_cuda else CHECK_EVERY_ON_CPU
         age, light = 0, is_light(victim)
         for step in range(self.config.steps):
@@ -144,7 +136,7 @@ class IPGuard(Defense):
                     break
                 if len(keep) <= SHRINK_TO * len(live_M):
                     live_M, x_MCHW, i_M, j_M, done_M = (t[keep] for t in (live_M, x_MCHW, i_M, j_M, done_M))
-                    mean_MCHW, square_MCHW = mean_MCHW[keep], square_MCHW[keep]
+                    adam = adam.select(keep)
             with torch.enable_grad(), without_onednn(x_MCHW, light):
                 leaf_MCHW = x_MCHW.detach().requires_grad_(True)
                 loss_M = objective(victim(leaf_MCHW).float(), i_M, j_M, self.config.k)
@@ -152,14 +144,9 @@ class IPGuard(Defense):
             done_M = done_M | (loss_M.detach() <= CONVERGED)
             steps_N[live_M] += ~done_M
             if "adam_rebuilt" in self.port:
-                age = 0
-                mean_MCHW.zero_()
-                square_MCHW.zero_()
+                age, adam = 0, RowAdam.start(x_MCHW)
             age += 1
-            mean_MCHW.lerp_(gradient_MCHW, 1 - BETA1)
-            square_MCHW.mul_(BETA2).addcmul_(gradient_MCHW, gradient_MCHW, value=1 - BETA2)
-            root_MCHW = (square_MCHW / (1 - BETA2**age)).sqrt_().add_(EPSILON)
-            moved_MCHW = x_MCHW - self.config.learning_rate / (1 - BETA1**age) * mean_MCHW / root_MCHW
+            moved_MCHW = x_MCHW - adam.step(gradient_MCHW, age, self.config.learning_rate)
             if "no_box" not in self.port:
                 moved_MCHW = moved_MCHW.clamp_(0.0, 1.0)
             x_MCHW = torch.where(done_M[:, None, None, None], x_MCHW, moved_MCHW)

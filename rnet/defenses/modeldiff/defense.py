@@ -82,26 +82,17 @@ class ModelDiff(Defense):
                 "the victim's logits do not change between the seeds and their perturbed versions, so ModelDiff cannot "
                 "compare it with anything; check that the victim is trained, or raise defense.epsilon"
             )
-        return Fingerprint(
-            tensors={
-                "seeds_NCHW": seeds_NCHW,
-                "perturbed_NCHW": perturbed_NCHW,
-                "logits_seeds_NK": logits_seeds_NK,
-                "logits_perturbed_NK": logits_perturbed_NK,
-            },
-            metadata={
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": logits_seeds_NK.shape[1],
-                "input_shape": list(seeds_NCHW.shape[1:]),
-                "num_pairs": len(seeds_NCHW),
-                "label_changed_share": float(
-                    (logits_seeds_NK.argmax(dim=1) != logits_perturbed_NK.argmax(dim=1)).double().mean()
-                ),
-                "mean_decision_distance": float(distances_N.mean()),
-            },
-        )
+        tensors = {
+            "seeds_NCHW": seeds_NCHW,
+            "perturbed_NCHW": perturbed_NCHW,
+            "logits_seeds_NK": logits_seeds_NK,
+            "logits_perturbed_NK": logits_perturbed_NK,
+        }
+        changed_N = logits_seeds_NK.argmax(dim=1) != logits_perturbed_NK.argmax(dim=1)
+        return Fingerprint.of(
+            self, dataset, seed, tensors, num_classes=logits_seeds_NK.shape[1], num_pairs=len(seeds_NCHW),
+            label_changed_share=float(changed_N.double().mean()), mean_decision_distance=float(distances_N.mean()),
+        )  # fmt: skip
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """{"ddv": ..., "ddm": ...}: similarities of victim and suspect in [0, 1], 1 for the victim itself."""

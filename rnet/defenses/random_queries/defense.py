@@ -38,17 +38,8 @@ class RandomQueries(Defense):
             )
         queries_NCHW = dataset.test.pixels(seeded_indices(len(dataset.test), count, seed, "random/images"))
         logits_NK = logits_of(victim, queries_NCHW, self.config.batch_size, role="victim").cpu()
-        return Fingerprint(
-            tensors={"queries_NCHW": queries_NCHW.cpu(), "labels_N": logits_NK.argmax(dim=1)},
-            metadata={
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": logits_NK.shape[1],
-                "input_shape": list(queries_NCHW.shape[1:]),
-                "num_queries": count,
-            },
-        )
+        tensors = {"queries_NCHW": queries_NCHW.cpu(), "labels_N": logits_NK.argmax(dim=1)}
+        return Fingerprint.of(self, dataset, seed, tensors, num_classes=logits_NK.shape[1], num_queries=count)
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """{"agreement": share of queries on which the suspect's label is the victim's}, in [0, 1]."""

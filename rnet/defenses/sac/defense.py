@@ -54,18 +54,11 @@ class SAC(Defense):
         for kind in self.config.inputs:
             tensors[f"queries_{kind}_NCHW"], tensors[f"logits_{kind}_NK"] = makers[kind]()
         some = self.config.inputs[0]
-        return Fingerprint(
-            tensors=tensors,
-            metadata={
-                "defense": self.name,
-                "dataset": dataset.name,
-                "seed": seed,
-                "num_classes": tensors[f"logits_{some}_NK"].shape[1],
-                "input_shape": list(tensors[f"queries_{some}_NCHW"].shape[1:]),
-                "num_queries": {kind: len(tensors[f"queries_{kind}_NCHW"]) for kind in self.config.inputs},
-                "num_queries_asked": self.config.num_queries,
-            },
-        )
+        return Fingerprint.of(
+            self, dataset, seed, tensors, num_classes=tensors[f"logits_{some}_NK"].shape[1],
+            num_queries={kind: len(tensors[f"queries_{kind}_NCHW"]) for kind in self.config.inputs},
+            num_queries_asked=self.config.num_queries,
+        )  # fmt: skip
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """One distance in [0, 1] for each kind of inputs of the fingerprint. The suspect may have other classes."""

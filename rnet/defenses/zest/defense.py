@@ -83,22 +83,11 @@ class Zest(Defense):
         }
         tensors["weights_TK"] = self._fit(tensors, masks_NSM, victim, seed, role="victim")
         counts_N = num_segments_N.double()
-        metadata: dict[str, Any] = {
-            "defense": self.name,
-            "dataset": dataset.name,
-            "num_images": config.num_images,
-            "num_masks": config.num_masks,
-            "num_classes": tensors["weights_TK"].shape[1],
-            "input_shape": list(images_NCHW.shape[1:]),
-            "seed": seed,
-            "images_below_two_segments": flat,
-            "segments_per_image": {
-                "least": int(counts_N.min()),
-                "median": float(counts_N.quantile(0.5)),
-                "most": int(counts_N.max()),
-            },
-        }
-        return Fingerprint(tensors=tensors, metadata=metadata)
+        segments = {"least": int(counts_N.min()), "median": float(counts_N.quantile(0.5)), "most": int(counts_N.max())}
+        return Fingerprint.of(
+            self, dataset, seed, tensors, num_classes=tensors["weights_TK"].shape[1], num_images=config.num_images,
+            num_masks=config.num_masks, images_below_two_segments=flat, segments_per_image=segments,
+        )  # fmt: skip
 
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """Distances l1, l2, linf and cosine (1 - cos) between the victim's stored weights and the suspect's.

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.sweep.plan.compose_cache import ConfigCache
 from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
+from rnet.config.compose_cache import ConfigCache
 from rnet.config.run import content_id, load_config, run_from_dict
 from rnet.errors import UserError
 from rnet.stages.graph import document
