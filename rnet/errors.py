@@ -10,6 +10,11 @@ class UserError(ValueError):
     """Something the user can put right. The command line prints the message and exits with status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line for a message of ours; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(place: str, value: object, valid: Iterable[str], *, remedy: str = "") -> UserError:
     """Returns the error for a name that does not exist: nearest valid names first, then all of them if they are few."""
     names = sorted(str(name) for name in valid)
