@@ -19,14 +19,9 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
+from rnet.kernels.philox import philox_words
 
-# Round multipliers and key increments of Philox4x32, table 2 of the paper.
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-_ROUNDS = 10
 _WORD = 0xFFFFFFFF
-# Counters worked on at once on a CPU: the few int64 temporaries then stay in its cache.
-_CPU_COUNTERS = 1 << 16
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -45,8 +40,7 @@ def uniform(
     sample_ids_B: int64 global sample indices, on any device. step: in [0, 2^32); or a 0-dim int64 tensor on `device`.
     Element e of a sample is word e mod 4 of the Philox block with counter (e div 4, sample low, sample high, step).
     """
-    words_BE = _words(_hash64(operator.index(seed), purpose), step, sample_ids_B, count, torch.float32, device)
-    return words_BE.mul_(2.0**-24)
+    return _words(_hash64(operator.index(seed), purpose), step, sample_ids_B, count, device, fractions=True)
 
 
 def channel_permutations(
@@ -74,7 +68,7 @@ def channel_permutations(
     if moved < 2 or calls == 0 or batch == 0:
         return identity_ABC.clone()
     key = _hash64(operator.index(seed), purpose)
-    words_BAC = _words(key, step, sample_ids_B, calls * channels, torch.int64, device).view(batch, calls, channels)
+    words_BAC = _words(key, step, sample_ids_B, calls * channels, device, fractions=False).view(batch, calls, channels)
     # Appending the channel makes all sort keys distinct, so that every device orders them alike.
     keys_ABC = words_BAC.transpose(0, 1).contiguous().mul_(1 << 31).add_(identity_ABC)
     if moved == channels:
@@ -114,57 +108,16 @@ def moved_channels(channels: int, rho: float) -> int:
     return math.ceil(rho * channels - 1e-9)  # .02 * 50 must not become 2 because of rounding
 
 
-def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """The four 32-bit output words of Philox4x32-10 as int64 tensors in [0, 2^32).
-
-    counter: int64 tensors of 32-bit values that broadcast against each other. key: two 32-bit integers.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
-    for _ in range(_ROUNDS):
-        # The product of two 32-bit words may exceed 2^63: int64 wraps around and keeps all 64 bits. The odd words
-        # (low halves) stay unmasked; only what is multiplied next must be clean. Early rounds are still broadcast.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = _mix(p1, c1, k0, shape), _mix(p0, c3, k1, shape)
-        c1, c3 = p1, p0
-        k0, k1 = (k0 + _INCREMENTS[0]) & _WORD, (k1 + _INCREMENTS[1]) & _WORD
-    return tuple((word & _WORD).expand(shape) for word in (c0, c1, c2, c3))
-
-
-def _mix(product: Tensor, other: Tensor, key: int, shape: torch.Size) -> Tensor:
-    """High half of the product, xor the other word, xor the key: a clean 32-bit word."""
-    high = product >> 32
-    high = high.bitwise_xor_(other) if high.shape == shape else high ^ other
-    return high.bitwise_xor_(key).bitwise_and_(_WORD)
-
-
 def _words(
-    key: int, step: int | Tensor, sample_ids_B: Tensor, count: int, dtype: torch.dtype, device: torch.device | str
+    key: int, step: int | Tensor, sample_ids_B: Tensor, count: int, device: torch.device | str, *, fractions: bool
 ) -> Tensor:
-    """(B, count) words: all 32 bits as int64, or the upper 24 bits, still integers, as float32 (which holds 24)."""
-    if isinstance(step, int) and not 0 <= step <= _WORD:  # to look at a tensor would wait for its device
-        raise UserError(f"step={step} is outside [0, 2^32), the range of the random draws")
-    ids_B1 = sample_ids_B.to(device=device, dtype=torch.int64, non_blocking=True).view(-1, 1)
-    blocks = -(-count // 4)
-    assert blocks <= _WORD, f"{count} draws per sample do not fit a 32-bit block counter"
-    out_BN4 = torch.empty(len(ids_B1), blocks, 4, dtype=dtype, device=ids_B1.device)
-    block_1N = torch.arange(blocks, device=ids_B1.device).view(1, -1)
-    if isinstance(step, Tensor):
-        step_11 = step.view(1, 1)
-    else:
-        step_11 = torch.full((1, 1), step, dtype=torch.int64, device=ids_B1.device)
-    at_once = _CPU_COUNTERS if ids_B1.device.type == "cpu" else max(out_BN4.numel(), 1)
-    columns = max(min(at_once, blocks), 1)
-    rows = max(at_once // columns, 1)
-    for top in range(0, len(ids_B1), rows):
-        ids = ids_B1[top : top + rows]
-        for left in range(0, blocks, columns):
-            counter = (block_1N[:, left : left + columns], ids & _WORD, (ids >> 32) & _WORD, step_11)
-            for index, word in enumerate(philox4x32(counter, (key & _WORD, key >> 32))):
-                out = out_BN4[top : top + rows, left : left + columns, index]
-                out.copy_(word >> 8 if dtype == torch.float32 else word)
-    return out_BN4.view(len(ids_B1), 4 * blocks)[:, :count]
+    """(B, count) words: all 32 bits as int64, or as fractions the upper 24 bits in float32."""
+    ids_B = sample_ids_B.to(device=device, dtype=torch.int64, non_blocking=True)
+    if not isinstance(step, Tensor):  # to look at a tensor would wait for its device
+        if not 0 <= step <= _WORD:
+            raise UserError(f"step={step} is outside [0, 2^32), the range of the random draws")
+        step = torch.full((), step, dtype=torch.int64, device=ids_B.device)
+    return philox_words(ids_B, step, key, count, fractions=fractions)
 
 
 @lru_cache(maxsize=4096, typed=True)

@@ -38,7 +38,8 @@ class Engine(ABC):
     device: where, by default where the model is; only an engine that divides parameters takes a model from elsewhere.
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
-    torch.compile the forward pass, of a split model its head and its tail. cuda_graph and quicken: of lower_level().
+    torch.compile the forward pass, of a split model its head and its tail; auto compiles on CUDA what lower_level()
+    calls many times, and nothing else. cuda_graph and quicken: of lower_level().
     """
 
     name: ClassVar[str]
@@ -54,7 +55,7 @@ class Engine(ABC):
         accumulate: int = 1,
         clip_norm: float | None = None,
         activation_checkpointing: bool = False,
-        compiled: bool = False,
+        compiled: bool | str = False,
         cuda_graph: bool = True,
         quicken: bool = True,
     ) -> None:
@@ -76,7 +77,7 @@ class Engine(ABC):
         if activation_checkpointing and not self.checkpointed:
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
-        if compiled:
+        if compiled is True:
             for name in self._compiled:
                 setattr(model, name, torch.compile(getattr(model, name)))
         self._guard = model.register_forward_pre_hook(self._refuse_unwrapped_training)
@@ -155,7 +156,8 @@ class Engine(ABC):
         if not self.whole:
             return on_surrogate(split, gathered=self._gathered, autocast=self.autocast, chunks=self.accumulate, say=say)
         return on_frozen_copy(
-            split, example_BCHW, autocast=self.autocast, chunks=self.accumulate, compiled=self._compile,
+            split, example_BCHW, autocast=self.autocast, held=AUTOCAST.get(self._precision), chunks=self.accumulate,
+            uncompiled=self._compile_obstacle(),
             quick=self._quicken and self.device.type == "cpu" and self._precision == "fp32",
             replayer=Replayer(self._graph_obstacle()), say=say,
         )  # fmt: skip
@@ -223,6 +225,12 @@ class Engine(ABC):
     def _gathered(self) -> Iterator[None]:
         """Inside, parts of the unwrapped model may be called, without gradients of parameters."""
         yield
+
+    def _compile_obstacle(self) -> str:
+        """Why the lower level is not to be compiled; empty if it is."""
+        if self._compile == "auto":
+            return "" if self.device.type == "cuda" else f"engine.compile=auto on a {self.device.type}"
+        return "" if self._compile else "engine.compile=false"
 
     def _graph_obstacle(self) -> str:
         """Why the lower level cannot be a CUDA graph; empty if it can."""

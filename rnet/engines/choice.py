@@ -34,14 +34,16 @@ def check_engine(config: EngineConfig, precision: str, processes: int, device: t
             raise unknown_name(f"engine.{key}", getattr(config, key), valid)
     if config.zero_stage not in range(4):
         raise UserError(f"engine.zero_stage={config.zero_stage} must be 0, 1, 2 or 3")
+    if config.compile not in (True, False, "auto"):
+        raise UserError(f"engine.compile={config.compile!r} must be true, false or auto")
     for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
         if getattr(config, key) < 1:
             raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
     if config.name == "plain" and processes > 1:
         raise UserError(f"engine=plain is one process, but {processes} were started; use engine=ddp")
-    if config.compile and config.name == "deepspeed":
+    if config.compile is True and config.name == "deepspeed":
         raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
-    if config.compile and config.activation_checkpointing:
+    if config.compile is True and config.activation_checkpointing:
         raise UserError("engine.compile=true and engine.activation_checkpointing=true exclude each other; choose one")
     if config.offload and (config.name != "deepspeed" or config.zero_stage == 0):
         raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")

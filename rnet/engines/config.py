@@ -29,8 +29,9 @@ class EngineConfig:
     """On CUDA and in one process, record the lower level of an attack once as a CUDA graph and replay it."""
     quicken: bool = True
     """On CPUs in float32, rewrite the frozen copy on which a lower level runs, to take fewer multiplications."""
-    compile: bool = False
-    """Compile the model's forward pass (torch.compile); slow to start."""
+    compile: bool | str = "auto"
+    """torch.compile: true (every forward pass of training too; slow to start), false, or auto: on CUDA the part of an
+    attack's lower level that is repeated many times."""
     checkpoint_seconds: float = 30.0
     """A checkpoint is written at the first step boundary after this many seconds."""
     checkpoint_steps: int = 0

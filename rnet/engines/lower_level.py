@@ -7,6 +7,7 @@ micro-batches; compiled; rewritten for CPUs; replayed as one CUDA graph.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rnet.cutting.split import SplitModel
 from rnet.engines.recording import Replayer
+from rnet.errors import first_line
 from rnet.parallel.collectives import gather_rows, sum_over_ranks, world_size
 from rnet.rewrites.cpu.small_maps import quicken
 from rnet.rewrites.folding import FoldedSplit
@@ -28,12 +30,19 @@ Say = Callable[[str], None]
 class Network:
     """What a function sees of the surrogate: constants, in eval mode, and a share of the global batch.
 
-    chunks: micro-batches that go through the tail one after the other where activations are kept.
+    chunks: micro-batches that go through the tail one after the other where activations are kept. compiled: where
+    gradients are asked for, the tail and its backward pass go through torch.compile.
     """
 
-    def __init__(self, split: SplitModel, *, chunks: int = 1) -> None:
+    def __init__(self, split: SplitModel, *, chunks: int = 1, compiled: bool = False) -> None:
         self.split = split
+        self.compiled = compiled
         self._chunks = chunks
+        self._differentiated = torch.compile(split.tail, dynamic=False) if compiled else split.tail
+
+    def call_as_it_is(self) -> None:
+        """Gives up compiling."""
+        self.compiled, self._differentiated = False, self.split.tail
 
     def head(self, x_BCHW: Tensor) -> Tensor:
         """z: the features at the cut layer."""
@@ -49,7 +58,7 @@ class Network:
         for part, *row_parts in zip(*(tensor.chunk(self._chunks) for tensor in (z, *rows)), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(True)
-                gradients.append(torch.autograd.grad(loss(self.tail(leaf), *row_parts), leaf)[0])
+                gradients.append(torch.autograd.grad(loss(self._differentiated(leaf), *row_parts), leaf)[0])
         return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
 
     def total(self, value: Tensor) -> Tensor:
@@ -69,7 +78,8 @@ class LowerLevel:
     """lower(function, *tensors) is function(network, *tensors), on the surrogate as it is at the time of the call.
 
     refresh: takes over the surrogate's weights. contexts: opened around each call, in order. replayer: how the function
-    is called. notes: what was chosen, for the log. say: told, after the first call, how it ran.
+    is called. uncompiled: why the tail is not compiled, where it is not. notes: what else was chosen, for the log. say:
+    told, after the first call, how it ran.
     """
 
     def __init__(
@@ -79,6 +89,7 @@ class LowerLevel:
         refresh: Callable[[], object],
         contexts: tuple[Context, ...] = (),
         replayer: Replayer,
+        uncompiled: str = "",
         notes: tuple[str, ...] = (),
         say: Say | None = None,
     ) -> None:
@@ -86,27 +97,43 @@ class LowerLevel:
         self._refresh = refresh
         self._contexts = contexts
         self._replay = replayer
+        self._uncompiled = uncompiled
         self._notes = notes
         self._say = say
+        self._called = False
 
     def __call__(self, function: Callable[..., T], *tensors: Tensor) -> T:
         """function: pure, without effects; it returns a tensor or a tuple of tensors, which last until the next call.
 
         It runs without gradients, but for those it asks network.gradient for.
         """
-        self._refresh()
+
+        def refreshed(*given: Tensor) -> T:
+            self._refresh()
+            return function(self.network, *given)
+
+        started = time.monotonic()
         with ExitStack() as stack:
             for context in (torch.no_grad, *self._contexts):
                 stack.enter_context(context())
-            result: T = self._replay(function, lambda *given: function(self.network, *given), tensors)
-        if self._say is not None:
-            self._say(f"lower level: {self.describe()}")
-            self._say = None
+            try:
+                result: T = self._replay(function, refreshed, tensors)
+            except Exception as error:  # compilers raise what they like
+                if not self.network.compiled or self._called:
+                    raise
+                self.network.call_as_it_is()
+                self._uncompiled = first_line(error)
+                result = self._replay(function, refreshed, tensors)
+        if not self._called:
+            self._called = True
+            if self._say is not None:
+                self._say(f"lower level: {self.describe()}; its first call took {time.monotonic() - started:.1f} s")
         return result
 
     def describe(self) -> str:
         """What was chosen, and why something was not."""
-        return ", ".join((self._replay.describe(), *self._notes))
+        compiled = "compiled" if self.network.compiled else f"not compiled ({self._uncompiled})"
+        return ", ".join((self._replay.describe(), *self._notes, compiled))
 
 
 def on_frozen_copy(
@@ -114,8 +141,9 @@ def on_frozen_copy(
     example_BCHW: Tensor,
     *,
     autocast: Context = nullcontext,
+    held: torch.dtype | None = None,
     chunks: int = 1,
-    compiled: bool = False,
+    uncompiled: str = "not asked for",
     quick: bool = False,
     replayer: Replayer | None = None,
     say: Say | None = None,
@@ -123,13 +151,12 @@ def on_frozen_copy(
     """On a copy whose convolutions have taken over their batch norms; it follows the weights of `split`, which are
     whole and stay where they are in memory.
 
-    example_BCHW: images like those to come. compiled: torch.compile the copy's tail. quick: rewrite its convolutions of
-    small maps where that pays; for float32 on CPUs.
+    example_BCHW: images like those to come. held: the type of an autocast, in which the copy holds its matrix weights.
+    uncompiled: why the copy's tail is not to go through torch.compile; empty to compile it. quick: rewrite its
+    convolutions of small maps where that pays; for float32 on CPUs.
     """
-    copy = FoldedSplit(split)
+    copy = FoldedSplit(split, example_BCHW, held=held)
     rewritten = quicken(copy.split.model, example_BCHW) if quick else []
-    if compiled:
-        copy.split.tail = torch.compile(copy.split.tail)  # type: ignore[method-assign]
 
     def refresh() -> None:
         copy.refresh()
@@ -137,12 +164,17 @@ def on_frozen_copy(
             convolution.refresh()
 
     notes = [f"{copy.count} batch norms folded"]
+    if held is not None:
+        notes.append(f"weights held in {str(held).removeprefix('torch.')}")
     if quick:
         notes.append(f"{len(rewritten)} convolutions rewritten")
-    notes.append("compiled" if compiled else "not compiled (engine.compile=false)")
+    if not uncompiled:
+        refresh()
+        with torch.no_grad(), autocast():  # so that the tail knows whether it writes to z before it is traced
+            copy.split.tail(copy.split.head(example_BCHW).float())
     return LowerLevel(
-        Network(copy.split, chunks=chunks), refresh=refresh, contexts=(autocast,), replayer=replayer or Replayer(),
-        notes=tuple(notes), say=say,
+        Network(copy.split, chunks=chunks, compiled=not uncompiled), refresh=refresh, contexts=(autocast,),
+        replayer=replayer or Replayer(), uncompiled=uncompiled, notes=tuple(notes), say=say,
     )  # fmt: skip
 
 
@@ -153,5 +185,5 @@ def on_surrogate(
     reason = "parameters are divided"
     return LowerLevel(
         Network(split, chunks=chunks), refresh=split.eval, contexts=(gathered, autocast), replayer=Replayer(reason),
-        notes=(f"batch norms not folded ({reason})",), say=say,
+        uncompiled=reason, notes=(f"batch norms not folded ({reason})",), say=say,
     )  # fmt: skip

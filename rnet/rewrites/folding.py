@@ -7,14 +7,17 @@ from collections import Counter
 from typing import Any, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from rnet.cutting.split import SplitModel
 from rnet.rewrites.activation_checkpointing import keep_activations
 from rnet.rewrites.batch_norm import use_local_batch_norm
+from rnet.rewrites.pooled_linear import fold_pools
 
 M = TypeVar("M", bound=nn.Module)
+_MULTIPLY = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
+"""Modules whose weights and biases go into matrix products, which an autocast computes in its type."""
 
 
 def folded(model: M) -> M:
@@ -34,11 +37,14 @@ class FoldedSplit:
     """A folded copy of a split model that follows its weights: `split` computes what the model does in eval mode.
 
     The copy is frozen, so calling it touches no gradient. Call refresh() whenever the model's weights or statistics
-    have changed; what is not folded is shared with the model and needs none. The model's parameters must be whole and
-    stay where they are in memory, so build it once an engine has put them there.
+    have changed; what is neither folded nor held in another type is shared with the model and needs none. The model's
+    parameters must be whole and stay where they are in memory, so build it once an engine has put them there.
+
+    example_BCHW: images of the size to come. held: the type in which matrix weights are held (bfloat16 under an
+    autocast to bfloat16, which then casts no weight in any call); None for the model's own.
     """
 
-    def __init__(self, source: SplitModel) -> None:
+    def __init__(self, source: SplitModel, example_BCHW: Tensor, *, held: torch.dtype | None = None) -> None:
         model = copy.deepcopy(source.model).eval().requires_grad_(False)
         keep_activations(model)
         use_local_batch_norm(model)  # in eval mode the same function, and one that can be folded
@@ -56,7 +62,9 @@ class FoldedSplit:
             (source.model.get_submodule(conv), source.model.get_submodule(norm), model.get_submodule(conv))
             for conv, norm in pairs
         ]
-        replaced = {name for pair in pairs for name in pair}
+        pooled = fold_pools(model, source.cut, example_BCHW)
+        self._pooled = [(own, source.model.get_submodule(name)) for name, own in pooled]
+        replaced = {name for pair in pairs for name in pair} | {name for name, _ in pooled}
         for name, module in source.model.named_modules():
             if name not in replaced:
                 own = model.get_submodule(name)
@@ -64,7 +72,24 @@ class FoldedSplit:
                 for key, parameter in module._parameters.items():
                     if parameter is not None:
                         own._parameters[key] = nn.Parameter(parameter.detach(), requires_grad=False)
+        self._held: list[tuple[Tensor, Tensor]] = []  # the copy's weight, and the model's
+        if held is not None:
+            self._hold(model, held, {id(own) for *_, own in self._followed} | {id(own) for _, own in pooled})
         self.split = SplitModel(model, source.layer, place=source.place).eval()
+
+    def _hold(self, model: nn.Module, dtype: torch.dtype, refreshed: set[int]) -> None:
+        """Replaces the matrix weights of the copy. refreshed: modules (by id) whose weights are written anyway."""
+        uses = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+        for module in model.modules():
+            if not isinstance(module, _MULTIPLY):
+                continue
+            for key, parameter in module._parameters.items():
+                if parameter is None or parameter.dtype != torch.float32 or uses[id(parameter)] > 1:
+                    continue
+                own = nn.Parameter(parameter.to(dtype), requires_grad=False)
+                if id(module) not in refreshed:
+                    self._held.append((own, parameter))
+                module._parameters[key] = own
 
     @property
     def count(self) -> int:
@@ -80,6 +105,10 @@ class FoldedSplit:
             )
             own.weight.copy_(weight)
             own.bias.copy_(bias)
+        for pooled, linear in self._pooled:
+            pooled.refresh(linear)
+        if self._held:
+            torch._foreach_copy_([own for own, _ in self._held], [weight for _, weight in self._held])
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:

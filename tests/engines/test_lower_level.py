@@ -301,3 +301,38 @@ def test_a_step_never_waits_for_the_device(
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert ("replayed as a CUDA graph" in caplog.text) == cuda_graph
+
+
+@pytest.mark.slow
+def test_a_compiled_tail_gives_the_gradients_of_a_called_one(split: SplitModel) -> None:
+    lower = on_frozen_copy(split, batch()[0], uncompiled="")
+    for seed in range(2):
+        found = lower(descended, *batch(seed))
+        assert lower.describe().endswith(", compiled")
+        for result, expected in zip(found, by_autograd(split, *batch(seed)), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            for parameter in split.parameters():
+                parameter.mul_(1.1)
+
+
+def test_a_tail_that_cannot_be_compiled_is_called_and_the_reason_told(
+    split: SplitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise NotImplementedError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
+    said: list[str] = []
+    lower = on_frozen_copy(split, batch()[0], uncompiled="", say=said.append)
+    for result, expected in zip(lower(descended, *batch()), by_autograd(split, *batch()), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    assert "not compiled (no compiler here); its first call took" in said[0]
+
+
+def test_an_error_of_the_attack_is_not_taken_for_the_compilers(split: SplitModel) -> None:
+    def wrong(net: Network, x_BCHW: Tensor) -> Tensor:
+        raise ZeroDivisionError("the attack's own")
+
+    with pytest.raises(ZeroDivisionError, match="the attack's own"):
+        on_frozen_copy(split, batch()[0], uncompiled="")(wrong, batch()[0])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-OPS = ("latent_step", "distillation_loss", "partners", "admissible_mix")
+OPS = ("latent_step", "distillation_loss", "partners", "admissible_mix", "philox")
 
 
 def interpreted(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -113,9 +113,9 @@ def test_a_folded_split_follows_the_weights_and_keeps_z(build, layer: str, pairs
     """z is what the cut layer returns, also where that is a convolution whose batch norm belongs to the tail."""
     torch.manual_seed(0)
     source = SplitModel(lived_in(build()), layer)
-    follower = FoldedSplit(source)
-    assert sum(isinstance(module, nn.Identity) for module in follower.split.modules()) >= pairs
     x_BCHW = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    follower = FoldedSplit(source, x_BCHW)
+    assert sum(isinstance(module, nn.Identity) for module in follower.split.modules()) >= pairs
     optimizer = torch.optim.SGD(source.parameters(), lr=1e-3)
     for _ in range(2):
         source.train()
@@ -133,3 +133,26 @@ def test_a_folded_split_follows_the_weights_and_keeps_z(build, layer: str, pairs
     gradients = [torch.autograd.grad(split.tail(z).square().sum(), z)[0] for split in (source, follower.split)]
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
     assert not any(parameter.requires_grad for parameter in follower.split.parameters())
+
+
+def test_weights_are_held_in_the_type_of_an_autocast_which_then_casts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    source = SplitModel(lived_in(models.vgg11_bn(weights=None, num_classes=5)).float(), "features.8")
+    x_BCHW = torch.rand(2, 3, 32, 32)
+    follower = FoldedSplit(source, x_BCHW, held=torch.bfloat16)
+    own = dict(follower.split.model.named_modules())
+    products = [module for module in own.values() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(products) == 11
+    assert {parameter.dtype for module in products for parameter in module.parameters()} == {torch.bfloat16}
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in source.parameters():
+                parameter.mul_(1.01)
+            follower.refresh()
+            for name in ("classifier.3", "classifier.6"):  # neither folded nor pooled
+                linear = source.model.get_submodule(name)
+                assert isinstance(linear, nn.Linear)
+                assert torch.equal(own[name].weight, linear.weight.bfloat16())
+            with torch.autocast("cpu", torch.bfloat16):
+                found, expected = follower.split(x_BCHW), source(x_BCHW)
+        assert (found - expected).abs().max() < 0.05 * expected.abs().max()
