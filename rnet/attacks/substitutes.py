@@ -66,10 +66,10 @@ class SubstituteAttack(Attack):
         return surrogate
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:
-        """Refuses a substitute set larger than the pool, and what `module` and `trained` refuse."""
-        substitute_subset(dataset, self.config.substitute_size, seed=0)
+        """Refuses what `module` and `trained` refuse, and a substitute set larger than the pool."""
         self.module(blueprint, default_layer)
         self.trained(blueprint)
+        substitute_subset(dataset, self.config.substitute_size, seed=0)
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """A copy of the victim, attacked."""
