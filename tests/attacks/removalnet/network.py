@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from torch import Tensor
 
@@ -12,9 +13,5 @@ from rnet.engines.lower_level import Network
 class OnlyTail(Network):
     """tail: any function of z."""
 
-    def __init__(self, tail: Callable[[Tensor], Tensor], *, chunks: int = 1) -> None:
-        self._chunks = chunks
-        self._tail = tail
-
-    def tail(self, z: Tensor) -> Tensor:
-        return self._tail(z)
+    def __init__(self, tail: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(SimpleNamespace(tail=tail))
