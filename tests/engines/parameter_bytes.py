@@ -62,6 +62,11 @@ class Watch:
         if moment == "save":
             self.saving.append(found)
 
+    def is_new(self, tensor: Tensor) -> bool:
+        """Whether the tensor is large and its bytes have not been seen yet."""
+        storage = tensor.untyped_storage()
+        return storage.nbytes() >= SMALLEST and storage._cdata not in self._known
+
     def storages(self) -> dict[int, int]:
         """Address -> bytes of the live floating-point storages that are large enough.
 
@@ -90,12 +95,12 @@ watch = Watch()
 
 
 class Looking(TorchDispatchMode):
-    """Looks after every operation that returns a tensor of a layer's size."""
+    """Looks after every operation that makes a tensor of a layer's size."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = out if isinstance(out, (tuple, list)) else [out]
-        if any(isinstance(t, Tensor) and t.numel() * t.element_size() >= SMALLEST for t in tensors):
+        if any(isinstance(t, Tensor) and watch.is_new(t) for t in tensors):
             watch.look()
         return out
 
@@ -149,6 +154,7 @@ def _engine(method: Any, run: Run, *args: Any, **kwargs: Any) -> Engine:
         # The copies that are written next are the host's; where that is the device too, they are told apart here.
         kept = {t.untyped_storage().data_ptr() for t in _tensors(state) if engine.rank == 0}
         own = {t.untyped_storage().data_ptr() for t in engine.unwrapped.state_dict().values()}
+        watch.peaks["saving adds"] += 0
         for found in watch.saving:
             added = sum(size for address, size in found.items() if address not in kept - own) - before
             watch.peaks["saving adds"] = max(watch.peaks["saving adds"], added)

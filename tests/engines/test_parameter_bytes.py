@@ -47,7 +47,7 @@ def resumed(stopped: tuple[Path, list[Peaks]]) -> list[Peaks]:
 
 
 def run(folder: Path, name: str, *overrides: str, ranks: int = 2) -> list[Peaks]:
-    ends = run_ranks("plain", "-m", "tests.engines.parameter_bytes", folder, *overrides, ranks=ranks, timeout=300)
+    ends = run_ranks("plain", "-m", "tests.engines.parameter_bytes", folder, *overrides, ranks=ranks, timeout=600)
     assert all(end.returncode == 0 for end in ends), "\n".join(end.stderr[-3000:] for end in ends)
     found = [json.loads((folder / name.format(rank)).read_text()) for rank in range(ranks)]
     for rank, peaks in enumerate(found):
