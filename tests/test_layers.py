@@ -21,9 +21,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"ground": ("rnet.errors", "rnet.draws", "rnet.registry")},
+    {"ground": ("rnet.errors", "rnet.registry")},
     {"settings": ("rnet.config", "rnet.*.config", "rnet.*.registry", "rnet.defenses.sizes")},
-    {room: (f"rnet.{room}",) for room in ("storage", "kernels", "parallel", "cutting", "data")},
+    {room: (f"rnet.{room}",) for room in ("storage", "kernels", "parallel", "cutting")},
+    {"draws": ("rnet.draws",)},
+    {"data": ("rnet.data",)},
     {"rewrites": ("rnet.rewrites",)},
     {"models": ("rnet.models",)},
     {"engines": ("rnet.engines",)},

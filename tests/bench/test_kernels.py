@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def test_every_op_has_a_row_with_times_and_a_ratio() -> None:
     rows = bench_kernels(CPU, scale="tiny", compiled=False, rounds=3)
-    assert [row["name"] for row in rows] == list(OPS)
+    assert [row["name"] for row in rows] == [op for op in OPS if op != "philox"]  # which torch has no operation for
     for row in rows:
         assert row["ratio_eager"] == pytest.approx(row["eager_ms"] / row["kernel_ms"])
         numbers = [value for name, value in row.items() if name not in ("name", "work")]

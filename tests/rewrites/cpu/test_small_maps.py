@@ -70,7 +70,7 @@ def test_a_model_stays_the_same_function(build, size: int, count: int) -> None: 
 def test_a_rewritten_copy_follows_the_weights() -> None:
     torch.manual_seed(0)
     source = SplitModel(lived_in(models.vgg11_bn(weights=None, init_weights=False, num_classes=5)), "features.8")
-    follower = FoldedSplit(source)
+    follower = FoldedSplit(source, image(32)[:1])
     rewritten = quicken(follower.split.model, image(32)[:1])
     assert len(rewritten) == 6
     with torch.no_grad():
