@@ -56,7 +56,7 @@ HOMES = {
     "mpi4py": "rnet.parallel launch.sweep.clusters",
     "submitit": "launch.sweep.clusters launch.sweep.work",
     "triton": "rnet.kernels",
-    "typer": "launch",
+    "typer": "rnet.command launch",
 }
 """Libraries that only some modules may import."""
 

@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from rnet.attacks.registry import ATTACKS
-from rnet.config.run import content_id, expand_choices, load_config, option_names, run_to_dict, to_yaml
+from rnet.config.compose import option_names
+from rnet.config.documents import content_id, run_to_dict, to_yaml
+from rnet.config.overrides import expand_choices
+from rnet.config.run import load_config
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.registry import Registry

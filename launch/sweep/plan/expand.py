@@ -13,7 +13,9 @@ from launch.sweep.plan.compose_cache import ConfigCache, Part
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
-from rnet.config.run import RunConfig, config_folder, content_id
+from rnet.config.compose import config_folder
+from rnet.config.documents import content_id
+from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 

@@ -19,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, latest_attempt
-from rnet.config.run import RunConfig, content_id, load_config
+from rnet.config.documents import content_id
+from rnet.config.run import RunConfig, load_config
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all
 from rnet.parallel.processes import launched, process_group

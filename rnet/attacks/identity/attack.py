@@ -9,8 +9,6 @@ from rnet.data.images import Dataset
 class Identity(Attack):
     """The victim itself as a suspect: every defence must recognise it."""
 
-    name = "identity"
-
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """An exact copy of the victim."""
         return Suspect(model=context.copy_of_victim(), derived=True)

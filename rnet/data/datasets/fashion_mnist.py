@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import FashionMNISTConfig
 from rnet.data.download import data_folder, open_or_download
 from rnet.data.idx import read_idx
-from rnet.data.images import TensorSource
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages, TensorSource
 from rnet.errors import UserError
 
 # Where the Debian package dataset-fashion-mnist puts the files.
@@ -20,8 +19,7 @@ NUM_CLASSES = 10
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
-@register_dataset("fashion_mnist", uses=("folder", "download"))
-def load_fashion_mnist(config: DatasetConfig) -> RawImages:
+def load_fashion_mnist(config: FashionMNISTConfig) -> RawImages:
     """The official training and test images from dataset.folder, the system's folder, the cache, or a download."""
     folder = _find_folder(config)
     train, train_labels_N = _read_part(folder, "train")
@@ -36,7 +34,7 @@ def load_fashion_mnist(config: DatasetConfig) -> RawImages:
     )
 
 
-def _find_folder(config: DatasetConfig) -> Path:
+def _find_folder(config: FashionMNISTConfig) -> Path:
     """The first folder that holds all four files, after a download if one is allowed and needed."""
     root = data_folder(config)
     downloaded = root / "FashionMNIST" / "raw"

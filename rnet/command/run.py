@@ -67,7 +67,9 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
-    from rnet.config.run import expand_choices, load_config, run_to_dict, to_yaml
+    from rnet.config.documents import run_to_dict, to_yaml
+    from rnet.config.overrides import expand_choices
+    from rnet.config.run import load_config
     from rnet.parallel.processes import launched, process_group
     from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
