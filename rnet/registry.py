@@ -145,8 +145,8 @@ class Registry:
                 f"{self.group}={name!r} cannot be imported: {error}; run rnet in its folder, or put that on PYTHONPATH"
             ) from error
         if not hasattr(module, attribute):
-            known = [key for key in vars(module) if not key.startswith("_")]
-            raise unknown_name(f"{self.group}={module_name}:", attribute, known)
+            known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+            raise unknown_name(f"{self.group}={name!r}: name", attribute, known)
         return getattr(module, attribute)
 
     def _check_kind(self, name: str, found: Any) -> None:

@@ -56,6 +56,11 @@ class Attack(ABC):
         config.check()
         self.config = config
 
+    @property
+    def name(self) -> str:
+        """What tables and ids call it; part of what its random draws depend on."""
+        return self.config.name
+
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:  # noqa: B027 - optional
         """Raises UserError if this attack cannot run on such a model and dataset."""
 

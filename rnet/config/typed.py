@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -28,7 +28,20 @@ def typed_settings(tree: DictConfig, overrides: Sequence[Override]) -> dict[str,
         if override.key_or_group not in [f"{group}.name" for group in GROUPS]:
             _set_value(merged, override)
     _check_top_level(merged)
-    return {key: merged[key] for key in TOP_LEVEL} | {group: _object(group, merged) for group in GROUPS}
+    return {key: merged[key] for key in TOP_LEVEL} | {group: _seeded(group, merged) for group in GROUPS}
+
+
+def typed_component(group: str, values: Mapping[str, Any]) -> Any:
+    """One component's dataclass; values names it and says what differs from its defaults. A seed not given stays None.
+
+    Raises UserError for unknown keys and wrong types.
+    """
+    return _to_object(group, _merge(group, values.get("name"), OmegaConf.create(dict(values))))
+
+
+def typed_dataclass(group: str, kind: type, values: Mapping[str, Any]) -> Any:
+    """An instance of a configuration dataclass. Raises UserError for unknown keys and wrong types."""
+    return _to_object(group, _fill(group, kind, OmegaConf.create(dict(values))))
 
 
 def component_class(group: str, name: str | None) -> type:
@@ -39,18 +52,22 @@ def component_class(group: str, name: str | None) -> type:
 
 
 def _merge(group: str, name: object, node: DictConfig) -> DictConfig:
-    """The component's dataclass with the node's values, as OmegaConf keeps it."""
+    """The component's dataclass with the node's values and the component's full name."""
     named = None if name is None else str(name)
-    kind = component_class(group, named)
+    filled = _fill(group, component_class(group, named), node)
+    if named:
+        filled.name = REGISTRIES[group].full_name(named) if group in REGISTRIES else named
+    return filled
+
+
+def _fill(group: str, kind: type, node: DictConfig) -> DictConfig:
+    """The dataclass with the node's values, as OmegaConf keeps it."""
     fields = [field.name for field in dataclasses.fields(kind)]
     for key in node:
         if key not in fields:
             raise unknown_name(f"{group} key", str(key), fields)
-    chosen = {}
-    if named:
-        chosen["name"] = REGISTRIES[group].full_name(named) if group in REGISTRIES else named
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), node, chosen)
+        merged = OmegaConf.merge(OmegaConf.structured(kind), node)
     except OmegaConfBaseException as error:
         raise UserError(f"{group}: {first_line(error)}") from None
     OmegaConf.set_readonly(merged, False)
@@ -88,10 +105,15 @@ def _check_top_level(merged: DictConfig) -> None:
         raise UserError(f"false_positive_rate={merged.false_positive_rate} must be above 0 and at most 0.5")
 
 
-def _object(group: str, merged: DictConfig) -> Any:
+def _seeded(group: str, merged: DictConfig) -> Any:
+    """The group's dataclass, with the run's seed where it has none of its own."""
     if "seed" in merged[group] and merged[group].seed is None:
         merged[group].seed = merged.seed
+    return _to_object(group, merged[group])
+
+
+def _to_object(group: str, node: DictConfig) -> Any:
     try:
-        return OmegaConf.to_object(merged[group])
+        return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise UserError(f"{group}: {first_line(error)}") from None

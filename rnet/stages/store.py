@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import rnet
+from rnet import __version__
 from rnet.config.documents import content_id, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
@@ -160,7 +160,7 @@ class StageFolder:
             "pid": os.getpid(),
             "host": platform.node(),
             "processes": world_size(),
-            "versions": {"rnet": rnet.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"rnet": __version__, "torch": torch.__version__, "python": platform.python_version()},
             **extra,
         }
         write_atomic(self.path / "status.json", (json.dumps(status, indent=2) + "\n").encode())
