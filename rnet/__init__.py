@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rnet.api import dataset_of, make_attack, make_defense
     from rnet.attacks.base import Attack, AttackContext, Suspect
-    from rnet.attacks.config import AttackConfig
+    from rnet.attacks.config import AttackConfig, SubstituteConfig
+    from rnet.attacks.substitutes import SubstituteAttack
     from rnet.config.component import ComponentConfig
     from rnet.config.run import RunConfig, load_config
     from rnet.data.config import DatasetConfig
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "rnet.api": ("dataset_of", "make_attack", "make_defense"),
     "rnet.attacks.base": ("Attack", "AttackContext", "Suspect"),
-    "rnet.attacks.config": ("AttackConfig",),
+    "rnet.attacks.config": ("AttackConfig", "SubstituteConfig"),
+    "rnet.attacks.substitutes": ("SubstituteAttack",),
     "rnet.config.component": ("ComponentConfig",),
     "rnet.config.run": ("RunConfig", "load_config"),
     "rnet.data.config": ("DatasetConfig",),
