@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rnet.command import Options, console, require_one_process, show_json
+from rnet.command.run import Options, console, require_one_process, show_json
 from rnet.errors import UserError, unknown_name
 
 Document = dict[str, Any]
@@ -59,7 +59,7 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     """Trains or finds the configured victim first."""
     from rnet.bench.fingerprint import bench_fingerprint
     from rnet.config.run import load_config
-    from rnet.data.registry import load_dataset
+    from rnet.data.loading import load_dataset
     from rnet.stages.stages import load_model, train
     from rnet.stages.store import Store
     from rnet.training.loop import resolve_device
@@ -95,7 +95,7 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.attack import bench_attack
     from rnet.bench.steps import require_removalnet
     from rnet.config.run import load_config
-    from rnet.data.registry import load_dataset
+    from rnet.data.loading import load_dataset
     from rnet.stages.stages import build
     from rnet.training.loop import resolve_device
 

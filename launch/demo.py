@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from rnet.command import Options, console, require_one_process, show_json
+from rnet.command.run import Options, console, require_one_process, show_json
 from rnet.storage.files import make_folder
 
 SUSPECTS = ("identity", "finetune", "removalnet")
@@ -19,7 +19,8 @@ SUSPECTS = ("identity", "finetune", "removalnet")
 
 def run_demo(overrides: Sequence[str], options: Options) -> None:
     """Computes what is missing, then shows one row per suspect; with --json {"rows": [...], ...} on standard output."""
-    from rnet.config.run import load_config, run_to_dict, to_yaml
+    from rnet.config.documents import run_to_dict, to_yaml
+    from rnet.config.run import load_config
     from rnet.report.plots import plot_suspects
     from rnet.stages.graph import negative_configs
     from rnet.stages.stages import train

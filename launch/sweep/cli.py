@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from launch.options import DEFAULT_ROOT, Root
-from rnet.command import console, guarded
+from rnet.command.app import run
+from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Root
+from rnet.command.run import console
 
 if TYPE_CHECKING:
     from launch.sweep.plan.plan import Plan
@@ -28,15 +28,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="What to set differently: cluster=local axes.seed=[0,1]."),
 ]
-ConfigDir = Annotated[
-    Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own groups, e.g. DIR/cluster/mine.yaml.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when all cells have ended.")]
-
-
-def _run(action: Callable[[], None]) -> None:
-    raise typer.Exit(guarded(action))
 
 
 @sweep_app.command("plan")
@@ -49,7 +41,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Show cells, what is done, arrays, resources and the sbatch text; submit nothing."""
-    _run(lambda: _show_plan(file, changes or [], root, config_dir, check=check, as_json=as_json))
+    run(lambda: _show_plan(file, changes or [], root, config_dir, check=check, as_json=as_json))
 
 
 @sweep_app.command("submit")
@@ -57,7 +49,7 @@ def submit_command(
     file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None, wait: Wait = False
 ) -> None:
     """Submit the cells that are missing, and return; again, it goes on from where it was."""
-    _run(lambda: _submit(file, changes or [], root, config_dir, retry=False, wait=wait))
+    run(lambda: _submit(file, changes or [], root, config_dir, retry=False, wait=wait))
 
 
 @sweep_app.command("retry")
@@ -65,7 +57,7 @@ def retry_command(
     file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None, wait: Wait = False
 ) -> None:
     """Submit again the cells that failed, timed out, were lost, or lacked a parent that did; nothing else."""
-    _run(lambda: _submit(file, changes or [], root, config_dir, retry=True, wait=wait))
+    run(lambda: _submit(file, changes or [], root, config_dir, retry=True, wait=wait))
 
 
 @sweep_app.command("status")
@@ -76,13 +68,13 @@ def status_command(
     as_json: AsJson = False,
 ) -> None:
     """Show each stage's states, progress, time left and failures."""
-    _run(lambda: _show_status(file, root, watch=watch, as_json=as_json))
+    run(lambda: _show_status(file, root, watch=watch, as_json=as_json))
 
 
 @sweep_app.command("cancel")
 def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
     """Stop what waits and runs; results and checkpoints stay."""
-    _run(lambda: _cancel(file, root))
+    run(lambda: _cancel(file, root))
 
 
 @sweep_app.command("report")
@@ -96,7 +88,7 @@ def report_command(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead.")] = None,
 ) -> None:
     """The table of scores and verdicts, in Markdown also of ROC areas; exit status 1 while rows are missing."""
-    _run(lambda: _report(file, root, kind, separation, out))
+    run(lambda: _report(file, root, kind, separation, out))
 
 
 def _show_plan(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
+from rnet.attacks.config import AttackConfig
 from rnet.data.images import Dataset
 from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
@@ -44,13 +45,21 @@ class Suspect:
 
 
 class Attack(ABC):
-    """Turns a victim into a suspect. `check` refuses what cannot work before anything is trained or written."""
+    """Turns a victim into a suspect. `check` refuses what cannot work before anything is trained or written.
 
-    name: ClassVar[str]
+    config: annotate it with your own dataclass; its fields are the keys of the command line.
+    """
+
+    config: AttackConfig
 
     def __init__(self, config: Any) -> None:
         config.check()
         self.config = config
+
+    @property
+    def name(self) -> str:
+        """What tables and ids call it; part of what its random draws depend on."""
+        return self.config.name
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:  # noqa: B027 - optional
         """Raises UserError if this attack cannot run on such a model and dataset."""

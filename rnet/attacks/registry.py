@@ -1,5 +1,6 @@
 """The attacks by name."""
 
+from rnet.attacks.config import AttackConfig
 from rnet.attacks.finetune.config import FineTuneConfig
 from rnet.attacks.identity.config import IdentityConfig
 from rnet.attacks.independent.config import IndependentConfig
@@ -8,10 +9,12 @@ from rnet.registry import Registry
 
 ATTACKS = Registry(
     "attack",
+    AttackConfig,
     {
         "identity": (IdentityConfig, "rnet.attacks.identity.attack:Identity"),
         "independent": (IndependentConfig, "rnet.attacks.independent.attack:Independent"),
         "finetune": (FineTuneConfig, "rnet.attacks.finetune.attack:FineTune"),
         "removalnet": (RemovalNetConfig, "rnet.attacks.removalnet.attack:RemovalNet"),
     },
+    kind="rnet.attacks.base:Attack",
 )

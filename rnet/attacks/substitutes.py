@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.config import SubstituteConfig
 from rnet.data.batches import Batch
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.splits import substitute_subset
@@ -35,10 +36,10 @@ Objective = Callable[[int, Batch, Tensor], "LossOf"]
 class SubstituteAttack(Attack):
     """Trains a copy of the victim by SGD on substitute images.
 
-    A further attack of this kind overrides `objective`, and `module`, `trained` or `period` where it needs to. Its
-    configuration has the fields of rnet.attacks.finetune.config.FineTuneConfig but for fraction.
+    A further attack of this kind overrides `objective`, and `module`, `trained` or `period` where it needs to.
     """
 
+    config: SubstituteConfig
     period: ClassVar[float] = 1.0
     """Of the cosine schedule, in iterations: above 1 it does not come down to 0."""
 

@@ -26,8 +26,9 @@ from rnet.bench.local_processes import run_processes
 from rnet.bench.scaling_rank import Case, Measured
 from rnet.bench.steps import require_removalnet
 from rnet.bench.timing import interquartile_range
-from rnet.config.run import RunConfig, expand_choices, load_config
-from rnet.data.registry import load_dataset
+from rnet.config.overrides import expand_choices
+from rnet.config.run import RunConfig, load_config
+from rnet.data.loading import load_dataset
 from rnet.engines.choice import check_batch, check_engine
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier

@@ -18,10 +18,10 @@ from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.bench.memory import peak_memory
 from rnet.bench.steps import prepare_removalnet, prepare_victim_training
 from rnet.bench.timing import now
-from rnet.command import guarded
+from rnet.command.run import guarded
 from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import gather_objects, rank, wait_for_all
 from rnet.parallel.launch import launched

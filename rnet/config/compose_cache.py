@@ -15,7 +15,10 @@ from typing import Any
 
 import yaml
 
-from rnet.config.run import GROUPS, RunConfig, config_folder, load_config, option_names, parse_overrides
+from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
+from rnet.config.compose import config_folder, option_names
+from rnet.config.overrides import parse_overrides
+from rnet.config.run import RunConfig, load_config
 from rnet.errors import UserError
 
 _TOP = "top"
@@ -34,7 +37,7 @@ class ConfigCache:
         self._defaults, self._presets = _defaults_and_presets()
         self._preset_names = {group: option_names(f"{group}_preset", config_dir) for group in self._presets}
         self._tangled = _tangled(config_dir)
-        self._known = {*GROUPS, *_top_level()}
+        self._known = {*GROUPS, *PRESETS, *TOP_LEVEL}
         self._parts: dict[tuple[str, ...], dict[str, Part]] = {}
         self._options: dict[str, str] = {}
         self._found: dict[Part, Any] = {}
@@ -66,7 +69,7 @@ class ConfigCache:
             group, dot, _ = key.partition(".")
             if not equals or group not in self._known:
                 load_config(lines, config_dir=self._config_dir)  # says what is wrong
-            if key in GROUPS:
+            if key in GROUPS or key in PRESETS:
                 chosen[key] = self._option(line)
             else:
                 values[group if dot else _TOP].append(line)
@@ -78,6 +81,8 @@ class ConfigCache:
             return tuple(chosen.values())
         if group == _TOP:
             return ()
+        if named := chosen.get(f"{group}_preset"):
+            return (chosen[group], named)
         preset = re.sub(r"\$\{(\w+)\}", lambda found: chosen[found[1]], self._presets.get(group, ""))
         return (chosen[group], preset) if preset in self._preset_names.get(group, ()) else (chosen[group],)
 
@@ -96,7 +101,7 @@ class ConfigCache:
             new = self._found.setdefault(parts[group], component) is component
             if new and getattr(component, "seed", None) == _PROBE:
                 self._inherits.add(parts[group])
-        top = {name: getattr(run, name) for name in _top_level() if name != "seed"}
+        top = {name: getattr(run, name) for name in TOP_LEVEL if name != "seed"}
         self._found.setdefault(parts[_TOP], top)
 
     def _component(self, part: Part, seed: int) -> Any:
@@ -112,10 +117,6 @@ class ConfigCache:
         if not re.fullmatch(r"-?\d+", text):
             raise UserError(f"{line} must be of type int")
         return int(text)
-
-
-def _top_level() -> list[str]:
-    return [field.name for field in dataclasses.fields(RunConfig) if field.name not in GROUPS]
 
 
 def _tangled(config_dir: Path | None) -> bool:

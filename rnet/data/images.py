@@ -38,6 +38,22 @@ class TensorSource:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class RawImages:
+    """What a loader returns: every labelled image there is, before any split.
+
+    train_labels_N, test_labels_N: int64 CPU, one per image of the source. test: the official test images, or None
+    where there are none and a seeded permutation decides. flip: the natural answer to DatasetConfig.flip.
+    """
+
+    train: ImageSource
+    train_labels_N: Tensor
+    test: ImageSource | None = None
+    test_labels_N: Tensor | None = None
+    num_classes: int
+    flip: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Part:
     """One disjoint part of a dataset: a view of a source.
 

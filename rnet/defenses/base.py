@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from rnet.config.component import ComponentConfig
 from rnet.data.images import Dataset
 from rnet.defenses.calibration import Verdict, verdict
 from rnet.defenses.metric import Metric
@@ -55,14 +56,22 @@ class Judgement:
 
 
 class Defense(ABC):
-    """An ownership test. Hyperparameters in the constructor (a config dataclass), data in the calls."""
+    """An ownership test. Hyperparameters in the constructor (a config dataclass), data in the calls.
 
-    name: ClassVar[str]
+    config: annotate it with your own dataclass; its fields are the keys of the command line.
+    """
+
+    config: ComponentConfig
     metrics: ClassVar[tuple[Metric, ...]]
 
     def __init__(self, config: Any) -> None:
         config.check()
         self.config = config
+
+    @property
+    def name(self) -> str:
+        """What tables, ids and the names of scores call it."""
+        return self.config.name
 
     @abstractmethod
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:

@@ -1,5 +1,6 @@
 """The defences by name."""
 
+from rnet.config.component import ComponentConfig
 from rnet.defenses.akh.config import AKHConfig
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.deepjudge.config import DeepJudgeConfig
@@ -12,6 +13,7 @@ from rnet.registry import Registry
 
 DEFENSES = Registry(
     "defense",
+    ComponentConfig,
     {
         "ipguard": (IPGuardConfig, "rnet.defenses.ipguard.defense:IPGuard"),
         "modeldiff": (ModelDiffConfig, "rnet.defenses.modeldiff.defense:ModelDiff"),
@@ -22,4 +24,5 @@ DEFENSES = Registry(
         "dataset_inference": (DatasetInferenceConfig, "rnet.defenses.dataset_inference.defense:DatasetInference"),
         "random": (RandomQueriesConfig, "rnet.defenses.random_queries.defense:RandomQueries"),
     },
+    kind="rnet.defenses.base:Defense",
 )

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.cutting.split import SplitModel
+from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, on_frozen_copy, on_surrogate
 from rnet.engines.recording import Replayer
 from rnet.errors import UserError
@@ -42,7 +43,11 @@ class Engine(ABC):
     calls many times, and nothing else. cuda_graph and quicken: of lower_level().
     """
 
+    config: EngineConfig
+    """Annotate it with a dataclass derived from EngineConfig where an engine has settings of its own."""
     name: ClassVar[str]
+    one_process: ClassVar[bool] = False
+    """Whether it cannot share its work among processes."""
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Engine(ABC):
         optimizer: Optimizer,
         scheduler: LRScheduler,
         *,
+        config: EngineConfig | None = None,
         device: torch.device | None = None,
         precision: str = "fp32",
         accumulate: int = 1,
@@ -59,6 +65,7 @@ class Engine(ABC):
         cuda_graph: bool = True,
         quicken: bool = True,
     ) -> None:
+        self.config = config or EngineConfig()
         self.unwrapped = model
         self.rank, self.world_size = rank(), world_size()
         self.device = device or next(model.parameters()).device
@@ -81,6 +88,16 @@ class Engine(ABC):
             for name in self._compiled:
                 setattr(model, name, torch.compile(getattr(model, name)))
         self._guard = model.register_forward_pre_hook(self._refuse_unwrapped_training)
+
+    # --- what a configuration may ask of it
+
+    @classmethod
+    def check_config(cls, config: EngineConfig, precision: str, processes: int) -> None:
+        """Raises UserError for what this engine cannot do, before anything starts. Called without a process group."""
+        if cls.one_process and processes > 1:
+            raise UserError(f"engine={config.name} is one process, but {processes} were started; use engine=ddp")
+        if config.offload:
+            raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")
 
     # --- what every training loop uses
 

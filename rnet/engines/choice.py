@@ -14,13 +14,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
-from rnet.engines.ddp import DDPEngine
-from rnet.engines.plain import PlainEngine
+from rnet.engines.registry import ENGINES
 from rnet.errors import UserError, unknown_name
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "plain", "ddp", "deepspeed")
 BACKENDS = ("auto", "gloo", "nccl")
 VICTIMS = ("replica", "zero3")
 COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
@@ -29,7 +27,7 @@ SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
 def check_engine(config: EngineConfig, precision: str, processes: int, device: torch.device) -> None:
     """Raises UserError for a combination that so many processes cannot run; needs no process group."""
-    for key, valid in (("name", ENGINES), ("backend", BACKENDS), ("victim", VICTIMS)):
+    for key, valid in (("backend", BACKENDS), ("victim", VICTIMS)):
         if getattr(config, key) not in valid:
             raise unknown_name(f"engine.{key}", getattr(config, key), valid)
     if config.zero_stage not in range(4):
@@ -39,18 +37,12 @@ def check_engine(config: EngineConfig, precision: str, processes: int, device: t
     for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
         if getattr(config, key) < 1:
             raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
-    if config.name == "plain" and processes > 1:
-        raise UserError(f"engine=plain is one process, but {processes} were started; use engine=ddp")
-    if config.compile is True and config.name == "deepspeed":
-        raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
+    config.check()
+    engine_class(config).check_config(config, precision, processes)
     if config.compile is True and config.activation_checkpointing:
         raise UserError("engine.compile=true and engine.activation_checkpointing=true exclude each other; choose one")
-    if config.offload and (config.name != "deepspeed" or config.zero_stage == 0):
-        raise UserError("engine.offload=true needs engine=deepspeed with engine.zero_stage=1, 2 or 3")
     if config.victim == "zero3" and processes == 1:
         raise UserError("engine.victim=zero3 divides the victim among processes, but there is one; use replica")
-    if precision == "fp16" and config.name == "deepspeed":
-        raise UserError("precision=fp16 is not supported with engine=deepspeed; use bf16, or engine=ddp")
     if precision == "fp16" and device.type == "cpu" and not cpu_has_fp16():
         raise UserError("precision=fp16 needs a GPU or a CPU with AVX512-FP16; use precision=bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -59,6 +51,12 @@ def check_engine(config: EngineConfig, precision: str, processes: int, device: t
         logger.warning("precision=bf16 is emulated by this CPU, many times slower than precision=fp32")
     if config.backend == "nccl" and device.type == "cpu":
         raise UserError("engine.backend=nccl needs CUDA devices; use gloo or auto")
+
+
+def engine_class(config: EngineConfig) -> type[Engine]:
+    """The class of an engine; for `auto`, which is decided later, what all engines have in common."""
+    ENGINES.check_class(config)
+    return Engine if config.name == "auto" else ENGINES.load(config.name)
 
 
 def cpu_has_fp16() -> bool:
@@ -111,11 +109,4 @@ def build_engine(
     """The engine of a resolved configuration. settings: device, precision and clip_norm."""
     settings |= {"accumulate": config.accumulate, "activation_checkpointing": config.activation_checkpointing}
     settings |= {"compiled": config.compile, "cuda_graph": config.cuda_graph, "quicken": config.quicken}
-    if config.name == "plain":
-        return PlainEngine(model, optimizer, scheduler, **settings)
-    if config.name == "ddp":
-        return DDPEngine(model, optimizer, scheduler, **settings)
-    from rnet.engines.deepspeed import DeepSpeedEngine
-
-    stage, offload = config.zero_stage, config.offload
-    return DeepSpeedEngine(model, optimizer, scheduler, zero_stage=stage, offload=offload, **settings)
+    return engine_class(config)(model, optimizer, scheduler, config=config, **settings)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rnet.config.component import ComponentConfig
+
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(ComponentConfig):
     """How a stage is executed. Nothing here changes a result, and nothing here is part of an id."""
 
     name: str = "auto"
-    """plain (one process), ddp, deepspeed, or auto: plain on one process, ddp on several, ZeRO-3 if that is too big."""
+    """plain (one process), ddp, deepspeed, auto (plain on one process, ddp on several, ZeRO-3 if that is too big), or
+    your own, package.module:Class."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda (each process its own) or cuda:N."""
     backend: str = "auto"

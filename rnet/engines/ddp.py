@@ -23,6 +23,7 @@ class DDPEngine(PlainEngine):
     """Gradients are averaged while they are computed. Buffers need no exchange: batch norm is global already."""
 
     name: ClassVar[str] = "ddp"
+    one_process: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, **settings: Any) -> None:
         super().__init__(model, optimizer, scheduler, **settings)

@@ -23,13 +23,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.engines.base import Engine
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
 
 KEEP_WHOLE = 10_000  # ZeRO-3 leaves parameters of fewer elements on every rank: sending them costs more than they hold
 _LARGEST_BUCKET = 500_000_000  # elements of a buffer for gradients: DeepSpeed's default, 2 GB whatever the model
 
 
 class DeepSpeedEngine(Engine):
-    """zero_stage: 0 to 3. offload: keep optimizer state (and, at stage 3, parameters) in the host's memory.
+    """config.zero_stage: 0 to 3. config.offload: keep optimizer state (at stage 3, also parameters) in host memory.
 
     Stage 3: the unwrapped model's parameters are empty between forwards; its submodules fetch theirs when called, and
     _gathered() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
@@ -38,27 +40,37 @@ class DeepSpeedEngine(Engine):
 
     name: ClassVar[str] = "deepspeed"
 
+    @classmethod
+    def check_config(cls, config: EngineConfig, precision: str, processes: int) -> None:
+        """Can offload from stage 1 on; refuses what DeepSpeed does not do together with it."""
+        if config.zero_stage == 0:
+            super().check_config(config, precision, processes)
+        if config.compile:
+            raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
+        if precision == "fp16":
+            raise UserError("precision=fp16 is not supported with engine=deepspeed; use bf16, or engine=ddp")
+
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
         scheduler: LRScheduler,
         *,
-        zero_stage: int,
-        offload: bool = False,
+        config: EngineConfig,
         **settings: Any,
     ) -> None:
+        zero_stage, offload = config.zero_stage, config.offload
         model.to(memory_format=torch.contiguous_format)  # DeepSpeed flattens parameters, and cannot send strided ones
-        super().__init__(model, optimizer, scheduler, **settings)
+        super().__init__(model, optimizer, scheduler, config=config, **settings)
         self._stage = zero_stage
         self._hooks_before = _hooks(model)
         self._direct = _direct_parameters(model) if zero_stage == 3 else []
-        wrapped, config = _InAutocast(model, self.autocast), self._settings(zero_stage, offload)
+        wrapped, zero = _InAutocast(model, self.autocast), self._settings(zero_stage, offload)
         if zero_stage == 3:
-            _divide(wrapped, self.device, config)
+            _divide(wrapped, self.device, zero)
         trained = [parameter for _, parameter in self._trained()]
         self._engine = _initialised(
-            self.device, model=wrapped, model_parameters=trained, optimizer=optimizer, config=config
+            self.device, model=wrapped, model_parameters=trained, optimizer=optimizer, config=zero
         )
         if zero_stage == 3:
             if not offload:

@@ -16,6 +16,7 @@ class PlainEngine(Engine):
     """Ordinary autograd and an ordinary optimizer; under fp16 with a dynamic loss scale (Micikevicius et al. 2018)."""
 
     name: ClassVar[str] = "plain"
+    one_process: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, **settings: Any) -> None:
         super().__init__(model, optimizer, scheduler, **settings)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rnet.errors import UserError
+from rnet.models.config import ModelConfig
+
 BLOCKS_PER_STAGE = {"resnet8": 1, "resnet14": 2, "resnet20": 3}
 
 
@@ -54,6 +57,13 @@ class SmallResNet(nn.Module):
         x_BCHW = self.relu(self.bn1(self.conv1(x_BCHW)))
         x_BCHW = self.layer3(self.layer2(self.layer1(x_BCHW)))
         return self.fc(self.flatten(self.avgpool(x_BCHW)))
+
+
+def small_resnet(*, num_classes: int, in_channels: int, config: ModelConfig) -> SmallResNet:
+    """resnet8, resnet14 or resnet20, as config.name says, of config.width."""
+    if config.width < 1:
+        raise UserError(f"model.width={config.width} must be at least 1")
+    return SmallResNet(num_classes, in_channels, config.width, BLOCKS_PER_STAGE[config.name])
 
 
 def _stage(in_channels: int, out_channels: int, *, stride: int, blocks: int) -> nn.Sequential:

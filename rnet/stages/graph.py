@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rnet.attacks.independent.config import IndependentConfig
-from rnet.config.run import RunConfig, as_dict
+from rnet.config.components import GROUPS
+from rnet.config.documents import hashed
+from rnet.config.run import RunConfig
 from rnet.errors import UserError
 
 Document = dict[str, Any]
@@ -46,9 +48,6 @@ GRAPH: Mapping[str, Stage] = {
 
 STAGE_NAMES = tuple(GRAPH)
 
-_CHECKED = ("train", "attack", "defense")
-"""Groups whose configurations say themselves what they refuse."""
-
 
 def lineage(stage: str) -> tuple[str, ...]:
     """The stage and all that it needs, each after its parents."""
@@ -69,7 +68,7 @@ def document(stage: str, config: RunConfig) -> Document:
     found: Document = {"stage": stage, "method": GRAPH[stage].method}
     for key in GRAPH[stage].own:
         value = getattr(config, key)
-        found[key] = value if isinstance(value, str | int) else as_dict(value, hashed_only=True)
+        found[key] = value if isinstance(value, str | int) else hashed(key, value)
     if "model" in found and config.model.weights:
         found["model"]["weights_sha256"] = _file_digest(config.model.weights)
     return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
@@ -78,7 +77,7 @@ def document(stage: str, config: RunConfig) -> Document:
 def check_settings(stage: str, config: RunConfig) -> None:
     """Raises UserError for a setting of the stage or of its ancestors that is out of range; builds nothing."""
     for key in ingredients(stage):
-        if key in _CHECKED:
+        if key in GROUPS:
             getattr(config, key).check()
 
 

@@ -17,9 +17,10 @@ from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.base import Attack, AttackContext
 from rnet.attacks.registry import ATTACKS
-from rnet.config.run import RunConfig, content_id
+from rnet.config.documents import content_id
+from rnet.config.run import RunConfig
 from rnet.data.images import Dataset, Part
-from rnet.data.registry import load_dataset_once
+from rnet.data.loading import load_dataset_once
 from rnet.defenses.base import Defense
 from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
@@ -27,8 +28,8 @@ from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine, resolve_engine
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.registry import build_model
 from rnet.models.weights import load_weights
+from rnet.models.zoo import build_model
 from rnet.parallel.collectives import rank, world_size
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from rnet import __version__
-from rnet.config.run import content_id, to_yaml
+from rnet.config.documents import content_id, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document

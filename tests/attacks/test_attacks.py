@@ -27,7 +27,7 @@ from rnet.config.run import load_config
 from rnet.cutting.split import SplitModel
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.draws import BatchDraws, channel_permutations, uniform
 from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import Network, on_frozen_copy

@@ -18,7 +18,7 @@ from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.bench.attack import _flops, bench_attack
 from rnet.bench.profile import costliest
 from rnet.bench.straightforward_removalnet import straightforward_step
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError

@@ -169,7 +169,7 @@ def test_the_command_line_shows_rows_and_refuses_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from launch.benchmark import run_bench
-    from rnet.command import Options
+    from rnet.command.run import Options
 
     rows = scaling_rows([point(mode, n, 16 * n, [8.0, 8.0]) for mode in ("strong", "weak") for n in (1, 2)])
     monkeypatch.setattr("rnet.bench.scaling.bench_scaling", lambda plan: rows)

@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from rnet.attacks.registry import ATTACKS
-from rnet.config.run import content_id, expand_choices, load_config, option_names, run_to_dict, to_yaml
+from rnet.config.compose import option_names
+from rnet.config.documents import content_id, run_to_dict, to_yaml
+from rnet.config.overrides import expand_choices
+from rnet.config.run import load_config
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.registry import Registry
@@ -135,6 +138,38 @@ def test_the_mathematics_is_part_of_the_id() -> None:
 
 def test_a_defence_does_not_change_the_id_of_an_attack() -> None:
     assert _id("attack", "defense.k=3") == _id("attack")
+
+
+@pytest.mark.parametrize(("preset", "beta"), [("removalnet_imagenet", 4.0), ("removalnet_cinic10", 2.0)])
+def test_a_preset_can_be_chosen_for_another_dataset(preset: str, beta: float) -> None:
+    run = load_config(["dataset=image_folder", "attack=removalnet", f"attack_preset={preset}"])
+    assert (run.attack.beta, run.attack.num_poison_steps) == (beta, 30)
+    assert load_config([f"attack_preset={preset}", "attack.beta=1"]).attack.beta == 1.0
+
+
+def test_an_unknown_preset_and_one_of_another_attack_are_refused() -> None:
+    with pytest.raises(UserError, match="attack_preset='removalnet_imagnet' does not exist; did you mean"):
+        load_config(["attack_preset=removalnet_imagnet"])
+    with pytest.raises(UserError, match="attack key='alpha' does not exist"):
+        load_config(["attack=identity", "attack_preset=removalnet_imagenet"])
+
+
+def test_an_option_of_the_users_own_may_name_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "attack").mkdir()
+    (tmp_path / "attack" / "mine.yaml").write_text("name: tests.plugins.attack:Prune\nrate: 0.7\n")
+    run = load_config(["attack=mine"], config_dir=tmp_path)
+    assert (run.attack.name, run.attack.rate) == ("tests.plugins.attack:Prune", 0.7)
+    assert load_config(["attack=mine", "attack.rate=0.2"], config_dir=tmp_path).attack.rate == 0.2
+
+
+def test_a_plugin_takes_no_preset_of_what_it_replaces() -> None:
+    run = load_config(["dataset=tests.plugins.dataset:load_stripes"])
+    assert (run.train.epochs, run.attack.batch_size) == (10, 128)
+
+
+def test_a_name_given_as_a_key_decides_the_component() -> None:
+    run = load_config(["dataset=cifar10", "attack.name=tests.plugins.attack:Prune"])
+    assert run.attack.rate == 0.3
 
 
 def test_the_yaml_text_reads_back_as_the_same_document() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import FashionMNISTConfig
 from rnet.data.datasets import fashion_mnist
 from rnet.data.datasets.fashion_mnist import read_idx
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.errors import UserError
 
 # Two images of 2 rows and 3 columns.
@@ -73,7 +73,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, damage) -> None:  # type
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_the_four_files_are_found_in_the_users_folder(tmp_path: Path, below: str, suffix: str) -> None:
     write_set(tmp_path / below, suffix)
-    dataset = load_dataset(DatasetConfig(name="fashion_mnist", folder=str(tmp_path), substitute_pool=5))
+    dataset = load_dataset(FashionMNISTConfig(folder=str(tmp_path), substitute_pool=5))
     assert (len(dataset.train), len(dataset.substitute), len(dataset.test)) == (7, 5, 4)
     for part in (dataset.train, dataset.substitute, dataset.test):
         for i, position in enumerate(part.positions_N.tolist()):
@@ -85,7 +85,7 @@ def test_missing_files_are_named_with_every_remedy(tmp_path: Path) -> None:
     write_set(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(UserError) as error:
-        load_dataset(DatasetConfig(name="fashion_mnist", folder=str(tmp_path)))
+        load_dataset(FashionMNISTConfig(folder=str(tmp_path)))
     for expected in (
         f"{tmp_path} (lacks t10k-labels-idx1-ubyte)",
         f"{tmp_path}/FashionMNIST/raw (no such folder)",
@@ -100,14 +100,14 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path)
     write(tmp_path / "train-labels-idx1-ubyte", labels(1, 2, 3))
     with pytest.raises(UserError, match=r"holds 12 images but .*train-labels-idx1-ubyte 3 labels"):
-        load_dataset(DatasetConfig(name="fashion_mnist", folder=str(tmp_path)))
+        load_dataset(FashionMNISTConfig(folder=str(tmp_path)))
 
 
 def test_labels_above_nine_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path)
     write(tmp_path / "t10k-labels-idx1-ubyte", labels(1, 2, 3, 10))
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte is empty or holds labels above 9"):
-        load_dataset(DatasetConfig(name="fashion_mnist", folder=str(tmp_path)))
+        load_dataset(FashionMNISTConfig(folder=str(tmp_path)))
 
 
 def test_a_download_goes_to_the_folder_and_is_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_download_goes_to_the_folder_and_is_then_read(tmp_path: Path, monkeypa
         write_set(Path(folder) / "FashionMNIST" / "raw")
 
     monkeypatch.setattr(fashion_mnist, "_download", download)
-    config = DatasetConfig(name="fashion_mnist", folder=str(tmp_path / "new"), download=True, substitute_pool=5)
+    config = FashionMNISTConfig(folder=str(tmp_path / "new"), download=True, substitute_pool=5)
     assert len(load_dataset(config).train) == 7
 
 
@@ -126,14 +126,14 @@ def test_a_download_that_fails_is_a_users_error(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(fashion_mnist, "_download", fail)
     with pytest.raises(UserError, match=r"could not be downloaded to .*: no route to host; put the four idx files"):
-        load_dataset(DatasetConfig(name="fashion_mnist", folder=str(tmp_path), download=True))
+        load_dataset(FashionMNISTConfig(folder=str(tmp_path), download=True))
 
 
 @pytest.mark.skipif(
     bool(fashion_mnist._missing(fashion_mnist.SYSTEM_FOLDER)), reason="apt package dataset-fashion-mnist not installed"
 )
 def test_the_real_set_is_complete() -> None:
-    dataset = load_dataset(DatasetConfig(name="fashion_mnist", substitute_pool=10_000))
+    dataset = load_dataset(FashionMNISTConfig(substitute_pool=10_000))
     assert (len(dataset.train), len(dataset.substitute), len(dataset.test)) == (50_000, 10_000, 10_000)
     assert (dataset.num_classes, dataset.channels, dataset.image_size) == (10, 1, 28)
     assert dataset.test.labels_N.bincount().tolist() == [1000] * 10

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from rnet.data.config import DatasetConfig
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
+from rnet.data.registry import DATASETS
 from rnet.data.resize import decode_image
 from rnet.errors import UserError
 
 
 def config(name: str, folder: Path, **changes: Any) -> DatasetConfig:
-    return DatasetConfig(**{"name": name, "folder": str(folder), "image_size": 8, "substitute_pool": 5, **changes})
+    return DATASETS.config_class(name)(**{"folder": str(folder), "image_size": 8, "substitute_pool": 5, **changes})
 
 
 @pytest.mark.parametrize("name", ["cifar10", "gtsrb", "celeba", "lfw"])

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import ImageFolderConfig
 from rnet.data.folder import FolderSource
 from rnet.data.images import Part, TensorSource
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.data.resize import decode_image
 from rnet.errors import UserError
 
 
-def config(images: Path, **changes: Any) -> DatasetConfig:
+def config(images: Path, **changes: Any) -> ImageFolderConfig:
     values = {"name": "image_folder", "folder": str(images), "image_size": 6, "substitute_pool": 4}
-    return DatasetConfig(**{**values, **changes})
+    return ImageFolderConfig(**{**values, **changes})
 
 
 def write_classes(

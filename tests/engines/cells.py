@@ -25,7 +25,7 @@ from rnet.attacks.finetune.attack import FineTune
 from rnet.attacks.finetune.config import FineTuneConfig
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
 from rnet.models.classifier import Classifier

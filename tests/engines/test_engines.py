@@ -46,7 +46,7 @@ def linear() -> nn.Module:
 @pytest.mark.parametrize(
     ("settings", "precision", "processes", "device", "message"),
     [
-        ({"name": "dpp"}, "fp32", ONE, CPU, "engine.name='dpp'.*ddp"),
+        ({"name": "dpp"}, "fp32", ONE, CPU, "engine='dpp'.*ddp"),
         ({"name": "plain"}, "fp32", TWO, CPU, "engine=plain is one process, but 2 were started; use engine=ddp"),
         ({"name": "deepspeed", "zero_stage": 4}, "fp32", TWO, CPU, "engine.zero_stage=4 must be 0, 1, 2 or 3"),
         ({"victim": "zero2"}, "fp32", TWO, CPU, "engine.victim='zero2'.*zero3"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
-from rnet.data.registry import load_dataset
+from rnet.data.loading import load_dataset
 from rnet.draws import BatchDraws
 from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, Network, on_frozen_copy, on_surrogate

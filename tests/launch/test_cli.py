@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from launch.cli import app
+from rnet import __version__
 from tests.tiny_runs import TINY, TINY_FINETUNE, TINY_IPGUARD, TINY_REMOVALNET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,49 @@ def test_python_m_rnet_finds_what_the_command_line_made(root: Path) -> None:
     command = [sys.executable, "-m", "rnet", "attack", "--root", str(root), "--json", *TINY, *TINY_FINETUNE]
     again = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     assert json.loads(again.stdout) == json.loads(out)
+
+
+def test_both_command_lines_share_files_with_the_group_of_a_shared_store(tmp_path: Path) -> None:
+    for number, module in enumerate(("rnet", "launch.cli")):
+        root = tmp_path / str(number)
+        root.mkdir()
+        root.chmod(0o2770)
+        command = [sys.executable, "-m", module, "train", "--root", str(root), *TINY]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        (result,) = root.glob("train/*/result.json")
+        assert result.stat().st_mode & 0o060 == 0o060, module
+
+
+def test_the_version_is_an_option_of_both_command_lines() -> None:
+    assert rnet("--version") == (0, f"{__version__}\n", "")
+    shown = subprocess.run([sys.executable, "-m", "rnet", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.stdout == f"{__version__}\n"
+
+
+def test_list_and_explain_answer_in_tables_and_json() -> None:
+    code, out, _ = rnet("list", "attacks")
+    assert code == 0
+    assert "removalnet" in out
+    _, out, _ = rnet("list", "defenses", "--json")
+    assert {"name", "summary", "origin"} == json.loads(out)["options"][0].keys()
+    _, out, _ = rnet("explain", "attack.rho", "--json")
+    (row,) = json.loads(out)["keys"]
+    assert (row["key"], row["type"], row["value"]) == ("attack.rho", "float", 0.02)
+    assert "shuffle permutes" in row["meaning"]
+    code, out, _ = rnet("explain", "defense=ipguard")
+    assert code == 0
+    assert "defense.num_queries" in out
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
+    code, _, err = rnet("list", "attack")
+    assert code == 2
+    assert "did you mean attacks" in err
+
+
+def test_help_points_to_the_keys_of_components() -> None:
+    _, out, _ = rnet("attack", "--help")
+    assert "rnet explain attack=removalnet" in " ".join(out.split())
 
 
 def test_the_demo_gives_rows_with_the_promised_keys_and_a_picture(root: Path) -> None:

@@ -13,7 +13,7 @@ from torch.profiler import profile
 from torchvision.models import VisionTransformer
 
 from rnet.models.config import ModelConfig
-from rnet.models.registry import build_model
+from rnet.models.zoo import build_model
 from rnet.rewrites.attention import project_as_torch, project_in_place
 
 

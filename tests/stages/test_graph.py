@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rnet.attacks.registry import ATTACKS
-from rnet.config.run import content_id, load_config
+from rnet.config.documents import content_id
+from rnet.config.run import load_config
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, STAGE_NAMES, check_settings, document, hyperparameters, ingredients, lineage

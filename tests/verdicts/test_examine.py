@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnet.config.run import expand_choices
+from rnet.config.overrides import expand_choices
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.stages import stages

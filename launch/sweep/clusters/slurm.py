@@ -98,7 +98,8 @@ class Slurm(Cluster):
         """What submitit's executor is given for an array."""
         setup = [*self.setup, find_pickle(folder)]
         if code is not None:
-            setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
+            here = shlex.quote(os.getcwd())  # where plugins of one file are
+            setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}:{here}")
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
         options: dict[str, Any] = {"requeue": True, "mem": f"{round(shape.memory_gb * 1024)}M"} | self.sbatch
         if shape.gpus:

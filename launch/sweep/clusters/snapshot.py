@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import rnet
-from rnet.config.run import config_folder
+from rnet.config.compose import config_folder
 from rnet.storage.files import make_folder, unwritable
 from rnet.storage.json_files import write_json
 

@@ -12,8 +12,10 @@ from typing import Any
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
+from rnet.config.compose import config_folder
 from rnet.config.compose_cache import ConfigCache, Part
-from rnet.config.run import GROUPS, RunConfig, as_dict, config_folder, content_id, run_from_dict
+from rnet.config.documents import as_dict, content_id, run_from_dict
+from rnet.config.run import GROUPS, RunConfig
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 

@@ -25,13 +25,12 @@ from typing import Any
 
 import yaml
 
+from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError, unknown_name
 from rnet.stages.graph import STAGE_NAMES
 
 _KEYS = ("name", "cluster", "until", "set", "axes", "exclude", "cases", "resources")
-_GROUPS = ("dataset", "model", "train", "attack", "defense", "engine")
-_TOP_LEVEL = ("seed", "precision", "negatives", "false_positive_rate")
 _PLAIN = re.compile(r"[\w./:+-]+")
 
 Match = Mapping[str, Sequence[str]]
@@ -161,8 +160,10 @@ def _match(setting: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
 
 def _check_axis(axis: str) -> None:
     group, dot, field = axis.partition(".")
-    if not (axis in _TOP_LEVEL or (group in _GROUPS and (field or not dot))):
-        raise unknown_name("axis", axis, [*_GROUPS, *_TOP_LEVEL], remedy="A key of a group works too: attack.seed.")
+    if not (axis in TOP_LEVEL or axis in PRESETS or (group in GROUPS and (field or not dot))):
+        raise unknown_name(
+            "axis", axis, [*GROUPS, *PRESETS, *TOP_LEVEL], remedy="A key of a group works too: attack.seed."
+        )
     if axis in ("negatives", "false_positive_rate"):
         raise UserError(f"axis {axis!r} changes verdicts only; write it under set")
 
@@ -177,7 +178,7 @@ def _resources(setting: str, document: Any) -> dict[str, dict[str, Any]]:
 
 def _values(setting: str, values: Any) -> tuple[str, ...]:
     if values == "all" and setting == "axes.defense":
-        values = DEFENSES.names()
+        values = DEFENSES.own()
     listed = values if isinstance(values, list) else [values]
     if not listed:
         raise UserError(f"{setting} is empty; give at least one value or take it out")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.plan import Plan, Row
-from rnet.config.run import run_from_dict
+from rnet.config.documents import run_from_dict
 from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name

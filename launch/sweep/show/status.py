@@ -16,7 +16,7 @@ from rich.text import Text
 from launch.sweep.plan.plan import Cell, Plan
 from launch.sweep.records.attempts import read_attempt
 from launch.sweep.states import STATES, CellState, StoreState
-from rnet.command import console
+from rnet.command.run import console
 from rnet.stages.graph import STAGE_NAMES
 
 SAMPLE = 100

@@ -19,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, latest_attempt
-from rnet.config.run import RunConfig, content_id, run_from_dict
+from rnet.config.documents import content_id, run_from_dict
+from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all
 from rnet.parallel.launch import launched

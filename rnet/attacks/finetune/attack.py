@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 class FineTune(SubstituteAttack):
     """The simplest removal attack, and the one every defence claims to survive."""
 
-    name = "finetune"
     config: FineTuneConfig
 
     def trained(self, surrogate: nn.Module) -> list[nn.Parameter]:

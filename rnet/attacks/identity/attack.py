@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.identity.config import IdentityConfig
 from rnet.data.images import Dataset
 
 
 class Identity(Attack):
     """The victim itself as a suspect: every defence must recognise it."""
 
-    name = "identity"
+    config: IdentityConfig
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """An exact copy of the victim."""

@@ -14,7 +14,6 @@ from rnet.training.victim import train_classifier
 class Independent(Attack):
     """Not an attack: what a defence must leave alone."""
 
-    name = "independent"
     config: IndependentConfig
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:

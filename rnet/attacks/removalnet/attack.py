@@ -34,7 +34,6 @@ class RemovalNet(SubstituteAttack):
     nor keep anything, and draws from `draws` only.
     """
 
-    name = "removalnet"
     config: RemovalNetConfig
     period = 1.5
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rnet.attacks.config import AttackConfig
+from rnet.attacks.config import SubstituteConfig
 from rnet.config.checks import check_positive
 from rnet.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemovalNetConfig(AttackConfig):
+class RemovalNetConfig(SubstituteConfig):
     """Defaults are those of the authors' CIFAR10 runs; configs/attack_preset holds their other datasets'."""
 
     name: str = "removalnet"
     """The attack's name."""
-    seed: int | None = None
-    """Subset, order and noise; None takes the run's seed."""
     layer: str | None = None
     """The cut: the surrogate is tail o head, head ends with this module. None takes the architecture's usual cut."""
-    substitute_size: int = 400
-    """How many unlabelled images the attacker has."""
     iterations: int = 1000
     """Upper-level (optimizer) steps."""
     batch_size: int = 128
@@ -43,16 +39,11 @@ class RemovalNetConfig(AttackConfig):
     """Latent-level steps per batch."""
     learning_rate: float = 8e-3
     """Start of the cosine schedule, which is cut at two thirds of its period (ends at a quarter of the start)."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 1e-4
-    """On all parameters."""
-    clip_norm: float | None = None
-    """Largest l2 norm of all gradients together; None does not clip."""
 
     def check(self) -> None:
-        """Raises UserError for sizes, rates and shares out of range, and for a target or distance not known."""
-        check_positive("attack", self, "substitute_size", "iterations", "batch_size", "temperature", "learning_rate")
+        """Also refuses a temperature, a share and steps out of range, and a target or distance not known."""
+        super().check()
+        check_positive("attack", self, "temperature")
         if not 0 < self.rho <= 1:
             raise UserError(f"attack.rho={self.rho} must be above 0 and at most 1")
         if self.num_poison_steps < 0:

@@ -1,1 +1,1 @@
-"""One file per named dataset; a file put here is a dataset. Heavy libraries are imported inside the loaders."""
+"""One file per named dataset, each with one loader. Heavy libraries are imported inside the loaders."""

@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import CelebAConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages
 from rnet.errors import unknown_name
 
 # About half of the faces smile (48 %), so that accuracy means something.
 DEFAULT_ATTRIBUTE = "Smiling"
 
 
-@register_dataset("celeba", uses=("folder", "download", "max_memory_mb", "attribute"))
-def load_celeba(config: DatasetConfig) -> RawImages:
+def load_celeba(config: CelebAConfig) -> RawImages:
     """Two classes: 1 where dataset.attribute holds. torchvision verifies the checksums of the annotation files."""
     train, valid, test = open_or_download(config, _open, "the folder celeba with img_align_celeba and its text files")
     attribute = config.attribute or DEFAULT_ATTRIBUTE

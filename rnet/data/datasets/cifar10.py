@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import CIFAR10Config
 from rnet.data.download import open_or_download
-from rnet.data.images import TensorSource
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages, TensorSource
 
 
-@register_dataset("cifar10", uses=("folder", "download"))
-def load_cifar10(config: DatasetConfig) -> RawImages:
+def load_cifar10(config: CIFAR10Config) -> RawImages:
     """The official training and test images; torchvision verifies the checksums of the files."""
     train, test = open_or_download(config, _open, "the folder cifar-10-batches-py")
     train_source, train_labels_N = _tensors(train)

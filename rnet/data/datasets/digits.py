@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from rnet.data.config import DatasetConfig
-from rnet.data.images import TensorSource
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.config import DigitsConfig
+from rnet.data.images import RawImages, TensorSource
 
 
-@register_dataset("digits")
-def load_digits(config: DatasetConfig) -> RawImages:
+def load_digits(config: DigitsConfig) -> RawImages:
     """All digits in one pool: 10 classes, one channel; the original grey levels 0..16 become 0..255."""
     from sklearn.datasets import load_digits as load
 

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import FashionMNISTConfig
 from rnet.data.download import data_folder, open_or_download
-from rnet.data.images import TensorSource
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages, TensorSource
 from rnet.errors import UserError
 
 # Where the Debian package dataset-fashion-mnist puts the files.
@@ -24,8 +23,7 @@ NUM_CLASSES = 10
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
-@register_dataset("fashion_mnist", uses=("folder", "download"))
-def load_fashion_mnist(config: DatasetConfig) -> RawImages:
+def load_fashion_mnist(config: FashionMNISTConfig) -> RawImages:
     """The official training and test images from dataset.folder, the system's folder, the cache, or a download."""
     folder = _find_folder(config)
     train, train_labels_N = _read_part(folder, "train")
@@ -61,7 +59,7 @@ def read_idx(path: Path, dims: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).view(shape)
 
 
-def _find_folder(config: DatasetConfig) -> Path:
+def _find_folder(config: FashionMNISTConfig) -> Path:
     """The first folder that holds all four files, after a download if one is allowed and needed."""
     root = data_folder(config)
     downloaded = root / "FashionMNIST" / "raw"

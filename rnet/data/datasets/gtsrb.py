@@ -12,16 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import GTSRBConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages
 
 NUM_CLASSES = 43
 
 
-@register_dataset("gtsrb", uses=("folder", "download", "max_memory_mb"))
-def load_gtsrb(config: DatasetConfig) -> RawImages:
+def load_gtsrb(config: GTSRBConfig) -> RawImages:
     """The official training and test images, in the folder layout of torchvision."""
     (train_paths, train_labels_N), (test_paths, test_labels_N) = open_or_download(
         config, _list_files, "the folder gtsrb with GTSRB/Training, GTSRB/Final_Test and GT-final_test.csv"

@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import ImageFolderConfig
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages
 from rnet.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
-@register_dataset("image_folder", uses=("folder", "max_memory_mb"))
-def load_image_folder(config: DatasetConfig) -> RawImages:
+def load_image_folder(config: ImageFolderConfig) -> RawImages:
     """Classes are the folders' names in alphabetical order; `test` is preferred to `val` where both exist."""
     folder = _folder(config)
     train_folder = folder / "train" if (folder / "train").is_dir() else folder
@@ -48,7 +47,7 @@ def load_image_folder(config: DatasetConfig) -> RawImages:
     )
 
 
-def _folder(config: DatasetConfig) -> Path:
+def _folder(config: ImageFolderConfig) -> Path:
     if config.folder is None:
         raise UserError("dataset=image_folder needs dataset.folder, a folder with a folder of images per class")
     folder = Path(config.folder).expanduser()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import LFWConfig
 from rnet.data.download import open_or_download
 from rnet.data.folder import file_sources, files_by_class
-from rnet.data.registry import RawImages, register_dataset
+from rnet.data.images import RawImages
 
 # People with fewer pictures are left out: 62 people and 3,023 pictures remain.
 MIN_IMAGES = 20
@@ -21,8 +21,7 @@ MIN_IMAGES = 20
 _PLACES = ("lfw_home/lfw_funneled", "lfw-py/lfw_funneled", "lfw_funneled", "lfw-deepfunneled", "lfw", ".")
 
 
-@register_dataset("lfw", uses=("folder", "download", "max_memory_mb"))
-def load_lfw(config: DatasetConfig) -> RawImages:
+def load_lfw(config: LFWConfig) -> RawImages:
     """One pool of faces, a class per person in alphabetical order."""
     people = open_or_download(
         config, _find_people, f"a folder lfw_funneled with a folder per person, some with {MIN_IMAGES} pictures or more"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rnet.config.component import ComponentConfig
 from rnet.defenses.sizes import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class AKHConfig:
+class AKHConfig(ComponentConfig):
     """How many mistakes are used."""
 
     name: str = "akh"

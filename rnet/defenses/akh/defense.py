@@ -27,7 +27,6 @@ from rnet.rewrites.modes import device_of
 class AKH(Defense):
     """Share of the victim's mistakes that a suspect labels differently. Tensors: queries_NCHW, labels_N (victim's)."""
 
-    name: ClassVar[str] = "akh"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="disagreement", direction="distance", low=0.0, high=1.0),)
     config: AKHConfig
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rnet.config.component import ComponentConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetInferenceConfig:
+class DatasetInferenceConfig(ComponentConfig):
     """Hyperparameters of Dataset Inference; the defaults are the authors' for 32 px colour images."""
 
     name: str = "dataset_inference"

@@ -50,7 +50,6 @@ class DatasetInference(Defense):
     of magnitude, so that a bound from their mean and deviation lies below 0. Its `perfect` is the paper's level, .01.
     """
 
-    name: ClassVar[str] = "dataset_inference"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="log10_p_value", direction="distance", low=math.log10(SMALLEST_P), high=0.0, perfect=-2.0),
         Metric(name="p_value", direction="distance", low=0.0, high=1.0),

@@ -54,7 +54,6 @@ class DeepJudge(Defense):
     verify returns the metrics of the halves that are switched on in its config and in the fingerprint.
     """
 
-    name: ClassVar[str] = "deepjudge"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robd", direction="distance", low=0.0, high=1.0),
         Metric(name="jsd", direction="distance", low=0.0, high=math.log(2)),

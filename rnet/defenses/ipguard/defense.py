@@ -43,7 +43,6 @@ SHRINK_TO = 0.8  # of the batch must be searching still, or it is made smaller: 
 class IPGuard(Defense):
     """Matching rate on boundary queries. Tensors: queries_NCHW, labels_N (the victim's), converged_N."""
 
-    name: ClassVar[str] = "ipguard"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="matching_rate", direction="similarity", low=0.0, high=1.0, perfect=1.0),
     )

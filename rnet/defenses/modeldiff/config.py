@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_1, check_names
+from rnet.config.component import ComponentConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelDiffConfig:
+class ModelDiffConfig(ComponentConfig):
     """Hyperparameters of ModelDiff."""
 
     name: str = "modeldiff"

@@ -43,7 +43,6 @@ TARGET_SCALE, OTHERS_WEIGHT = 1000.0, 0.1
 class ModelDiff(Defense):
     """DDV and DDM similarity. Tensors: seeds_NCHW, perturbed_NCHW and the victim's logits_seeds_NK, _perturbed_NK."""
 
-    name: ClassVar[str] = "modeldiff"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="ddv", direction="similarity", low=0.0, high=1.0, perfect=1.0),
         Metric(name="ddm", direction="similarity", low=0.0, high=1.0, perfect=1.0),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rnet.config.component import ComponentConfig
 from rnet.defenses.sizes import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomQueriesConfig:
+class RandomQueriesConfig(ComponentConfig):
     """How many clean images are used."""
 
     name: str = "random"

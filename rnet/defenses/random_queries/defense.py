@@ -22,7 +22,6 @@ from rnet.errors import UserError
 class RandomQueries(Defense):
     """Label agreement on clean test images. Tensors: queries_NCHW, labels_N (the victim's)."""
 
-    name: ClassVar[str] = "random"
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="agreement", direction="similarity", low=0.0, high=1.0, perfect=1.0),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_names
+from rnet.config.component import ComponentConfig
 from rnet.defenses.sizes import check_sizes
 from rnet.errors import UserError
 
@@ -12,7 +13,7 @@ SAC_INPUTS = ("wrong", "cutmix", "jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig:
+class SACConfig(ComponentConfig):
     """What the models are asked."""
 
     name: str = "sac"

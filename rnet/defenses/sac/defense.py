@@ -34,7 +34,6 @@ class SAC(Defense):
     The metrics of the kinds that the configuration leaves out are missing from the scores.
     """
 
-    name: ClassVar[str] = "sac"
     metrics: ClassVar[tuple[Metric, ...]] = tuple(
         Metric(name=kind, direction="distance", low=0.0, high=1.0) for kind in SAC_INPUTS
     )

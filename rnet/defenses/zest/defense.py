@@ -44,7 +44,6 @@ _RELATIVE_RANK_CUT = 1e-12  # eigenvalues of D'D below this share of the largest
 class Zest(Defense):
     """Distances between the models' LIME weights; raw ones, see `normalise` for the paper's relative distance."""
 
-    name: ClassVar[str] = "zest"
     metrics: ClassVar[tuple[Metric, ...]] = tuple(
         Metric(name=order, direction="distance", low=0.0, high=2.0 if order == "cosine" else float("inf"))
         for order in ORDERS

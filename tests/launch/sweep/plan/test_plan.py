@@ -16,7 +16,8 @@ import yaml
 from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
 from rnet.config.compose_cache import ConfigCache
-from rnet.config.run import content_id, load_config, run_from_dict
+from rnet.config.documents import content_id, run_from_dict
+from rnet.config.run import load_config
 from rnet.errors import UserError
 from rnet.stages.graph import document
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep

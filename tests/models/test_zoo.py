@@ -14,15 +14,15 @@ import yaml
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-import rnet.models.registry
 from rnet.cutting.cuts import usual_cut_layers
 from rnet.cutting.split import SplitModel
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.registry import build_model
 from rnet.models.resnet import SmallResNet
+from rnet.models.zoo import build_model
 
+HERE = "tests.models.test_zoo"
 OPTIONS = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
 
 
@@ -61,7 +61,7 @@ def test_the_seed_decides_the_weights_and_the_global_state_is_kept() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("resnet14", rnet.models.registry.SmallResNet),
+        ("resnet14", SmallResNet),
         ("resnet18", torchvision.models.ResNet),
         ("timm/resnet18", timm.models.ResNet),
         ("torchvision/resnet18", torchvision.models.ResNet),
@@ -122,16 +122,15 @@ def test_a_model_of_a_fixed_size_takes_the_images_of_the_dataset() -> None:
     assert torch.equal(split(torch.ones(1, 3, 28, 28)), model(torch.ones(1, 3, 28, 28)))
 
 
-def test_a_custom_model_is_built_by_its_factory() -> None:
-    config = ModelConfig(source="custom", factory="tests.models.test_model_registry:tiny_net", cut_layers=["0", "2"])
+def test_a_plugin_is_called_with_classes_and_channels() -> None:
+    config = ModelConfig(name=f"{HERE}:tiny_net", cut_layers=["0", "2"])
     model = build(config, channels=2)
     assert model.backbone[0].in_channels == 2
-    assert model.architecture == "tiny_net"
+    assert model.architecture == f"{HERE}:tiny_net"
     assert model.cut_layer == "2"
     assert build(dataclasses.replace(config, cut_layers=[]), channels=2).cut_layer is None
 
 
-HERE = "tests.models.test_model_registry"
 REFUSED = [
     ({"name": "resnet9"}, "model='resnet9' does not exist; did you mean resnet8"),
     ({"name": "resnet5O"}, "did you mean resnet50"),
@@ -146,14 +145,16 @@ REFUSED = [
     ({"width": 0}, "model.width=0 must be at least 1"),
     ({"cut_layers": ["layr1"]}, "model.cut_layers='layr1' does not exist; did you mean layer1"),
     ({"name": "alexnet"}, "model='alexnet' cannot take images of shape (3, 32, 32)"),
-    ({"source": "custom"}, "model.factory=None must read package.module:function"),
-    ({"source": "custom", "factory": "no_such_module:f"}, "cannot be imported"),
-    ({"source": "custom", "factory": f"{HERE}:tiny_nut"}, "did you mean tiny_net"),
-    ({"source": "custom", "factory": f"{HERE}:forgets_channels"}, "must accept num_classes and in_channels"),
-    ({"source": "custom", "factory": f"{HERE}:gives_no_module"}, "returned a int, not a torch.nn.Module"),
-    ({"source": "custom", "factory": f"{HERE}:gives_wrong_logits"}, "must return logits (B, 5) but returned (1, 6)"),
-    ({"source": "custom", "factory": f"{HERE}:tiny_net", "stem": "small"}, "model.stem='small' is not known for tiny"),
-    ({"source": "timm", "factory": f"{HERE}:tiny_net"}, "has no effect with model.source='timm'"),
+    ({"name": "mylab:"}, "must read package.module:Name"),
+    ({"name": "no_such_module:f"}, "cannot be imported"),
+    ({"name": f"{HERE}:tiny_nut"}, "did you mean tiny_net"),
+    ({"name": f"{HERE}:HERE"}, "is a str, not a function or a class"),
+    ({"name": f"{HERE}:forgets_channels"}, "must accept num_classes and in_channels"),
+    ({"name": f"{HERE}:gives_no_module"}, "returned a int, not a torch.nn.Module"),
+    ({"name": f"{HERE}:gives_wrong_logits"}, "must return logits (B, 5) but returned (1, 6)"),
+    ({"name": f"{HERE}:tiny_net", "stem": "small"}, "model.stem='small' is not known for tests"),
+    ({"name": f"{HERE}:tiny_net", "source": "timm"}, "model.source='timm' has no effect"),
+    ({"name": f"{HERE}:tiny_net", "width": 8}, "model.width=8 has no effect"),
 ]
 
 
@@ -210,8 +211,4 @@ def test_every_option_names_a_model_and_sets_only_what_differs(path: Path) -> No
     options = yaml.safe_load(path.read_text())
     config = ModelConfig(**options)
     assert all(value != getattr(ModelConfig(), key) for key, value in options.items() if key != "name")
-    if config.source == "custom":
-        with pytest.raises(UserError, match=r"model\.factory=None"):
-            build(config)
-    else:
-        assert len(build(config, image_size=config.input_size or 224).cut_layers) in (0, 4, 5)
+    assert len(build(config, image_size=config.input_size or 224).cut_layers) in (0, 4, 5)

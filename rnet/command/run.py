@@ -68,7 +68,8 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
     from rnet.config.compose_cache import ConfigCache
-    from rnet.config.run import expand_choices, run_to_dict, to_yaml
+    from rnet.config.documents import run_to_dict, to_yaml
+    from rnet.config.overrides import expand_choices
     from rnet.parallel.launch import launched
     from rnet.parallel.processes import process_group
     from rnet.stages.graph import document as hashed_document

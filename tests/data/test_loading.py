@@ -14,43 +14,59 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from rnet.data import registry
-from rnet.data.config import DatasetConfig
-from rnet.data.images import TensorSource
-from rnet.data.registry import RawImages, dataset_names, load_dataset
+from rnet.config.run import load_config
+from rnet.data.config import DatasetConfig, DigitsConfig
+from rnet.data.images import RawImages, TensorSource
+from rnet.data.loading import load_dataset
+from rnet.data.registry import DATASETS
 from rnet.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
 NAMES = ["celeba", "cifar10", "digits", "fashion_mnist", "gtsrb", "image_folder", "lfw"]
+IMAGES = torch.randint(0, 256, (40, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+HERE = "tests.data.test_loading"
+
+
+def load_colour(config: DatasetConfig) -> RawImages:
+    """40 random 6x6 colour images with an official test of 10."""
+    return RawImages(
+        train=TensorSource(IMAGES),
+        train_labels_N=torch.arange(40) % 4,
+        test=TensorSource(255 - IMAGES[:10]),
+        test_labels_N=torch.arange(10) % 4,
+        num_classes=4,
+        flip=True,
+    )
+
+
+def load_narrow(config: DatasetConfig) -> RawImages:
+    return RawImages(
+        train=TensorSource(IMAGES[:, :, :, :4]), train_labels_N=torch.arange(40) % 4, num_classes=4, flip=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColourConfig(DatasetConfig):
+    unused = ("folder",)
+    name: str = f"{HERE}:load_colour"
 
 
 @pytest.fixture
 def colour_set(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """Registers a dataset "colour" of 40 random 6x6 colour images with an official test of 10, and returns the 40."""
-    images = torch.randint(0, 256, (40, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-
-    def load(config: DatasetConfig) -> RawImages:
-        return RawImages(
-            train=TensorSource(images),
-            train_labels_N=torch.arange(40) % 4,
-            test=TensorSource(255 - images[:10]),
-            test_labels_N=torch.arange(10) % 4,
-            num_classes=4,
-            flip=True,
-        )
-
-    dataset_names()
-    monkeypatch.setitem(registry._loaders, "colour", (load, frozenset()))
-    return images
+    """The images of load_colour; the test may change them."""
+    monkeypatch.setattr(f"{HERE}.IMAGES", IMAGES.clone())
+    return sys.modules[HERE].IMAGES
 
 
 def colour(**changes: Any) -> DatasetConfig:
-    return DatasetConfig(**{"name": "colour", "substitute_pool": 15, **changes})
+    return ColourConfig(**{"substitute_pool": 15, **changes})
 
 
-def test_listing_the_datasets_imports_neither_torchvision_nor_scikit_learn() -> None:
+def test_naming_the_datasets_imports_no_torch_and_loaders_import_libraries_when_called() -> None:
     code = (
-        "import sys; from rnet.data.registry import dataset_names; print(*dataset_names());"
+        "import sys; from rnet.data.registry import DATASETS; print(*DATASETS.own());"
+        "[DATASETS.config_class(name) for name in DATASETS.own()]; assert 'torch' not in sys.modules;"
+        "[DATASETS.load(name) for name in DATASETS.own()];"
         "assert not {'torchvision', 'sklearn'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONFIGS.parents[1])
@@ -66,7 +82,7 @@ def test_an_unknown_dataset_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_option_of_every_dataset_is_a_valid_configuration_of_it(name: str) -> None:
     option = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), option))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DATASETS.config_class(name)), option))
     assert isinstance(config, DatasetConfig)
     assert config.name == name
     assert "defaults" not in option
@@ -87,8 +103,37 @@ def test_values_out_of_range_are_refused_by_name(colour_set: torch.Tensor, key: 
 
 
 def test_a_setting_without_effect_is_warned_about(colour_set: torch.Tensor) -> None:
-    with pytest.warns(UserWarning, match=r"dataset.attribute='Young' has no effect for dataset=colour"):
-        load_dataset(colour(attribute="Young"))
+    with pytest.warns(UserWarning, match=r"dataset.folder='here' has no effect for dataset=.*load_colour"):
+        load_dataset(colour(folder="here"))
+
+
+def test_a_setting_of_one_dataset_is_no_key_of_another() -> None:
+    assert load_config(["dataset=celeba", "dataset.attribute=Young"]).dataset.attribute == "Young"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"dataset key='dataset.attribute' does not exist"):
+        load_config(["dataset=digits", "dataset.attribute=Young"])
+
+
+def test_a_configuration_of_another_dataset_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset='celeba' is configured by .*CelebAConfig, not by DatasetConfig"):
+        load_dataset(DatasetConfig(name="celeba"))
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"train_labels_N": torch.zeros(39, dtype=torch.long)}, "returns 40 train images but 39 labels"),
+    ({"num_classes": 3}, "train labels from 0 to 3, but 3 classes"),
+    ({"test_labels_N": None}, "test images without labels"),
+    ({"train": TensorSource(IMAGES.float())}, "train images as uint8"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_what_a_loader_gets_wrong_is_said(
+    colour_set: torch.Tensor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    right = load_colour(colour())
+    monkeypatch.setattr(f"{HERE}.load_colour", lambda config: dataclasses.replace(right, **changes))
+    with pytest.raises(UserError, match=message):
+        load_dataset(dataclasses.replace(colour()))
 
 
 def test_the_substitute_pool_is_taken_from_the_training_images_and_the_official_test_is_kept(
@@ -143,24 +188,18 @@ def test_size_and_channels_follow_the_configuration(colour_set: torch.Tensor) ->
     assert dataset.test.fetch(torch.tensor([0, 1])).shape == (2, 1, 12, 12)
 
 
-def test_native_size_of_images_that_are_not_square_is_refused(
-    colour_set: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(config: DatasetConfig) -> RawImages:
-        source = TensorSource(colour_set[:, :, :, :4])
-        return RawImages(train=source, train_labels_N=torch.arange(40) % 4, num_classes=4, flip=True)
-
-    monkeypatch.setitem(registry._loaders, "narrow", (load, frozenset()))
-    with pytest.raises(UserError, match=r"narrow images are 4x6, not square; set dataset\.image_size=4"):
-        load_dataset(colour(name="narrow"))
-    assert load_dataset(colour(name="narrow", image_size=3)).image_size == 3
+def test_native_size_of_images_that_are_not_square_is_refused() -> None:
+    narrow = DatasetConfig(name=f"{HERE}:load_narrow", substitute_pool=15)
+    with pytest.raises(UserError, match=r"load_narrow images are 4x6, not square; set dataset\.image_size=4"):
+        load_dataset(narrow)
+    assert load_dataset(dataclasses.replace(narrow, image_size=3)).image_size == 3
 
 
 def test_digits_has_its_images_labels_and_sizes() -> None:
     from sklearn.datasets import load_digits
 
     option: Any = yaml.safe_load((CONFIGS / "digits.yaml").read_text())
-    dataset = load_dataset(DatasetConfig(**{**option, "image_size": 0}))
+    dataset = load_dataset(DigitsConfig(**{**option, "image_size": 0}))
     assert (len(dataset.train), len(dataset.substitute), len(dataset.test)) == (937, 500, 360)
     assert (dataset.num_classes, dataset.channels, dataset.image_size, dataset.flip) == (10, 1, 8, False)
     original = load_digits()
@@ -175,4 +214,4 @@ def test_digits_has_its_images_labels_and_sizes() -> None:
 
 def test_digits_option_enlarges_the_images() -> None:
     option: Any = yaml.safe_load((CONFIGS / "digits.yaml").read_text())
-    assert load_dataset(DatasetConfig(**option)).test.pixels().shape == (360, 1, 16, 16)
+    assert load_dataset(DigitsConfig(**option)).test.pixels().shape == (360, 1, 16, 16)

@@ -1,0 +1,1 @@
+"""What commands do, and the command line of those that need no launcher."""

@@ -1,0 +1,104 @@
+"""The commands that need no launcher: `python -m rnet train ...`; `rnet` has them too, and more (launch/cli.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from rnet import __version__
+from rnet.command.options import (
+    DEFAULT_ROOT,
+    AsJson,
+    ConfigDir,
+    Overrides,
+    PrintConfig,
+    Root,
+    import_from_here,
+)
+from rnet.command.run import Options, guarded, run_stage
+
+STAGES = {
+    "train": "Train a victim (or import one: model.weights=FILE).",
+    "attack": "Attack a victim: attack=removalnet, finetune, independent, identity (several: attack=a,b).",
+    "fingerprint": "Extract a victim's fingerprint: defense=ipguard.",
+    "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3.",
+}
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, models or engines.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY|GROUP=OPTION]...",
+        help="What to explain: attack=removalnet, several groups, or a key such as attack.rho. Nothing: everything.",
+    ),
+]
+
+
+def make_app(*, completion: bool) -> typer.Typer:
+    """The stages, list and explain, to which commands may be added. completion: offer it to the user's shell."""
+    app = typer.Typer(
+        name="rnet",
+        add_completion=completion,
+        help="Does a proof of model ownership survive an attacker who tries to remove it?",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_start)
+    for stage, summary in STAGES.items():
+        add_command(app, stage, summary, partial(run_stage, stage))
+    app.command("list")(list_components)
+    app.command("explain")(explain_keys)
+    return app
+
+
+def run(action: Callable[[], None]) -> None:
+    """Ends the process with the status of the action."""
+    raise typer.Exit(guarded(action))
+
+
+def add_command(app: typer.Typer, name: str, summary: str, action: Callable[[list[str], Options], None]) -> None:
+    """Adds a command that takes overrides and the options of a stage."""
+
+    def command(
+        overrides: Overrides = None,
+        root: Root = DEFAULT_ROOT,
+        as_json: AsJson = False,
+        print_config: PrintConfig = False,
+        config_dir: ConfigDir = None,
+    ) -> None:
+        options = Options(root=root, as_json=as_json, print_config=print_config, config_dir=config_dir)
+        run(lambda: action(overrides or [], options))
+
+    app.command(name, help=summary)(command)
+
+
+def list_components(kind: Kind, as_json: AsJson = False, config_dir: ConfigDir = None) -> None:
+    """List what can be chosen, in one line each, and where it comes from."""
+    from rnet.command.describe import show_list
+
+    run(lambda: show_list(kind, Options(as_json=as_json, config_dir=config_dir)))
+
+
+def explain_keys(keys: Keys = None, as_json: AsJson = False, config_dir: ConfigDir = None) -> None:
+    """Explain keys: type, value with the presets of what is chosen, and meaning."""
+    from rnet.command.describe import show_keys
+
+    run(lambda: show_keys(keys or [], Options(as_json=as_json, config_dir=config_dir)))
+
+
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show rnet's version and exit.", callback=lambda wanted: _show(wanted))
+    ] = False,
+) -> None:
+    import_from_here()
+
+
+def _show(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit

@@ -1,0 +1,118 @@
+"""From a configuration to a dataset: what its loader returns, fitted in size and channels, in three disjoint parts.
+
+dataset = load_dataset(DigitsConfig(image_size=16))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import torch
+
+from rnet.data.config import DatasetConfig
+from rnet.data.images import Dataset, ImageSource, Part, RawImages, TensorSource
+from rnet.data.registry import DATASETS
+from rnet.data.resize import fit_images
+from rnet.data.splits import split_positions
+from rnet.data.statistics import channel_statistics
+from rnet.errors import UserError
+
+
+def load_dataset(config: DatasetConfig) -> Dataset:
+    """The dataset in three disjoint parts: a function of the files and the configuration.
+
+    Raises UserError for an unknown name, missing or damaged files, and sizes that exceed what is there.
+    """
+    config.check()
+    _warn_of_settings_without_effect(config)
+    return split_dataset(DATASETS.build(config), config)
+
+
+_latest: dict[str, Dataset] = {}
+
+
+def load_dataset_once(config: DatasetConfig) -> Dataset:
+    """load_dataset for stages that follow one another in a process: the latest dataset is kept."""
+    if (key := repr(config)) not in _latest:  # by its text: configurations of plugins may hold lists
+        dataset = load_dataset(config)
+        _latest.clear()
+        _latest[key] = dataset
+    return _latest[key]
+
+
+def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
+    """Labelled images in three disjoint parts, at the size and with the channels of the configuration."""
+    _check_raw(raw, config)
+    train_source = _fitted(raw.train, config)
+    test_source = train_source if raw.test is None else _fitted(raw.test, config)
+    test_labels_N = raw.train_labels_N if raw.test_labels_N is None else raw.test_labels_N
+    split = split_positions(
+        len(raw.train),
+        None if raw.test is None else len(raw.test),
+        substitute_pool=config.substitute_pool,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        seed=config.split_seed,
+    )
+    train = Part(source=train_source, positions_N=split.train_N, labels_N=raw.train_labels_N[split.train_N])
+    mean_C, std_C = channel_statistics(train, seed=config.split_seed)
+    _, channels, height, width = train.fetch(torch.tensor([0])).shape
+    assert height == width
+    return Dataset(
+        name=config.name,
+        num_classes=raw.num_classes,
+        channels=channels,
+        image_size=height,
+        mean_C=mean_C,
+        std_C=std_C,
+        flip=raw.flip if config.flip is None else config.flip,
+        train=train,
+        substitute=Part(
+            source=train_source,
+            positions_N=split.substitute_N,
+            labels_N=raw.train_labels_N[split.substitute_N],
+        ),
+        test=Part(source=test_source, positions_N=split.test_N, labels_N=test_labels_N[split.test_N]),
+    )
+
+
+def _fitted(source: ImageSource, config: DatasetConfig) -> ImageSource:
+    """The source at the configured size and channels; files were already decoded to them."""
+    if not isinstance(source, TensorSource):
+        return source
+    _, _, height, width = source.images_NCHW.shape
+    if config.image_size == 0 and height != width:
+        raise UserError(
+            f"dataset.image_size=0 keeps the native size, but {config.name} images are {width}x{height}, not square; "
+            f"set dataset.image_size={min(height, width)}"
+        )
+    return TensorSource(fit_images(source.images_NCHW, config.image_size or height, grayscale=config.grayscale))
+
+
+def _check_raw(raw: RawImages, config: DatasetConfig) -> None:
+    """Refuses what a loader from outside may get wrong."""
+    place = f"dataset={config.name}"
+    if not isinstance(raw, RawImages):
+        raise UserError(f"{place} must return rnet.data.images.RawImages, not a {type(raw).__name__}")
+    if (raw.test is None) != (raw.test_labels_N is None):
+        raise UserError(f"{place} returns test images without labels, or labels without images; return both or neither")
+    for part, source, labels_N in (("train", raw.train, raw.train_labels_N), ("test", raw.test, raw.test_labels_N)):
+        if source is None or labels_N is None:
+            continue
+        if len(source) != len(labels_N):
+            raise UserError(f"{place} returns {len(source)} {part} images but {len(labels_N)} labels; return one each")
+        if labels_N.min() < 0 or labels_N.max() >= raw.num_classes:
+            raise UserError(
+                f"{place} returns {part} labels from {int(labels_N.min())} to {int(labels_N.max())}, "
+                f"but {raw.num_classes} classes; labels count from 0"
+            )
+        if isinstance(source, TensorSource) and (source.images_NCHW.dtype, source.images_NCHW.ndim) != (torch.uint8, 4):
+            raise UserError(f"{place} must return {part} images as uint8 (N, C, H, W)")
+
+
+def _warn_of_settings_without_effect(config: DatasetConfig) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for key in config.unused:
+        if (value := getattr(config, key)) != defaults[key]:
+            warnings.warn(f"dataset.{key}={value!r} has no effect for dataset={config.name}", stacklevel=3)

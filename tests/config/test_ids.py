@@ -1,0 +1,26 @@
+"""Stores outlive refactors: what was computed is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rnet.config.compose import option_names
+from rnet.config.documents import content_id
+from rnet.config.run import load_config
+from rnet.stages.graph import document
+
+IDS = json.loads(Path(__file__).with_name("ids.json").read_text())
+"""Overrides -> id of the verify stage, as stores have it; an option alone is with seed=3."""
+
+
+def test_every_shipped_option_has_the_id_that_stores_know_it_by() -> None:
+    for text, expected in IDS.items():
+        lines = text.split()
+        config = load_config(lines if len(lines) > 1 else [*lines, "seed=3"])
+        assert content_id(document("verify", config)) == expected, text
+
+
+def test_the_ids_are_those_of_every_option_with_a_file() -> None:
+    for group in ("dataset", "attack", "defense", "engine"):
+        assert {f"{group}={option}" for option in option_names(group)} <= IDS.keys()
