@@ -22,7 +22,8 @@ from launch.sweep.show.report import complete, report_lines
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from launch.sweep.work.cell import Job, run_cell
-from rnet.config.run import load_config, run_to_dict
+from rnet.config.documents import run_to_dict
+from rnet.config.run import load_config
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import tiny_plan
 from tests.slurm.cluster import at_rest, logs, wait_until
