@@ -45,7 +45,7 @@ class DeepSpeedEngine(Engine):
         """Can offload from stage 1 on; refuses what DeepSpeed does not do together with it."""
         if config.zero_stage == 0:
             super().check_config(config, precision, processes)
-        if config.compile:
+        if config.compile is True:
             raise UserError("engine.compile=true is not supported with engine=deepspeed; use engine=ddp, or false")
         if precision == "fp16":
             raise UserError("precision=fp16 is not supported with engine=deepspeed; use bf16, or engine=ddp")

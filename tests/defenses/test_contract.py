@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,19 @@ def make(name: str, **changes: object) -> Defense:
     return DEFENSES.build(DEFENSES.config_class(name)(**{**SMALL[name], **changes}))
 
 
-@pytest.fixture(scope="module", params=sorted(SMALL))
+@pytest.fixture(params=sorted(SMALL))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def fingerprint(name: str) -> Fingerprint:
+@cache
+def extracted(name: str) -> Fingerprint:
     return make(name).extract(VICTIM, DATASET, seed=1)
+
+
+@pytest.fixture
+def fingerprint(name: str) -> Fingerprint:
+    return extracted(name)
 
 
 def broken(seed: int, value: float) -> TinyCNN:
