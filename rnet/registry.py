@@ -10,6 +10,7 @@ A package offers components by the entry points "rnet.plugins", each named by it
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import inspect
@@ -146,7 +147,8 @@ class Registry:
             ) from error
         if not hasattr(module, attribute):
             known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
-            raise unknown_name(f"{self.group}={name!r}: name", attribute, known)
+            near = difflib.get_close_matches(attribute, known, n=3, cutoff=0.5)
+            raise unknown_name(f"{self.group}={name!r}: name", attribute, near or known)
         return getattr(module, attribute)
 
     def _check_kind(self, name: str, found: Any) -> None:
