@@ -9,14 +9,19 @@ import pytest
 import yaml
 
 from rnet.attacks.registry import ATTACKS
+from rnet.config.components import GROUPS, TOP_LEVEL
 from rnet.config.compose import option_names
 from rnet.config.documents import content_id, run_to_dict, to_yaml
 from rnet.config.overrides import expand_choices
-from rnet.config.run import load_config
+from rnet.config.run import RunConfig, load_config
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.registry import Registry
 from rnet.stages.graph import STAGE_NAMES, document
+
+
+def test_a_run_has_every_group_and_every_other_key() -> None:
+    assert {field.name for field in dataclasses.fields(RunConfig)} == {*GROUPS, *TOP_LEVEL}
 
 
 def test_overrides_reach_the_dataclasses_with_their_types() -> None:
