@@ -20,6 +20,9 @@ class PlainEngine(Engine):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, **settings: Any) -> None:
         super().__init__(model, optimizer, scheduler, **settings)
+        if self.device.type == "cuda":  # one pass over the parameters in place of several
+            for group in optimizer.param_groups:
+                group |= {"fused": True, "foreach": False} if "fused" in group else {}
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._precision == "fp16")
 
     def _wrapped_forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
 SETTINGS = [
     "dataset=digits", "dataset.image_size=8", "dataset.train_size=64", "dataset.test_size=60",
-    "dataset.substitute_pool=64", "model=custom", "model.factory=tests.engines.parameter_bytes:deep", "train.epochs=1",
+    "dataset.substitute_pool=64", "model=tests.engines.parameter_bytes:deep", "train.epochs=1",
     "train.batch_size=32", "attack=removalnet", "attack.layer=13", "attack.substitute_size=48", "attack.iterations=3",
     "attack.batch_size=16", "attack.num_poison_steps=2", "engine.device=cpu", "engine.eval_every=1",
     "engine.eval_samples=16", "engine.log_every=1",

@@ -18,9 +18,6 @@ from pathlib import Path
 from launch.sweep.clusters.local import default_workers
 from launch.sweep.clusters.pool import Pool, Stop, announce, run_graph, task_exit_status
 
-LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
-"""What tells a process that it is one of several: each cell here is computed by one rank alone."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Mpi(Pool):
@@ -39,10 +36,8 @@ class Mpi(Pool):
 
 
 def run_alone(root: Path, token: str, number: int) -> int:
-    """Runs a task on this rank, as the only process of it; returns its exit status."""
+    """Runs a task on this rank; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in [name for name in os.environ if name.startswith(LAUNCHER_VARIABLES)]:
-        del os.environ[name]
     return task_exit_status(root, token, number)
 
 

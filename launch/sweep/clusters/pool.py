@@ -29,6 +29,7 @@ from launch.sweep.records.attempts import process_alive
 from launch.sweep.records.submissions import LIVE, Submission
 from launch.sweep.work.task import run_task
 from rnet.errors import UserError
+from rnet.parallel.launch import SINGLE
 from rnet.storage.files import make_folder
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def run_graph(record: Submission, workers: int, start: Callable[[int], Future[in
 def task_exit_status(root: Path, token: str, number: int) -> int:
     """Runs a task in this process; 0, or what it would have exited with."""
     try:
-        run_task(root, token, number)
+        run_task(root, token, number, launch=SINGLE)
     except SystemExit as error:
         return int(error.code or 0)
     return 0

@@ -22,8 +22,8 @@ from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, la
 from rnet.config.documents import content_id, run_from_dict
 from rnet.config.run import RunConfig
 from rnet.errors import UserError
-from rnet.parallel.collectives import rank, same_on_all
-from rnet.parallel.launch import launched
+from rnet.parallel.collectives import rank, same_on_all, world_size
+from rnet.parallel.launch import SINGLE, Launch
 from rnet.parallel.processes import process_group
 from rnet.stages import stages
 from rnet.stages.graph import Document, document
@@ -67,16 +67,18 @@ class Job:
         return config
 
 
-def run_cell(root: Path, job: Job, worker: Worker) -> str:
+def run_cell(root: Path, job: Job, worker: Worker, launch: Launch = SINGLE) -> str:
     """Computes the cell unless it is done, and returns the state it is left in. Called by every rank of a task.
+
+    launch: who this process is among them.
 
     Raises Preempted, after the state has been recorded, when the worker was asked to stop.
     """
-    if launched().world_size == 1:
+    if launch.world_size == 1:
         return _attempt(root, job, worker)
     config = job.config()
     device = resolve_device(config.engine.device)
-    with process_group(launched(), device.type, backend=config.engine.backend, agreed=(Preempted,)):
+    with process_group(launch, device.type, backend=config.engine.backend, agreed=(Preempted,)):
         return _attempt(root, job, worker)
 
 
@@ -89,7 +91,7 @@ def _attempt(root: Path, job: Job, worker: Worker) -> str:
     if same_on_all(state) != "running":
         return same_on_all(state)
     try:
-        with stopping_at_once(launched().world_size == 1):
+        with stopping_at_once(world_size() == 1):
             stages.STAGES[job.stage](job.config(), FencedStore(root, job, attempt))
     except Preempted as error:
         _finish(attempt, "preempted", error=str(error))

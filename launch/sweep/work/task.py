@@ -15,6 +15,7 @@ from pathlib import Path
 
 from launch.sweep.records.attempts import Worker
 from launch.sweep.records.submissions import LIVE, read, task_id
+from rnet.parallel.launch import Launch, launched
 from rnet.storage.files import share_files
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ def run_task(
     restart: int = 0,
     node: str | None = None,
     requeue: Callable[[str], None] | None = None,
+    launch: Launch | None = None,
 ) -> None:
     """Computes the cells of a submission's task. Exits with EXIT_FAILED if one of them has no result.
 
     job, restart, node: what a scheduler calls the task's job, how often it was started before, and the machine.
     requeue: called with the signal's name when the task was asked to stop and is to go on; exits with EXIT_STOPPED.
+    launch: who this process is among those of the task; None to ask what started it.
     """
     from launch.sweep.work.cell import Job, run_cell  # brings torch
     from rnet.training.signals import Preempted
@@ -59,7 +62,7 @@ def run_task(
             dead=own["dead"],
         )  # fmt: skip
         try:
-            complete &= run_cell(root, cell, worker) == "done"
+            complete &= run_cell(root, cell, worker, launch or launched()) == "done"
         except Preempted as error:
             logger.warning("%s", error)
             current = read(root, token)
