@@ -142,6 +142,7 @@ def test_errors_list_the_names_of_installed_packages(package: Path, monkeypatch:
     assert "other" in REGISTRIES["defense"].names()
 
 
+@pytest.mark.slow
 def test_an_edited_plugin_makes_another_id_unless_it_declares_a_version(package: Path) -> None:
     name, before = python(package, "-c", SHOW_ID, "mine:Mine")
     assert name == "mine:Mine"

@@ -74,6 +74,7 @@ def test_defences_share_their_queries_and_find_the_same(alone: Path, tmp_path: P
             assert found[defense]["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_the_restart_resumes(tmp_path: Path) -> None:
     """SIGKILL of one of two processes while they train, then the same command by one process."""
     command = [

@@ -105,6 +105,7 @@ def test_python_m_rnet_finds_what_the_command_line_made(root: Path) -> None:
     assert json.loads(again.stdout) == json.loads(out)
 
 
+@pytest.mark.slow
 def test_both_command_lines_share_files_with_the_group_of_a_shared_store(tmp_path: Path) -> None:
     for number, module in enumerate(("rnet", "launch.cli")):
         root = tmp_path / str(number)

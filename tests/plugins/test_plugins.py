@@ -60,6 +60,7 @@ def test_plugins_work_from_the_command_line(folder: Path) -> None:
     assert result["cost"] == {"weights_removed": result["cost"]["weights_removed"]} != {"weights_removed": 0}
 
 
+@pytest.mark.slow
 def test_plugins_work_in_a_sweep(folder: Path) -> None:
     choices = chosen("mylab")
     axes: dict[str, Any] = {group: [name] for group, name in choices.items() if group != "engine"}

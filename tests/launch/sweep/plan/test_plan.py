@@ -190,6 +190,7 @@ print(json.dumps({"torch": "torch" in sys.modules, "peak_kb": int(peak.split()[1
 """
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_are_planned_without_torch_and_in_little_memory(tmp_path: Path) -> None:
     axes = {
         "dataset": ["digits", "fashion_mnist", "cifar10", "gtsrb"],
