@@ -16,13 +16,14 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError, first_line, unknown_name
 
 ENTRY_POINTS = "rnet.plugins"
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -144,6 +145,12 @@ class Registry:
         except (ImportError, SyntaxError) as error:
             raise UserError(
                 f"{self.group}={name!r} cannot be imported: {error}; run rnet in its folder, or put that on PYTHONPATH"
+            ) from error
+        except Exception as error:  # code that runs at import may raise anything
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"{self.group}={name!r} cannot be imported: {type(error).__name__}: {first_line(error)} "
+                f"({last.filename}, line {last.lineno})"
             ) from error
         if not hasattr(module, attribute):
             known = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]

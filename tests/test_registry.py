@@ -160,3 +160,12 @@ def test_ids_of_rnets_own_components_say_nothing_of_their_code() -> None:
     found = document("verify", load_config([]))
     assert "plugin" not in str(found)
     assert content_id(found)
+
+
+def test_a_plugin_that_fails_while_it_is_imported_is_named_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halfway.py").write_text("import math\n\nLIMIT = math.sqrt(-1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"halfway:Ours.* ValueError: .* \(.*halfway\.py, line 3\)"):
+        REGISTRIES["attack"].load("halfway:Ours")
