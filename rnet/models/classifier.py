@@ -85,11 +85,29 @@ class Classifier(nn.Module):
             ),
         ]
         if any(problems):
+            remedy = _other_classes(own, state) if not any(problems[:2]) else None
             raise UserError(
                 f"the weights do not fit {self.architecture}: {'; '.join(filter(None, problems))}. "
-                "Name the architecture they were made with: model.name, model.stem, model.width, the dataset's classes"
+                + (
+                    remedy
+                    or "Name the architecture they were made with: model.name, model.stem, model.width, the "
+                    "dataset's classes"
+                )
             )
         self.backbone.load_state_dict(state)
+
+
+def _other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """What to say of weights that fit but for the number of classes; None for others."""
+    differing = [name for name, value in own.items() if state[name].shape != value.shape]
+    counts = {(state[name].shape[:1], own[name].shape[:1]) for name in differing}
+    if len(counts) > 1 or any(state[name].shape[1:] != own[name].shape[1:] for name in differing):
+        return None
+    (theirs,), (ours,) = counts.pop()
+    return (
+        f"Their last layer, {differing[0].rpartition('.')[0]}, was trained for {theirs} classes, and this dataset has "
+        f"{ours}: choose the dataset with the classes that it was trained on"
+    )
 
 
 def _listing(what: str, names: list[str]) -> str:

@@ -27,4 +27,6 @@ class ModelConfig(ComponentConfig):
     cut_layers: list[str] = field(default_factory=list)
     """The layers to cut at, from input to output; empty for the usual five of a known family."""
     weights: str | None = field(default=None, metadata={"execution_only": True})
-    """File of trained weights to import (.safetensors or .pt) instead of training."""
+    """File of trained weights to import instead of training: safetensors, or what torch.save wrote."""
+    weights_key: str | None = field(default=None, metadata={"execution_only": True})
+    """Which set of weights, where the file holds several, e.g. model_ema."""

@@ -71,6 +71,8 @@ def document(stage: str, config: RunConfig) -> Document:
         found[key] = value if isinstance(value, str | int) else hashed(key, value)
     if "model" in found and config.model.weights:
         found["model"]["weights_sha256"] = _file_digest(config.model.weights)
+        if config.model.weights_key is not None:
+            found["model"]["weights_key"] = config.model.weights_key
     return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
 
 

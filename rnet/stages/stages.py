@@ -7,9 +7,9 @@ again, and no network is built to look it up.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine, resolve_engine
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
+from rnet.models.importing import import_weights
 from rnet.models.weights import load_weights
 from rnet.models.zoo import build_model
 from rnet.parallel.collectives import rank, world_size
@@ -38,6 +39,8 @@ from rnet.storage.files import write_atomic
 from rnet.training.fidelity import fidelity, measure_on, predict
 from rnet.training.loop import Run, resolve_device
 from rnet.training.victim import train_classifier
+
+logger = logging.getLogger(__name__)
 
 Parents = Mapping[str, StageFolder]
 """The finished parents, under the names that graph.py gives them."""
@@ -78,12 +81,17 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
     seed = derive_seed(config.train.seed or 0, "victim")
     model = build(config.model, dataset, derive_seed(seed, "model"))
     if config.model.weights:
-        model.load_exported(load_weights(Path(config.model.weights)))
+        if done := import_weights(model, config.model.weights, config.model.weights_key):
+            run.say(f"{config.model.weights}: {done}")
         model.to(run.device)
     else:
         train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
     save_model(folder, model)
-    found = fidelity(test.labels_N, predict(model, test))
+    predicted_N = predict(model, test)
+    if config.model.weights and len(test) > 1 and len(predicted_N.unique()) == 1:
+        weights, only = config.model.weights, int(predicted_N[0])
+        logger.warning("the network of %s gives every test image class %d: are these its weights?", weights, only)
+    found = fidelity(test.labels_N, predicted_N)
     return {**found, "training_samples": len(dataset.train), "test_samples": len(test)}
 
 
@@ -152,7 +160,7 @@ def _blueprint(config: RunConfig) -> Classifier:
     check_engine(config.engine, config.precision, world_size(), resolve_device(config.engine.device))
     model = build(config.model, load_dataset_once(config.dataset), seed=0)
     if config.model.weights:
-        model.load_exported(load_weights(Path(config.model.weights)))
+        import_weights(model, config.model.weights, config.model.weights_key)
     return model
 
 

@@ -1,0 +1,115 @@
+"""Strangers' weights under an architecture's own names: wrappers' prefixes, missing counters, heads that are not used.
+
+Names are changed only where all of them then fit; what was done is said. Shapes are never changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rnet.errors import UserError
+from rnet.models.classifier import Classifier
+from rnet.models.weights import Weights, choose_weights, read_weights
+
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Names that torch.compile, FSDP and activation checkpointing put anywhere in a parameter's name."""
+_COUNTERS = ("num_batches_tracked",)
+"""Buffers of batch norm that files older than torch 0.4.1 lack; inference does not read them."""
+_NOT_USED = re.compile(r"(^|\.)(AuxLogits|aux1|aux2|aux_classifier|n_averaged|total_ops|total_params)(\.|$)")
+"""Heads that only training uses (Inception, GoogLeNet), and counters that tools leave among the weights."""
+_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
+"""torchvision's published DenseNet files name norm.1 what the architecture has called norm1 since."""
+
+
+def import_weights(model: Classifier, path: Path | str, key: str | None = None) -> str:
+    """Loads a weight file into the model; what was done to its names, for people, empty if nothing.
+
+    key: which set, where the file holds several. Raises UserError for weights that do not fit or are not finite.
+    """
+    own = model.export_state()
+    sets = {name: part for place, weights in read_weights(path).items() for name, part in _parts(place, weights, own)}
+    fitting = {name: weights for name, weights in sets.items() if _fit(weights, own) is not None}
+    weights = choose_weights(sets if key is not None else fitting or sets, path, key)
+    fitted = _fit(weights, own)
+    state, done = fitted if fitted is not None else (weights, [])
+    _check_finite(state, path)
+    model.load_exported(state)
+    return "; ".join(done)
+
+
+def _parts(place: str, weights: Weights, own: Mapping[str, Tensor]) -> list[tuple[str, Weights]]:
+    """The weights, or each copy of the model among them by where it stands, such as model and ema_model."""
+    prefixes = _prefixes({_plain(name, own): tensor for name, tensor in weights.items()}, _needed(own))
+    if len(prefixes) < 2:
+        return [(place, weights)]
+    return [
+        (
+            f"{place}.{prefix}".strip("."),
+            {name: tensor for name, tensor in weights.items() if _plain(name, own).startswith(prefix)},
+        )
+        for prefix in sorted(prefixes)
+        if prefix
+    ]
+
+
+def _fit(weights: Weights, own: Mapping[str, Tensor]) -> tuple[Weights, list[str]] | None:
+    """The weights under the model's names, and what was done; None if no change of names makes all of them fit."""
+    plain = {_plain(name, own): tensor for name, tensor in weights.items()}
+    if len(plain) < len(weights):
+        return None
+    prefixes = _prefixes(plain, _needed(own))
+    if len(prefixes) != 1:
+        return None
+    (prefix,) = prefixes
+    state = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+    others = [name for name in weights if _plain(name, own).removeprefix(prefix) not in own]
+    unknown = [name for name in others if not _NOT_USED.search(name)]
+    if unknown:
+        return None
+    missing = [name for name in own if name not in state]
+    done = []
+    if prefix:
+        done.append(f"prefix {prefix!r} removed")
+    if any(_plain(name, own) != name for name in weights):
+        done.append("names of wrappers removed")
+    if missing:
+        done.append(f"{len(missing)} counters of batch norm, which the file lacks, set to 0")
+    if others:
+        done.append(f"{len(others)} tensors left out that the architecture does not use ({others[0]}, ...)")
+    return {name: state[name] if name in state else own[name] for name in own}, done
+
+
+def _plain(name: str, own: Mapping[str, Tensor]) -> str:
+    """The name without wrappers, as the architecture spells it now."""
+    if name in own:
+        return name
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return name if name in own else _OLD_DENSENET.sub(r"\1\2", name)
+
+
+def _needed(own: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in own if not name.endswith(_COUNTERS)}
+
+
+def _prefixes(names: Mapping[str, Tensor], needed: set[str]) -> set[str]:
+    """What stands before all of the needed names, in one way or in several; {""} if nothing does."""
+    if not needed:
+        return {""}
+    longest = max(needed, key=lambda name: (name.count("."), len(name)))
+    found = {name[: -len(longest)] for name in names if name == longest or name.endswith(f".{longest}")}
+    return {prefix for prefix in found if all(f"{prefix}{name}" in names for name in needed)}
+
+
+def _check_finite(state: Mapping[str, Tensor], path: Path | str) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"weight file {path}: {name} has {bad} of {tensor.numel()} values that are not finite; "
+                "the file is damaged, or its training had failed: take another checkpoint"
+            )
