@@ -47,14 +47,12 @@ def _parts(place: str, weights: Weights, own: Mapping[str, Tensor]) -> list[tupl
     prefixes = _prefixes({_plain(name, own): tensor for name, tensor in weights.items()}, _needed(own))
     if len(prefixes) < 2:
         return [(place, weights)]
-    return [
-        (
-            f"{place}.{prefix}".strip("."),
-            {name: tensor for name, tensor in weights.items() if _plain(name, own).startswith(prefix)},
-        )
-        for prefix in sorted(prefixes)
-        if prefix
-    ]
+    parts: dict[str, Weights] = {prefix: {} for prefix in sorted(prefixes)}
+    for name, tensor in weights.items():
+        longest = max((prefix for prefix in prefixes if _plain(name, own).startswith(prefix)), key=len, default=None)
+        if longest is not None:
+            parts[longest][name] = tensor
+    return [(f"{place}.{prefix}".strip("."), part) for prefix, part in parts.items()]
 
 
 def _fit(weights: Weights, own: Mapping[str, Tensor]) -> tuple[Weights, list[str]] | None:

@@ -87,6 +87,7 @@ def test_weights_in_any_wrapping_are_the_model(form: str, tmp_path: Path) -> Non
             lambda a, b: {"state_dict": {**prefixed("model.", a), **prefixed("ema_model.", b)}},
             ("state_dict.model", "state_dict.ema_model"),
         ),
+        (lambda a, b: {"state_dict": {**a, **prefixed("ema.", b)}}, ("state_dict", "state_dict.ema")),
     ],
 )
 def test_of_several_copies_one_is_to_be_chosen(
