@@ -112,7 +112,7 @@ def _file_digest(path: str) -> str:
         about = file.stat()
         return _digest(file, about.st_size, about.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"model.weights={path!r}: {error.strerror}; name a .safetensors or .pt file") from None
+        raise UserError(f"model.weights={path!r}: {error.strerror}; name a file of weights") from None
 
 
 @lru_cache(maxsize=64)
