@@ -9,7 +9,9 @@ from dataclasses import dataclass
 class ComponentConfig:
     """Base of the configurations of attacks, defences, data sets, models and engines.
 
-    Fields are numbers, words, booleans, lists of them, or None. The string after a field is what rnet explain says.
+    Fields are numbers, words, booleans, lists of them, None, or a component's configuration (attack.model.name). The
+    string after a field is what rnet explain says. A field's metadata says what ids make of it: execution_only,
+    nothing; file, the content and not the path; hashed_if_set, nothing while it has its default.
     """
 
     name: str = ""

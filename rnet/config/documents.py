@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,21 +21,60 @@ LEGACY_KEYS: dict[str, dict[str, Any]] = {"dataset": {"attribute": None}, "model
 """Keys that every configuration of a group had when ids were first made; part of the ids of those without them."""
 
 
-def as_dict(config: Any, *, hashed_only: bool = False) -> dict[str, Any]:
-    """A component's dataclass as a plain dict. hashed_only leaves out fields that cannot change a result (paths)."""
-    return {name: getattr(config, name) for name in _field_names(config.__class__, hashed_only)}
+def as_dict(config: Any) -> dict[str, Any]:
+    """A component's dataclass as a plain dict, and so are the components in it."""
+    values = {name: getattr(config, name) for name in _field_names(config.__class__)}
+    return {name: as_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
 
 
 def hashed(group: str, config: Any) -> dict[str, Any]:
-    """What an id says of a component: its name, its settings and, of a plugin, which code it was."""
+    """What an id says of a component: its name, its settings and, of a plugin, which code it was.
+
+    A file is named by its content (KEY_sha256), whatever its path. Keys added since ids were first made are left out
+    where they are not set. Raises UserError for a file that cannot be read.
+    """
     code = REGISTRIES[group].provenance(config.name) if group in REGISTRIES else {}
-    return {**LEGACY_KEYS.get(group, {}), **as_dict(config, hashed_only=True), **code}
+    return {**LEGACY_KEYS.get(group, {}), **_hashed_fields(group, config), **code}
+
+
+def _hashed_fields(place: str, config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("file"):
+            if value is not None:
+                found[f"{field.name}_sha256"] = _file_digest(f"{place}.{field.name}", value)
+        elif field.metadata.get("hashed_if_set") and value == _default(field):
+            continue
+        elif not field.metadata.get("execution_only"):
+            nested = dataclasses.is_dataclass(value)
+            found[field.name] = _hashed_fields(f"{place}.{field.name}", value) if nested else value
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _file_digest(setting: str, path: str) -> str:
+    """The file's SHA-256. Every document that builds on it needs it, so it is read once."""
+    try:
+        file = Path(path).expanduser()
+        about = file.stat()
+        return _digest(file, about.st_size, about.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{setting}={path!r}: {error.strerror}; name a file") from None
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @lru_cache
-def _field_names(kind: type, hashed_only: bool) -> list[str]:
-    fields = dataclasses.fields(kind)
-    return [field.name for field in fields if not (hashed_only and field.metadata.get("execution_only", False))]
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def to_yaml(document: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ class ModelConfig(ComponentConfig):
     """Images are resized to this many pixels a side inside the model; null feeds them as they are."""
     cut_layers: list[str] = field(default_factory=list)
     """The layers to cut at, from input to output; empty for the usual five of a known family."""
-    weights: str | None = field(default=None, metadata={"execution_only": True})
+    weights: str | None = field(default=None, metadata={"file": True})
     """File of trained weights to import instead of training: safetensors, or what torch.save wrote."""
-    weights_key: str | None = field(default=None, metadata={"execution_only": True})
+    weights_key: str | None = field(default=None, metadata={"hashed_if_set": True})
     """Which set of weights, where the file holds several, e.g. model_ema."""

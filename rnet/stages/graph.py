@@ -9,18 +9,14 @@ Whoever runs, plans or lists stages asks this file. No torch here: planning need
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from rnet.attacks.independent.config import IndependentConfig
 from rnet.config.components import GROUPS
 from rnet.config.documents import hashed
 from rnet.config.run import RunConfig
-from rnet.errors import UserError
 
 Document = dict[str, Any]
 
@@ -69,10 +65,6 @@ def document(stage: str, config: RunConfig) -> Document:
     for key in GRAPH[stage].own:
         value = getattr(config, key)
         found[key] = value if isinstance(value, str | int) else hashed(key, value)
-    if "model" in found and config.model.weights:
-        found["model"]["weights_sha256"] = _file_digest(config.model.weights)
-        if config.model.weights_key is not None:
-            found["model"]["weights_key"] = config.model.weights_key
     return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
 
 
@@ -103,18 +95,3 @@ def hyperparameters(document: Document) -> dict[str, Any]:
         elif group not in ("method", "victim"):
             found[group] = value
     return found
-
-
-def _file_digest(path: str) -> str:
-    """The file's SHA-256. Every document of a victim with imported weights needs it, so it is read once."""
-    try:
-        file = Path(path).expanduser()
-        about = file.stat()
-        return _digest(file, about.st_size, about.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"model.weights={path!r}: {error.strerror}; name a file of weights") from None
-
-
-@lru_cache(maxsize=64)
-def _digest(file: Path, size: int, mtime_ns: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
