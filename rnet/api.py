@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from rnet.attacks.base import Attack
 from rnet.attacks.registry import ATTACKS
-from rnet.config.compose import option_files
-from rnet.config.typed import typed_component, typed_dataclass
+from rnet.config.compose import option_settings
+from rnet.config.typed import component, typed_dataclass
 from rnet.data.config import DatasetConfig
 from rnet.data.images import Dataset, RawImages, TensorSource
 from rnet.data.loading import split_dataset
@@ -68,6 +67,4 @@ def dataset_of(
 
 def _configured(group: str, option: str, settings: Mapping[str, Any]) -> Any:
     """The configuration of an option: what its file sets differently, then the settings."""
-    file = option_files(group).get(option)
-    values = {"name": option} if file is None else yaml.safe_load(file.read_text())
-    return typed_component(group, {**values, **settings})
+    return component(group, {**option_settings(group, option), **settings})

@@ -55,7 +55,7 @@ CIRCLES: dict[tuple[str, str], str] = {}
 
 HOMES = {
     "deepspeed": "rnet.engines rnet.rewrites",
-    "hydra": "rnet.config",
+    "yaml": "rnet.config",
     "mpi4py": "rnet.parallel launch.sweep.clusters",
     "submitit": "launch.sweep.clusters",
     "triton": "rnet.kernels",

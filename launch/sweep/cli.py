@@ -15,6 +15,7 @@ from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Root
 from rnet.command.run import console
 
 if TYPE_CHECKING:
+    from launch.sweep.clusters.base import Cluster
     from launch.sweep.plan.plan import Plan
 
 sweep_app = typer.Typer(
@@ -91,15 +92,24 @@ def report_command(
     run(lambda: _report(file, root, kind, separation, out))
 
 
+def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
+    """The cluster of a fresh plan, from its profile's file: errors name the line."""
+    from launch.sweep.clusters.base import make_cluster
+    from launch.sweep.plan.resources import load_profile
+    from rnet.config.compose import config_folder
+
+    folders = [config_folder(), *([config_dir] if config_dir else [])]
+    return make_cluster(load_profile(plan.cluster, folders), plan.cluster)
+
+
 def _show_plan(
     file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
 ) -> None:
-    from launch.sweep.clusters.base import make_cluster
     from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.plan.plan import done_cells
 
     plan = make_plan(file, changes, config_dir=config_dir)
-    cluster = make_cluster(plan.profile, plan.cluster)
+    cluster = _cluster(plan, config_dir)
     if check:
         check_deeply(plan)
     done = done_cells(plan, root)
@@ -128,12 +138,11 @@ def _show_plan(
 
 
 def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
-    from launch.sweep.clusters.base import make_cluster
     from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.submit import submit
 
     plan = make_plan(file, changes, config_dir=config_dir)
-    cluster = make_cluster(plan.profile, plan.cluster)
+    cluster = _cluster(plan, config_dir)
     cluster.require()
     check_deeply(plan)
     found = submit(plan, root, retry=retry, wait=wait)

@@ -67,16 +67,16 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
-    from rnet.config.compose_cache import ConfigCache
     from rnet.config.documents import run_to_dict, to_yaml
     from rnet.config.overrides import expand_choices
+    from rnet.config.run import Configurations
     from rnet.parallel.launch import launched
     from rnet.parallel.processes import process_group
     from rnet.stages.graph import document as hashed_document
     from rnet.training.loop import resolve_device
 
-    cache = ConfigCache(options.config_dir)
-    configs = [cache.load(lines) for lines in expand_choices(overrides)]
+    known = Configurations(options.config_dir)
+    configs = [known.load(lines) for lines in expand_choices(overrides)]
     if options.print_config:
         document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))

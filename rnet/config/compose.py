@@ -1,21 +1,14 @@
-"""The YAML groups, and their composition by Hydra: shipped options, the user's own, and plugins, which need no file."""
+"""The YAML groups: shipped options, the user's own, and components without a file, as what they set differently."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from rnet.config.components import REGISTRIES
-from rnet.errors import UserError, first_line, unknown_name
+from rnet.config.components import GROUPS, PRESETS, REGISTRIES
+from rnet.config.yaml_files import Table, read_mapping
+from rnet.errors import UserError, unknown_name
 
 
 def config_folder() -> Path:
@@ -38,37 +31,35 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
     return sorted({*option_files(group, config_dir), *registered})
 
 
-def compose_options(choices: Sequence[Override], config_dir: Path | None = None) -> DictConfig:
-    """The tree of options chosen, presets merged in; to be read only. Raises UserError for an unknown option."""
-    for override in choices:
-        _make_known(override.key_or_group, override.value(), config_dir)
-    return _compose(tuple(str(override.input_line) for override in choices), config_dir)
-
-
-def _make_known(group: str, option: object, config_dir: Path | None) -> None:
-    """Sees to it that Hydra finds the option; a plugin's has no file and sets nothing but the component's name."""
-    name = str(option)
-    if name in option_files(group, config_dir):
-        return
+def option_settings(group: str, option: str, config_dir: Path | None = None) -> Mapping[str, Any]:
+    """What an option sets: the words of its file, or nothing but the component's name. Raises UserError."""
+    if file := option_files(group, config_dir).get(option):
+        return option_file(group, file)
     registry = REGISTRIES.get(group)
-    if registry is not None and (":" in name or name in registry.names()):
-        ConfigStore.instance().store(group=group, name=name, node={"name": registry.full_name(name)})
-        return
+    if registry is not None and (":" in option or option in registry.names()):
+        return {"name": registry.full_name(option)}
     remedy = f"One of your own is written {group}=package.module:Name." if registry else ""
     raise unknown_name(group, option, option_names(group, config_dir), remedy=remedy)
 
 
-@lru_cache(maxsize=1024)
-def _compose(choices: tuple[str, ...], config_dir: Path | None) -> DictConfig:
-    """A sweep composes few different trees; they are shared by all callers."""
-    if config_dir:
-        choices = (*choices, f"hydra.searchpath=[file://{config_dir.resolve()}]")
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return compose("config", overrides=list(choices))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"cannot compose the configuration: {first_line(error)}") from None
+def option_file(group: str, file: Path) -> Table:
+    """The words of an option's file. Raises UserError for one that does not name its component."""
+    settings = read_mapping(file)
+    if group in REGISTRIES and "name" not in settings:
+        example = REGISTRIES[group].base().name or REGISTRIES[group].own()[0]
+        raise UserError(
+            f"{file}, line 1, column 1: `name:` is missing, which says what {group} it is; add e.g. name: {example}"
+        )
+    return settings
+
+
+def defaults() -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """Each group's default option, how the presets of groups that have some are called, and the keys in no group."""
+    found = dict(read_mapping(config_folder() / "config.yaml"))
+    options, presets = found.pop("defaults"), found.pop("presets")
+    assert set(options) == set(GROUPS)
+    assert {f"{group}_preset" for group in presets} == set(PRESETS)
+    return dict(options), dict(presets), found
 
 
 def _user_folder(config_dir: Path) -> Path:

@@ -14,7 +14,7 @@ import yaml
 
 from rnet.config.components import GROUPS, REGISTRIES
 from rnet.config.run import RunConfig
-from rnet.config.typed import component_class
+from rnet.config.typed import component_class, held_components
 from rnet.errors import UserError
 
 LEGACY_KEYS: dict[str, dict[str, Any]] = {"dataset": {"attribute": None}, "model": {"factory": None}}
@@ -102,7 +102,12 @@ def run_from_dict(document: Mapping[str, Any]) -> RunConfig:
     Raises UserError for components and keys that this code does not know.
     """
     try:
-        groups = {group: component_class(group, document[group].get("name"))(**document[group]) for group in GROUPS}
-        return RunConfig(**{**document, **groups})
+        return RunConfig(**{**document, **{group: _component(group, document[group]) for group in GROUPS}})
     except (KeyError, TypeError) as error:
         raise UserError(f"the configuration is of another version of rnet: {error}") from None
+
+
+def _component(group: str, settings: Mapping[str, Any]) -> Any:
+    kind = component_class(group, settings.get("name"))
+    held = {name: settings[name] for name in held_components(kind) if settings.get(name) is not None}
+    return kind(**{**settings, **{name: _component(name, inner) for name, inner in held.items()}})

@@ -15,11 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rnet.config.component import ComponentConfig
 from rnet.config.components import GROUPS, REGISTRIES, TOP_LEVEL
 from rnet.config.compose import config_folder, option_files, option_names
 from rnet.config.run import RunConfig, load_config
+from rnet.config.typed import held_components
+from rnet.config.yaml_files import read_mapping
 from rnet.errors import unknown_name
 
 
@@ -94,25 +95,31 @@ def _rows(run: RunConfig) -> list[dict[str, Any]]:
         {"key": key, "type": kind.__name__, "value": getattr(run, key), "meaning": meanings[key]}
         for key, kind in TOP_LEVEL.items()
     ]
-    for group in GROUPS:
-        config = getattr(run, group)
-        meanings = field_meanings(type(config))
-        for field in dataclasses.fields(config):
-            kind = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-            value, meaning = getattr(config, field.name), meanings.get(field.name, "")
-            rows.append({"key": f"{group}.{field.name}", "type": kind, "value": value, "meaning": meaning})
+    return rows + [row for group in GROUPS for row in _keys(group, type(getattr(run, group)), getattr(run, group))]
+
+
+def _keys(prefix: str, kind: type, config: Any) -> list[dict[str, Any]]:
+    """A component's keys, and those of the components in it; config: its values, None where it is not set."""
+    rows = []
+    held, meanings = held_components(kind), field_meanings(kind)
+    for field in dataclasses.fields(kind):
+        key, value = f"{prefix}.{field.name}", getattr(config, field.name, None)
+        shown = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        name = value.name if isinstance(value, ComponentConfig) else value
+        rows.append({"key": key, "type": shown, "value": name, "meaning": meanings.get(field.name, "")})
+        if field.name in held:
+            rows += _keys(key, type(value) if value is not None else held[field.name], value)
     return rows
 
 
 def _option(file: Path) -> tuple[str, str]:
     """The component that an option names, and the comment above it."""
-    text = file.read_text()
     comment = []
-    for line in text.splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         if not line.startswith("#"):
             break
         comment.append(line.removeprefix("#").strip())
-    return str((yaml.safe_load(text) or {}).get("name", "")), " ".join(comment)
+    return str(read_mapping(file).get("name", "")), " ".join(comment)
 
 
 def _first_sentence(text: str) -> str:

@@ -1,32 +1,31 @@
-"""Overrides as users write them, key=value, and lists of them that stand for several runs."""
+"""Overrides as users write them, key=value, and lists of them that stand for several runs.
+
+What stands after the first = is the value as it is: no quotes, no escapes; the shell's own are gone by then.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from functools import lru_cache
 
 from rnet.config.components import REGISTRIES
-from rnet.errors import UserError, first_line
+from rnet.errors import UserError
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
-def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """The overrides as Hydra reads them. Raises UserError for what is none, or lists, adds or removes values."""
-    for line in overrides:
-        if "=" not in line:
-            raise UserError(f"override {line!r} has no '='; write it as key=value, e.g. attack.iterations=10")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(f"cannot read the overrides {list(overrides)}: {first_line(error)}") from None
-    for override in parsed:
-        if override.is_sweep_override():
-            raise UserError(f"{override.input_line!r} lists several values; give one, or quote a value with commas")
-        if override.is_delete() or override.is_add() or override.is_force_add():
-            raise UserError(f"{override.input_line!r}: keys cannot be added or removed; write key=value")
-    return parsed
+@lru_cache(maxsize=4096)
+def parse_override(line: str) -> tuple[str, str]:
+    """(key, text of the value). Raises UserError for what is none, or would add or remove a key."""
+    key, equals, text = line.partition("=")
+    if not equals:
+        raise UserError(f"override {line!r} has no '='; write it as key=value, e.g. attack.iterations=10")
+    if key[:1] in ("+", "~"):
+        raise UserError(f"{line!r}: keys cannot be added or removed; write key=value")
+    if not _KEY.fullmatch(key):
+        raise UserError(f"{line!r}: {key!r} is no key; write key=value, e.g. attack.iterations=10")
+    return key, text
 
 
 def expand_choices(

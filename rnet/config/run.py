@@ -1,4 +1,4 @@
-"""A run's configuration: YAML groups composed by Hydra onto typed dataclasses, overridden, checked and resolved.
+"""A run's configuration: options of YAML groups as typed dataclasses, overridden, checked and resolved.
 
     run = load_config(["dataset=digits", "attack=removalnet", "attack.iterations=10", "seed=3"])
 
@@ -9,19 +9,29 @@ come last. Nothing on this path imports torch, so that thousands of runs can be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnet.config.components import GROUPS, PRESETS
-from rnet.config.compose import compose_options
-from rnet.config.overrides import parse_overrides
-from rnet.config.typed import typed_settings
+from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
+from rnet.config.compose import defaults, option_names, option_settings
+from rnet.config.overrides import parse_override
+from rnet.config.typed import component, without_files
+from rnet.config.values import field_types, typed
 from rnet.data.config import DatasetConfig
 from rnet.engines.config import EngineConfig
+from rnet.errors import UserError, unknown_name
 from rnet.models.config import ModelConfig
 from rnet.training.config import TrainConfig
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+Overrides = tuple[tuple[str, str], ...]
+"""(key within the group, text) of one group."""
+Recipe = tuple[Any, ...]
+"""What a component is made from: its group, the options chosen for it, its overrides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +61,125 @@ class RunConfig:
 
 
 def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> RunConfig:
-    """The resolved configuration for Hydra-style overrides; config_dir adds the user's own groups and options.
+    """The resolved configuration for overrides, key=value; config_dir adds the user's own groups and options.
 
     Raises UserError for unknown groups, options and keys (with the nearest valid ones) and for wrong types.
     """
-    parsed = parse_overrides(overrides)
-    options = [override for override in parsed if override.key_or_group in (*GROUPS, *PRESETS)]
-    values = [override for override in parsed if override not in options]
-    return RunConfig(**typed_settings(compose_options(options, config_dir), values))
+    return Configurations(config_dir).load(overrides)
+
+
+class Configurations:
+    """load_config for the rows of a sweep. Equal components are the same object in every configuration returned."""
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self._config_dir = config_dir
+        self._defaults, self._presets, self._top = defaults()
+        self._preset_names = {group: {*option_names(f"{group}_preset", config_dir)} for group in self._presets}
+        self._settings: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._components: dict[Recipe, Any] = {}
+        self._seeded: dict[tuple[Recipe, int], Any] = {}
+        self._tops: dict[Overrides, dict[str, Any]] = {}
+
+    def load(self, lines: Sequence[str]) -> RunConfig:
+        """The configuration for overrides. Raises UserError as load_config does."""
+        chosen, given, top = self._sorted(lines)
+        others = self._top_level(tuple(top.items()))
+        run: dict[str, Any] = {}
+        for group in GROUPS:
+            run[group] = self._component(
+                self._recipe(group, chosen, tuple(given[group].items()), run), run, others["seed"]
+            )
+        return RunConfig(**run, **others)
+
+    def _sorted(self, lines: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
+        """The options chosen, the keys set of each group, and the keys in none; of equal keys the last."""
+        chosen = dict(self._defaults)
+        given: dict[str, dict[str, str]] = {group: {} for group in GROUPS}
+        top: dict[str, str] = {}
+        for line in lines:
+            key, text = parse_override(line)
+            group, dot, field = key.partition(".")
+            if key in GROUPS or key in PRESETS:
+                chosen[key] = text
+            elif dot and group in GROUPS:
+                given[group][field] = text
+            elif key in TOP_LEVEL:
+                top[key] = text
+            else:
+                raise unknown_name("key", key, [*GROUPS, *PRESETS, *TOP_LEVEL])
+        return chosen, given, top
+
+    def _recipe(self, group: str, chosen: Mapping[str, str], given: Overrides, run: Mapping[str, Any]) -> Recipe:
+        """For a component that holds one of another group, that other is part of the recipe."""
+        fields = {field.partition(".")[0] for field, _ in given}
+        held = (fields | self._option(group, chosen[group]).keys()) & run.keys()
+        return (group, chosen[group], self._preset(group, chosen), given, *(id(run[name]) for name in sorted(held)))
+
+    def _preset(self, group: str, chosen: Mapping[str, str]) -> str | None:
+        """The option of the group's presets: the one named, or the one that fits what is chosen, if it exists."""
+        if named := chosen.get(f"{group}_preset"):
+            return named
+        found = self._presets[group].format_map(chosen) if group in self._presets else None
+        return found if found in self._preset_names.get(group, ()) else None
+
+    def _component(self, recipe: Recipe, run: Mapping[str, Any], seed: int) -> Any:
+        if recipe not in self._components:
+            self._components[recipe] = self._made(recipe, run)
+        found = self._components[recipe]
+        if "seed" not in field_types(found.__class__) or found.seed is not None:
+            return found
+        if (recipe, seed) not in self._seeded:
+            self._seeded[recipe, seed] = dataclasses.replace(found, seed=seed)
+        return self._seeded[recipe, seed]
+
+    def _made(self, recipe: Recipe, run: Mapping[str, Any]) -> Any:
+        group, option, preset, given = recipe[:4]
+        settings = dict(self._option(group, option))
+        if preset is not None:
+            settings |= self._option(f"{group}_preset", preset)
+        for field, text in given:
+            name, dot, inner = field.partition(".")
+            if not dot:
+                settings[name] = text
+                continue
+            if not isinstance(settings.get(name), dict):
+                settings[name] = {} if settings.get(name) is None else {"": settings[name]}
+            settings[name] = {**settings[name], inner: text}
+        return component(group, settings, lambda field, inner: self._held(group, field, inner, run))
+
+    def _held(self, owner: str, field: str, settings: Any, run: Mapping[str, Any]) -> Any:
+        """The component that a field holds (attack.model): the option named, or the run's own but for what is set."""
+        place = f"{owner}.{field}"
+        words = settings if isinstance(settings, dict) else {"": settings}
+        option, words = words.get(""), {key: value for key, value in words.items() if key != ""}
+        try:
+            if option is not None:
+                return component(field, {**self._option(field, str(option)), **words})
+            if "name" in words:
+                return component(field, words)
+            made = component(field, {"name": run[field].name, **words})
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+        return dataclasses.replace(without_files(run[field]), **{key: getattr(made, key) for key in words})
+
+    def _option(self, group: str, option: str) -> Mapping[str, Any]:
+        if (group, option) not in self._settings:
+            self._settings[group, option] = option_settings(group, option, self._config_dir)
+        return self._settings[group, option]
+
+    def _top_level(self, given: Overrides) -> dict[str, Any]:
+        if given not in self._tops:
+            values = {**self._top, **dict(given)}
+            found = {key: typed(key, kind, values[key]) for key, kind in TOP_LEVEL.items()}
+            _check_top_level(found)
+            self._tops[given] = found
+        return self._tops[given]
+
+
+def _check_top_level(found: Mapping[str, Any]) -> None:
+    if found["precision"] not in PRECISIONS:
+        raise unknown_name("precision", found["precision"], PRECISIONS)
+    if found["negatives"] < 0:
+        raise UserError(f"negatives={found['negatives']} must be 0 or more")
+    if not 0 < found["false_positive_rate"] <= 0.5:
+        raise UserError(f"false_positive_rate={found['false_positive_rate']} must be above 0 and at most 0.5")

@@ -1,46 +1,52 @@
-"""From a composed tree to dataclasses: every key and type checked, overrides last, seeds filled in."""
+"""From settings to the dataclass of a component: every key and type checked, components inside of components."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from rnet.config.components import GROUPS, REGISTRIES, TOP_LEVEL
-from rnet.errors import UserError, first_line, unknown_name
+from rnet.config.component import ComponentConfig
+from rnet.config.components import REGISTRIES
+from rnet.config.values import field_types, typed_fields
+from rnet.config.yaml_files import place_of
+from rnet.errors import UserError
 from rnet.training.config import TrainConfig
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+Settings = Mapping[str, Any]
+"""By field: a Word of a file, text of the command line or a Python value; of a component in it, its Settings."""
 
 
-def typed_settings(tree: DictConfig, overrides: Sequence[Override]) -> dict[str, Any]:
-    """Each group's dataclass and each other key's value. Raises UserError for unknown keys and wrong types."""
-    names = {override.key_or_group: override.value() for override in overrides}
-    merged = OmegaConf.create({key: tree[key] for key in TOP_LEVEL})
-    for group in GROUPS:
-        merged[group] = _merge(group, names.get(f"{group}.name", tree[group].get("name")), tree[group])
-    for override in overrides:
-        if override.key_or_group not in [f"{group}.name" for group in GROUPS]:
-            _set_value(merged, override)
-    _check_top_level(merged)
-    return {key: merged[key] for key in TOP_LEVEL} | {group: _seeded(group, merged) for group in GROUPS}
+def component(group: str, settings: Settings, inner: Callable[[str, Settings], Any] | None = None) -> Any:
+    """A component's dataclass; settings names it and says what differs from its defaults. A seed not given stays None.
 
-
-def typed_component(group: str, values: Mapping[str, Any]) -> Any:
-    """One component's dataclass; values names it and says what differs from its defaults. A seed not given stays None.
-
-    Raises UserError for unknown keys and wrong types.
+    inner: makes the component of another group that a field holds (attack.model.*) from its settings. Raises UserError
+    for unknown keys and wrong types.
     """
-    return _to_object(group, _merge(group, values.get("name"), OmegaConf.create(dict(values))))
+    named = settings.get("name")
+    try:
+        kind = component_class(group, None if named is None else str(named))
+    except UserError as error:
+        raise UserError(f"{place_of(named)}{error}") from error
+    held = held_components(kind)
+    plain = {key: value for key, value in settings.items() if key not in held}
+    found = typed_fields("key", kind, plain, prefix=f"{group}.")
+    for key in settings.keys() & held:
+        given = settings[key]
+        if given is None or isinstance(given, held[key]):
+            found[str(key)] = given
+        elif given != "" and not getattr(given, "absent", False):
+            found[str(key)] = (inner or component)(str(key), given)
+    if named is not None:
+        found["name"] = REGISTRIES[group].full_name(str(named)) if group in REGISTRIES else str(named)
+    return kind(**found)
 
 
-def typed_dataclass(group: str, kind: type, values: Mapping[str, Any]) -> Any:
+def typed_dataclass(group: str, kind: type, values: Settings) -> Any:
     """An instance of a configuration dataclass. Raises UserError for unknown keys and wrong types."""
-    return _to_object(group, _fill(group, kind, OmegaConf.create(dict(values))))
+    return kind(**typed_fields("key", kind, values, prefix=f"{group}."))
 
 
 def component_class(group: str, name: str | None) -> type:
@@ -50,69 +56,22 @@ def component_class(group: str, name: str | None) -> type:
     return REGISTRIES[group].config_class(name or REGISTRIES[group].base().name)
 
 
-def _merge(group: str, name: object, node: DictConfig) -> DictConfig:
-    """The component's dataclass with the node's values and the component's full name."""
-    named = None if name is None else str(name)
-    filled = _fill(group, component_class(group, named), node)
-    if named:
-        filled.name = REGISTRIES[group].full_name(named) if group in REGISTRIES else named
-    return filled
+@lru_cache
+def held_components(kind: type) -> dict[str, type]:
+    """The fields of a component's dataclass that hold a component's dataclass, or None, and which."""
+    found = {}
+    for name, hint in field_types(kind).items():
+        for option in typing.get_args(hint) or (hint,):
+            if isinstance(option, type) and issubclass(option, ComponentConfig):
+                found[name] = option
+    return found
 
 
-def _fill(group: str, kind: type, node: DictConfig) -> DictConfig:
-    """The dataclass with the node's values, as OmegaConf keeps it."""
-    fields = [field.name for field in dataclasses.fields(kind)]
-    for key in node:
-        if key not in fields:
-            raise unknown_name(f"{group} key", str(key), fields)
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), node)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{group}: {first_line(error)}") from None
-    OmegaConf.set_readonly(merged, False)
-    assert isinstance(merged, DictConfig)
-    return merged
-
-
-def _set_value(merged: DictConfig, override: Override) -> None:
-    key, value = override.key_or_group, override.value()
-    group, _, field = key.partition(".")
-    if group not in GROUPS and key not in TOP_LEVEL:
-        raise unknown_name("key", key, [*GROUPS, *TOP_LEVEL])
-    if field and field not in merged[group]:
-        raise unknown_name(f"{group} key", key, [f"{group}.{name}" for name in merged[group]])
-    if not field:
-        expected = TOP_LEVEL[key]
-        if expected is float and type(value) is int:
-            value = float(value)
-        if not isinstance(value, expected) or isinstance(value, bool):
-            raise UserError(f"{key}={value!r} must be of type {expected.__name__}")
-        merged[key] = value
-        return
-    try:
-        merged[group][field] = value
-    except OmegaConfBaseException as error:
-        raise UserError(f"{key}={value!r} has the wrong type: {first_line(error)}") from None
-
-
-def _check_top_level(merged: DictConfig) -> None:
-    if merged.precision not in PRECISIONS:
-        raise unknown_name("precision", merged.precision, PRECISIONS)
-    if merged.negatives < 0:
-        raise UserError(f"negatives={merged.negatives} must be 0 or more")
-    if not 0 < merged.false_positive_rate <= 0.5:
-        raise UserError(f"false_positive_rate={merged.false_positive_rate} must be above 0 and at most 0.5")
-
-
-def _seeded(group: str, merged: DictConfig) -> Any:
-    """The group's dataclass, with the run's seed where it has none of its own."""
-    if "seed" in merged[group] and merged[group].seed is None:
-        merged[group].seed = merged.seed
-    return _to_object(group, merged[group])
-
-
-def _to_object(group: str, node: DictConfig) -> Any:
-    try:
-        return OmegaConf.to_object(node)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{group}: {first_line(error)}") from None
+def without_files(config: Any) -> Any:
+    """A component without what it takes from files: those fields, and the fields about them, at their defaults."""
+    fields = dataclasses.fields(config)
+    files = [field.name for field in fields if field.metadata.get("file")]
+    about = [
+        field for field in fields if any(field.name == name or field.name.startswith(f"{name}_") for name in files)
+    ]
+    return dataclasses.replace(config, **{field.name: field.default for field in about})

@@ -94,7 +94,7 @@ def test_plugins_work_from_python(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         ("dataset.classes=1", "dataset.classes=1 must be at least 2"),
         ("dataset.class=1", "did you mean dataset.classes"),
         ("attack.rate=1.5", "attack.rate=1.5 must lie between 0 and 1"),
-        ("attack.rate=much", "attack.rate='much' has the wrong type"),
+        ("attack.rate=much", "attack.rate='much' must be a number"),
         ("defense.num_queries=0", "defense.num_queries=0 must be at least 1"),
         ("engine.watched=1", "did you mean engine.watched_steps"),
         ("model.channel=1", "did you mean model.channels"),

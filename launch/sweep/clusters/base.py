@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 
 from launch.sweep.clusters.arrays import After, Array
 from launch.sweep.plan.plan import Plan
-from launch.sweep.plan.resources import checked_settings
 from launch.sweep.records.submissions import Submission
+from rnet.config.values import typed_fields
+from rnet.config.yaml_files import place_of
 from rnet.errors import UserError, unknown_name
 
 KINDS = {
@@ -99,13 +100,14 @@ def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:
     """
     try:
         kind = _cluster_class(profile["kind"])
-        settings = checked_settings("key", profile, kind)
+        settings = typed_fields("key", kind, profile)
         missing = [f.name for f in dataclasses.fields(kind) if f.name not in settings and not _has_default(f)]
         if missing:
-            raise UserError(f"kind={profile['kind']!r} needs {' and '.join(missing)}")
+            raise UserError(f"{place_of(profile)}kind={str(profile['kind'])!r} needs {' and '.join(missing)}")
         return kind(**settings)
     except UserError as error:
-        raise UserError(f"cluster/{name}.yaml: {error}" if name else str(error)) from None
+        known = not name or f"{name}.yaml, line" in str(error)
+        raise UserError(str(error) if known else f"cluster/{name}.yaml: {error}") from None
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -12,10 +12,11 @@ from typing import Any
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
+from rnet.config.components import GROUPS
 from rnet.config.compose import config_folder
-from rnet.config.compose_cache import ConfigCache, Part
 from rnet.config.documents import as_dict, content_id, run_from_dict
-from rnet.config.run import GROUPS, RunConfig
+from rnet.config.run import Configurations, RunConfig
+from rnet.config.yaml_files import raw
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 
@@ -31,14 +32,10 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     builder = _Builder(sweep, config_dir)
     builder.build()
     return Plan(
-        name=sweep.name, cluster=sweep.cluster, profile=load_profile(sweep.cluster, folders), common=sweep.common,
+        name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)), common=sweep.common,
         cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,
-        seconds=time.monotonic() - started, composed=builder.configs.composed,
+        seconds=time.monotonic() - started,
     )  # fmt: skip
-
-
-Draft = tuple[dict[str, str], tuple[str, ...]]
-"""A row to be: its axis values and its overrides."""
 
 
 class _Builder:
@@ -46,7 +43,7 @@ class _Builder:
 
     def __init__(self, sweep: Sweep, config_dir: Path | None) -> None:
         self.sweep = sweep
-        self.configs = ConfigCache(config_dir)
+        self.configs = Configurations(config_dir)
         self.cells: list[Cell] = []
         self.rows: list[Row] = []
         self.shapes: dict[Shape, int] = {}
@@ -58,28 +55,9 @@ class _Builder:
 
     def build(self) -> None:
         """Adds every row and its cells."""
-        rows = [(values, self.sweep.overrides(values)) for values in self.sweep.rows()]
-        for values, lines in self._covering(rows):
+        for values in self.sweep.rows():
             with self._naming(values):
-                self.configs.load(lines)
-        for values, lines in rows:
-            with self._naming(values):
-                self._add(values, lines)
-
-    def _covering(self, rows: Sequence[Draft]) -> list[Draft]:
-        """Few rows that together have every component, found greedily; once composed, they spare all others that."""
-        distinct: dict[frozenset[Part], Draft] = {}
-        for values, lines in rows:
-            with self._naming(values):
-                distinct.setdefault(frozenset(self.configs.parts(lines).values()), (values, lines))
-        known: set[Part] = set()
-        found = []
-        for least in range(max(map(len, distinct)), 0, -1):
-            for parts, row in distinct.items():
-                if len(parts - known) >= least:
-                    known |= parts
-                    found.append(row)
-        return found
+                self._add(values, self.sweep.overrides(values))
 
     @contextmanager
     def _naming(self, values: Mapping[str, str]) -> Iterator[None]:

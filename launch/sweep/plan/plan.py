@@ -50,7 +50,7 @@ class Plan:
     """A sweep, expanded. cluster: the name of a profile; profile: its settings, as its file has them.
 
     settings: pieces of resolved configurations, {"dataset": {...}} and so on; cells share them.
-    seconds: how long planning took; composed: how many configurations were composed for it.
+    seconds: how long planning took.
     """
 
     name: str
@@ -62,7 +62,6 @@ class Plan:
     shapes: list[Shape]
     settings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
-    composed: int = 0
 
     def overrides(self, cell: Cell) -> list[str]:
         """The overrides that make the cell's configuration."""
@@ -77,7 +76,7 @@ class Plan:
         return root / cell.stage / cell.id
 
 
-_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds", "composed")
+_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds")
 
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
@@ -110,7 +109,7 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"no plan {path}; run rnet sweep submit first, with the same --root")
     return Plan(
         name=document["name"], cluster=document["cluster"],
-        common=tuple(document["common"]), seconds=document["seconds"], composed=document["composed"],
+        common=tuple(document["common"]), seconds=document["seconds"],
         settings=document["settings"],
         profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
         cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim, tuple(settings))

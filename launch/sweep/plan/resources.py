@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
-import yaml
-
+from rnet.config.values import typed_fields
+from rnet.config.yaml_files import Table, read_mapping
 from rnet.errors import UserError, unknown_name
+
+_TIME = re.compile(r"(?:([0-9]{1,4})-)?([0-9]{1,6})(?::([0-9]{1,4}))?(?::([0-9]{1,4}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Shape:
     memory_gb: float = 4.0
     """Memory of each node."""
     minutes: int = 60
-    """Time limit. A stage that needs longer goes on from its checkpoint in the next incarnation."""
+    """Time limit; in a sweep file also as Slurm writes it: 24:00:00, 1-12. A stage that needs longer goes on from its
+    checkpoint in the next incarnation."""
     pack: int = 1
     """Cells that one task computes one after the other; for stages of a few seconds."""
 
@@ -54,45 +55,41 @@ class Shape:
 
 def make_shape(needs: Mapping[str, Any]) -> Shape:
     """The shape with these settings. Raises UserError for unknown ones and wrong types."""
-    return Shape(**checked_settings("resources key", needs, Shape))
+    if "minutes" in needs:
+        needs = {**needs, "minutes": _minutes(needs["minutes"])}
+    return Shape(**typed_fields("resources key", Shape, needs))
 
 
-def load_profile(name: str, folders: Sequence[Path]) -> dict[str, Any]:
-    """The settings in cluster/<name>.yaml of one of the folders, the last folder first; their `kind` is a text.
+def load_profile(name: str, folders: Sequence[Path]) -> Table:
+    """The settings in cluster/<name>.yaml of one of the folders, the last folder first, as the file has them.
 
-    The cluster of that kind checks the others (launch/sweep/clusters/base.py). Raises UserError.
+    The cluster of that kind checks them (launch/sweep/clusters/base.py). Raises UserError.
     """
     for folder in reversed(folders):
         path = folder / "cluster" / f"{name}.yaml"
         if path.is_file():
-            try:
-                document = yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:
-                raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-            if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-                raise UserError(f"{path}: a profile maps names to values and has a kind, e.g. kind: slurm")
-            return document
+            found = read_mapping(path)
+            if not isinstance(found.get("kind"), str):
+                raise UserError(f"{path}, line 1, column 1: a profile says its kind, e.g. kind: slurm")
+            return found
     known = {path.stem for folder in folders for path in (folder / "cluster").glob("*.yaml")}
     raise unknown_name("cluster", name, known)
 
 
-def checked_settings(what: str, values: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The values, if each is a field of the dataclass and of its type. what: how errors call a key.
+def _minutes(value: Any) -> Any:
+    """Minutes, rounded up, of a time as Slurm writes it; anything else as it is.
 
-    Raises UserError for unknown keys (with the nearest valid ones) and for wrong types.
+    Slurm's: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
     """
-    types = typing.get_type_hints(kind)
-    names = [item.name for item in dataclasses.fields(kind)]
-    found = {}
-    for key, value in values.items():
-        if key not in names:
-            raise unknown_name(what, key, names)
-        if types[key] is float and type(value) is int:
-            value = float(value)
-        options = typing.get_args(types[key]) if isinstance(types[key], UnionType) else (types[key],)
-        allowed = tuple(typing.get_origin(option) or option for option in options)
-        if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
-            names_of_types = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
-            raise UserError(f"{key}={value!r} must be of type {names_of_types}")
-        found[key] = value
-    return found
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is not None:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
+    return int(days or 0) * 1440 + hours * 60 + minutes + -(-seconds // 60)

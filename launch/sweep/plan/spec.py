@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
+from rnet.config.overrides import parse_override
+from rnet.config.values import shown
+from rnet.config.yaml_files import Items, Table, Word, parse_yaml, place_of, read_mapping
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError, unknown_name
 from rnet.stages.graph import STAGE_NAMES
 
 _KEYS = ("name", "cluster", "until", "set", "axes", "exclude", "cases", "resources")
-_PLAIN = re.compile(r"[\w./:+-]+")
 
 Match = Mapping[str, Sequence[str]]
 
@@ -68,7 +68,7 @@ class Sweep:
 
     def overrides(self, row: Mapping[str, str]) -> tuple[str, ...]:
         """The row's overrides: what all have in common, then its axes, then its cases."""
-        own = [f"{axis}={value}" for axis, value in row.items()]
+        own = [f"{axis}={'' if isinstance(value, Word) and value.absent else value}" for axis, value in row.items()]
         extra = [line for case in self.cases if matches(row, case.when) for line in case.set]
         return (*self.common, *own, *extra)
 
@@ -91,35 +91,28 @@ def load_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
 
     Raises UserError, naming file and key, for what is not there, is not known or cannot have an effect.
     """
+    document = read_mapping(path)
     try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read the sweep {str(path)!r}: {error.strerror}; name a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _sweep(_changed(_mapping(document, "the sweep"), changes), path)
+        return _sweep(_changed(document, changes), path)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def _sweep(document: dict[str, Any], path: Path) -> Sweep:
-    for key in document:
-        if key not in _KEYS:
-            raise unknown_name("key", key, _KEYS)
+    _check_keys("key", document, _KEYS)
     axes = {axis: _values(f"axes.{axis}", values) for axis, values in _mapping(document.get("axes"), "axes").items()}
-    for axis in axes:
+    for axis in document["axes"]:
         _check_axis(axis)
-    until = str(document.get("until", "verify"))
+    until = _word(document, "until", "verify")
     if until not in STAGE_NAMES:
-        raise unknown_name("until", until, STAGE_NAMES)
+        raise UserError(f"{place_of(until)}{unknown_name('until', until, STAGE_NAMES)}")
     cases = tuple(_case(number, case, axes) for number, case in enumerate(_list(document, "cases")))
     exclude = tuple(_match(f"exclude[{number}]", rule, axes) for number, rule in enumerate(_list(document, "exclude")))
-    name = str(document.get("name", path.stem))
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"name={name!r} names a folder; use letters, digits, '_', '-' and '.'")
+    name = _word(document, "name", path.stem)
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"{place_of(name)}name={shown(name)} names a file; use letters, digits, '_', '-' and '.'")
     sweep = Sweep(
-        name=name, path=path, cluster=str(document.get("cluster", "local")), until=until,
+        name=str(name), path=path, cluster=_word(document, "cluster", "local"), until=str(until),
         common=_lines("set", _list(document, "set")), axes=axes, exclude=exclude, cases=cases,
         resources=_resources("resources", document.get("resources")),
     )  # fmt: skip
@@ -134,9 +127,7 @@ def _sweep(document: dict[str, Any], path: Path) -> Sweep:
 def _case(number: int, case: Any, axes: Mapping[str, Sequence[str]]) -> Case:
     setting = f"cases[{number}]"
     case = _mapping(case, setting)
-    for key in case:
-        if key not in ("when", "set", "resources"):
-            raise unknown_name(f"{setting} key", key, ("when", "set", "resources"))
+    _check_keys(f"{setting} key", case, ("when", "set", "resources"))
     return Case(
         when=_match(f"{setting}.when", case.get("when"), axes),
         set=_lines(f"{setting}.set", _list(case, "set")),
@@ -148,11 +139,11 @@ def _match(setting: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
     found = {}
     for axis, values in _mapping(rule, setting).items():
         if axis not in axes:
-            raise unknown_name(f"{setting} axis", axis, axes)
+            raise UserError(f"{place_of(axis)}{unknown_name(f'{setting} axis', axis, axes)}")
         found[axis] = _values(f"{setting}.{axis}", values)
         for value in found[axis]:
             if value not in axes[axis]:
-                raise unknown_name(f"{setting}.{axis}", value, axes[axis])
+                raise UserError(f"{place_of(value)}{unknown_name(f'{setting}.{axis}', value, axes[axis])}")
     if not found:
         raise UserError(f"{setting} names no axis; name at least one of {', '.join(axes)}")
     return found
@@ -161,66 +152,81 @@ def _match(setting: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
 def _check_axis(axis: str) -> None:
     group, dot, field = axis.partition(".")
     if not (axis in TOP_LEVEL or axis in PRESETS or (group in GROUPS and (field or not dot))):
-        raise unknown_name(
+        unknown = unknown_name(
             "axis", axis, [*GROUPS, *PRESETS, *TOP_LEVEL], remedy="A key of a group works too: attack.seed."
         )
+        raise UserError(f"{place_of(axis)}{unknown}")
     if axis in ("negatives", "false_positive_rate"):
-        raise UserError(f"axis {axis!r} changes verdicts only; write it under set")
+        raise UserError(f"{place_of(axis)}axis {str(axis)!r} changes verdicts only; write it under set")
 
 
 def _resources(setting: str, document: Any) -> dict[str, dict[str, Any]]:
-    found = _mapping(document or {}, setting)
-    for stage in found:
-        if stage not in ("default", *STAGE_NAMES):
-            raise unknown_name(f"{setting} stage", stage, ("default", *STAGE_NAMES))
+    found = _mapping(Table() if document is None else document, setting)
+    _check_keys(f"{setting} stage", found, ("default", *STAGE_NAMES))
     return {stage: _mapping(needs, f"{setting}.{stage}") for stage, needs in found.items()}
 
 
 def _values(setting: str, values: Any) -> tuple[str, ...]:
-    if values == "all" and setting == "axes.defense":
-        values = DEFENSES.own()
+    if setting == "axes.defense" and values == "all":
+        values = Items(DEFENSES.own())
     listed = values if isinstance(values, list) else [values]
     if not listed:
-        raise UserError(f"{setting} is empty; give at least one value or take it out")
-    texts = tuple(_text(setting, value) for value in listed)
-    if len(set(texts)) < len(texts):
-        raise UserError(f"{setting} has a value twice: {', '.join(texts)}")
-    return texts
-
-
-def _text(setting: str, value: Any) -> str:
-    """A YAML scalar as Hydra reads it in an override."""
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return value if _PLAIN.fullmatch(value) else f"'{quoted}'"
-    raise UserError(f"{setting} has the value {value!r}; values are numbers and words")
+        raise UserError(f"{place_of(values)}{setting} is empty; give at least one value or take it out")
+    for value in listed:
+        if not isinstance(value, str):
+            raise UserError(f"{place_of(value)}{setting} has the value {value!r}; values are numbers and words")
+    if len(set(listed)) < len(listed):
+        raise UserError(f"{place_of(values)}{setting} has a value twice: {', '.join(listed)}")
+    return tuple(listed)
 
 
 def _lines(setting: str, lines: list[Any]) -> tuple[str, ...]:
     for line in lines:
         if not isinstance(line, str) or "=" not in line:
-            raise UserError(f"{setting} has {line!r}; write key=value, e.g. train.epochs=2")
-    return tuple(lines)
+            raise UserError(f"{place_of(line)}{setting} has {_said(line)}; write key=value, e.g. train.epochs=2")
+        try:
+            parse_override(line)
+        except UserError as error:
+            raise UserError(f"{place_of(line)}{setting}: {error}") from None
+    return tuple(str(line) for line in lines)
+
+
+def _word(document: Mapping[str, Any], key: str, default: str) -> str:
+    value = document.get(key, default)
+    if not isinstance(value, str) or (isinstance(value, Word) and value.absent):
+        raise UserError(f"{place_of(value)}{key}={_said(value)} must be a word, e.g. {default}")
+    return value
 
 
 def _list(document: Mapping[str, Any], key: str) -> list[Any]:
-    value = document.get(key) or []
+    value = document.get(key)
+    if value is None or (isinstance(value, Word) and value.absent):
+        return []
     if not isinstance(value, list):
-        raise UserError(f"{key}={value!r} must be a list")
+        raise UserError(f"{place_of(value)}{key}={_said(value)} must be a list")
     return value
 
 
 def _mapping(value: Any, setting: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{setting} must map names to values, not be {value!r}")
+    if not isinstance(value, dict):
+        raise UserError(f"{place_of(value)}{setting} must map names to values, not be {_said(value)}")
     return value
 
 
-def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+def _said(value: Any) -> str:
+    """A value for a message."""
+    return shown(value) if isinstance(value, str) else repr(value)
+
+
+def _check_keys(what: str, document: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in document:
+        if key not in known:
+            raise UserError(f"{place_of(key)}{unknown_name(what, key, known)}")
+
+
+def _changed(document: Table, changes: Sequence[str]) -> Table:
+    """The document with what the command line sets: words as they stand, and [lists] and {mappings} as in YAML."""
+    document = _copied(document)
     for line in changes:
         key, equals, text = line.partition("=")
         if not equals:
@@ -228,9 +234,25 @@ def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]
         *folders, last = key.split(".", 1) if key.startswith(("axes.", "resources.")) else [key]
         node = document
         for name in folders:
-            node = node.setdefault(name, {})
+            node = _inner(node, name)
         if folders == ["resources"] and "." in last:
             stage, _, last = last.partition(".")
-            node = node.setdefault(stage, {})
-        node[last] = yaml.safe_load(text)
+            node = _inner(node, stage)
+        where = f"on the command line, {key}"
+        node[last] = parse_yaml(text, where) if text[:1] in ("[", "{") else Word(text, where)
     return document
+
+
+def _inner(node: Table, name: str) -> Table:
+    """The mapping under a name, made where there is none."""
+    if not isinstance(node.get(name), Table):
+        node[name] = Table()
+    found: Table = node[name]
+    return found
+
+
+def _copied(table: Table) -> Table:
+    """A mapping that may be changed, down to its last mapping."""
+    copy = Table({key: _copied(value) if isinstance(value, Table) else value for key, value in table.items()})
+    copy.place = table.place
+    return copy

@@ -15,9 +15,8 @@ import yaml
 
 from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
-from rnet.config.compose_cache import ConfigCache
 from rnet.config.documents import content_id, run_from_dict
-from rnet.config.run import load_config
+from rnet.config.run import Configurations, load_config
 from rnet.errors import UserError
 from rnet.stages.graph import document
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
@@ -107,13 +106,13 @@ def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
         ({"axes": {"attack": ["identity", "finetune"]}, "set": ["attack.rho=0.1"]}, ["attack=identity", "attack.rho"]),
         ({"axes": {"attack": ["finetune"], "attack.fraction": [0.5, 0]}}, ["attack.fraction=0", "above 0"]),
         ({"axes": {"defense": ["zest"], "defense.align": ["auto", "often"]}}, ["defense.align='often'", "always"]),
-        ({"axes": {"seed": ["one"]}}, ["seed=one", "int"]),
+        ({"axes": {"seed": ["one"]}}, ["seed=one", "whole number"]),
         ({"axes": {"precision": ["fp8"]}}, ["precision", "fp8"]),
         ({"axes": {"attack": ["finetune"]}, "set": ["negatives=2", "attack.iterations=3"]}, ["attack.iterations=3"]),
         ({"cluster": "slrum"}, ["cluster='slrum'", "slurm"]),
         ({"resources": {"train": {"gpu": 1}}}, ["'gpu'", "gpus"]),
         ({"resources": {"train": {"gpus": 4}}}, ["gpus=4", "processes"]),
-        ({"resources": {"train": {"minutes": "60"}}}, ["minutes='60'", "int"]),
+        ({"resources": {"train": {"minutes": "an hour"}}}, ["minutes='an hour'", "whole number"]),
         ({"resources": {"train": {"pack": 2, "processes": 2}}}, ["pack=2"]),
     ],
 )
@@ -124,23 +123,24 @@ def test_what_cannot_work_is_refused_by_the_plan(changes: dict[str, Any], words:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    [
+        *(("90", 90), ("010", 10), ("90:00", 90), ("90:01", 91), ("24:00:00", 1440), ("08:00:00", 480)),
+        *(("1-0", 1440), ("1-12", 2160), ("1-12:30", 2190), ("0-00:00:30", 1), ("1e2", 100)),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(written: str, minutes: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"axes: {{seed: [0]}}\nuntil: train\nresources: {{train: {{minutes: {written}}}}}\n")
+    assert [shape.minutes for shape in make_plan(path).shapes] == [minutes]
+
+
 def test_a_model_that_cannot_be_cut_there_is_refused_before_submission(tmp_path: Path) -> None:
     axes = {"attack": ["removalnet"], "attack.layer": ["layer2", "layer9"], "attack.substitute_size": [48]}
     changes: dict[str, Any] = {"axes": axes, "cases": None}
     with pytest.raises(UserError, match="layer9"):
         check_deeply(tiny_plan(tmp_path, **changes))
-
-
-def test_rows_are_composed_only_for_new_components(tmp_path: Path) -> None:
-    plan = tiny_plan(tmp_path, "axes.seed=[0,1,2,3,4,5,6,7,8,9]")
-    assert len(plan.rows) == 40
-    assert plan.composed == 2  # two attacks and two defences, at once
-
-
-def test_a_dataset_without_a_preset_for_the_attack_needs_no_composition_of_its_own(tmp_path: Path) -> None:
-    datasets = ["cifar10", "lfw", "image_folder"]
-    plan = tiny_plan(tmp_path, axes={"dataset": datasets, "attack": ["removalnet", "identity"]}, cases=None, set=[])
-    assert plan.composed == 3
 
 
 @pytest.mark.parametrize(
@@ -150,35 +150,30 @@ def test_a_dataset_without_a_preset_for_the_attack_needs_no_composition_of_its_o
         ["attack=removalnet", "attack.seed=7", "seed=2", "precision=bf16", "negatives=4"],
         ["train.seed=5", "seed=6", "model=resnet20", "defense=zest"],
         ["dataset=gtsrb"],
-        ["dataset='fashion_mnist'", "attack=finetune"],
+        ["dataset=fashion_mnist", "attack=finetune", "attack.seed=null"],
         ["dataset=lfw", "attack=removalnet", "attack.rho=0.5"],
     ],
 )
-def test_the_cache_gives_what_load_config_gives(lines: list[str]) -> None:
-    cache = ConfigCache()
+def test_what_is_shared_by_many_rows_gives_what_load_config_gives(lines: list[str]) -> None:
+    known = Configurations()
     for dataset, attack in product(("digits", "cifar10"), ("removalnet", "finetune")):
-        cache.load([f"dataset={dataset}", f"attack={attack}", "seed=1"])  # what is kept of this must not show
-    assert cache.load(lines) == load_config(lines)
+        known.load([f"dataset={dataset}", f"attack={attack}", "seed=1"])  # what is kept of this must not show
+    assert known.load(lines) == load_config(lines)
 
 
 def test_a_users_preset_applies_to_its_dataset_only(tmp_path: Path) -> None:
     (tmp_path / "attack_preset").mkdir()
-    (tmp_path / "attack_preset" / "removalnet_lfw.yaml").write_text("# @package attack\nrho: 0.77\n")
-    cache = ConfigCache(tmp_path)
-    found = [cache.load([f"dataset={dataset}", "attack=removalnet"]).attack.rho for dataset in ("lfw", "cifar10")]
+    (tmp_path / "attack_preset" / "removalnet_lfw.yaml").write_text("rho: 0.77\n")
+    known = Configurations(tmp_path)
+    found = [known.load([f"dataset={dataset}", "attack=removalnet"]).attack.rho for dataset in ("lfw", "cifar10")]
     assert found == [0.77, 0.02]
 
 
-def test_an_option_that_reaches_beyond_its_group_is_not_taken_apart(tmp_path: Path) -> None:
+def test_an_option_that_reaches_beyond_its_group_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "loud.yaml").write_text(
-        "# @package _global_\nmodel:\n  name: resnet8\nattack:\n  rho: 0.77\n"
-    )
-    cache = ConfigCache(tmp_path)
-    cache.load(["model=resnet8", "attack=removalnet"])
-    lines = ["model=loud", "attack=removalnet"]
-    assert cache.load(lines) == load_config(lines, config_dir=tmp_path)
-    assert cache.load(lines).attack.rho == 0.77
+    (tmp_path / "model" / "loud.yaml").write_text("name: resnet8\nattack:\n  rho: 0.77\n")
+    with pytest.raises(UserError, match=r"loud\.yaml, line 2, column 1: key='model\.attack' does not exist"):
+        load_config(["model=loud"], config_dir=tmp_path)
 
 
 PLAN = """

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from launch.sweep.plan.spec import load_sweep
+from rnet.config.run import load_config
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import write_sweep
 
@@ -37,15 +38,35 @@ def test_a_case_adds_its_overrides_and_resources_to_matching_rows_only(tmp_path:
     rows = {row["attack"]: row for row in sweep.rows()}
     assert "attack.iterations=4" in sweep.overrides(rows["finetune"])
     assert "attack.iterations=4" not in sweep.overrides(rows["identity"])
-    assert sweep.needs(rows["finetune"], "attack") == {"cpus": 2, "gpus": 1}
-    assert sweep.needs(rows["finetune"], "verify") == {"cpus": 2, "pack": 5}
-    assert sweep.needs(rows["identity"], "attack") == {"cpus": 2}
+    assert sweep.needs(rows["finetune"], "attack") == {"cpus": "2", "gpus": "1"}
+    assert sweep.needs(rows["finetune"], "verify") == {"cpus": "2", "pack": "5"}
+    assert sweep.needs(rows["identity"], "attack") == {"cpus": "2"}
 
 
-def test_values_that_hydra_would_read_otherwise_are_quoted(tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, axes={"dataset.folder": ["/a b,c", None], "seed": [1]}, cases=None)
-    lines = [load_sweep(path).overrides(row)[-2] for row in load_sweep(path).rows()]
-    assert lines == ["dataset.folder='/a b,c'", "dataset.folder=null"]
+TEXTS = [
+    *("007", "1e3", "my birds", "birds (1)", "it's", "x=y", "\u00e9t\u00e9", "C:\\data", "a,b", "null", "true", "[a]"),
+    *("~", "{a}", "${HOME}", "$HOME", "a: b", "a #b", " lead", "trail ", "-5", "1:30", "010", "@x", "!x", "'q'", '"'),
+    "",
+]
+
+
+def test_text_in_an_axis_reaches_its_setting_as_it_stands(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, axes={"dataset": ["image_folder"], "dataset.folder": TEXTS}, cases=None, set=None)
+    sweep = load_sweep(path)
+    found = [load_config(sweep.overrides(row)).dataset.folder for row in sweep.rows()]
+    assert found == [text or None for text in TEXTS]
+
+
+def test_plain_text_null_and_numbers_in_a_file_are_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("axes: {dataset: [lfw], dataset.folder: [007, 1e3, 0x10, yes, null, 'null'], seed: [010]}\n")
+    with pytest.raises(UserError, match="twice"):
+        load_sweep(path)
+    path.write_text("axes: {dataset: [lfw], dataset.folder: [007, 1e3, 0x10, yes, null], seed: [010]}\n")
+    sweep = load_sweep(path)
+    configs = [load_config(sweep.overrides(row)) for row in sweep.rows()]
+    assert [config.dataset.folder for config in configs] == ["007", "1e3", "0x10", "yes", None]
+    assert {config.seed for config in configs} == {10}
 
 
 def test_the_command_line_changes_keys_of_the_file(tmp_path: Path) -> None:
@@ -54,7 +75,7 @@ def test_the_command_line_changes_keys_of_the_file(tmp_path: Path) -> None:
     assert (sweep.cluster, sweep.until) == ("slurm", "attack")
     assert sweep.axes["seed"] == ("4", "5")
     assert sweep.axes["attack.seed"] == ("7",)
-    assert sweep.resources["train"] == {"gpus": 1}
+    assert sweep.resources["train"] == {"gpus": "1"}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +86,7 @@ def test_the_command_line_changes_keys_of_the_file(tmp_path: Path) -> None:
         ({"axes": {"negatives": [1]}}, ["negatives", "set"]),
         ({"axes": {"seed": []}}, ["axes.seed", "empty"]),
         ({"axes": {"seed": [1, 1]}}, ["axes.seed", "twice"]),
-        ({"axes": {"seed": [[1]]}}, ["axes.seed", "[1]"]),
+        ({"axes": {"seed": [[1]]}}, ["axes.seed", "['1']"]),
         ({"axes": None}, ["axes"]),
         ({"exclude": [{"attack": "prune"}]}, ["exclude[0].attack='prune'", "finetune"]),
         ({"exclude": [{"precision": "bf16"}]}, ["exclude[0] axis='precision'"]),
@@ -90,5 +111,5 @@ def test_a_file_that_is_missing_or_no_yaml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml"):
         load_sweep(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("axes: [")
-    with pytest.raises(UserError, match="no YAML"):
+    with pytest.raises(UserError, match=r"bad\.yaml, line 1, column 8: no YAML"):
         load_sweep(tmp_path / "bad.yaml")
