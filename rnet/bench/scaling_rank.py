@@ -18,7 +18,7 @@ from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.bench.memory import peak_memory
 from rnet.bench.steps import prepare_removalnet, prepare_victim_training
 from rnet.bench.timing import now
-from rnet.command.run import guarded
+from rnet.command.guarded import guarded
 from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.loading import load_dataset

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rnet import __version__
+from rnet.command.guarded import guarded
 from rnet.command.options import (
     DEFAULT_ROOT,
     AsJson,
@@ -18,7 +19,7 @@ from rnet.command.options import (
     Root,
     import_from_here,
 )
-from rnet.command.run import Options, guarded, run_stage
+from rnet.command.run import Options, run_stage
 
 STAGES = {
     "train": "Train a victim (or import one: model.weights=FILE).",

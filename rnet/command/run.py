@@ -6,9 +6,8 @@ Standard output carries the result (a table, or JSON with --json); everything el
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,6 @@ from rnet.training.signals import Preempted
 if TYPE_CHECKING:
     from rnet.config.run import RunConfig
 
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_PREEMPTED = 143
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -35,23 +30,6 @@ class Options:
     as_json: bool = False
     print_config: bool = False
     config_dir: Path | None = None
-
-
-def guarded(action: Callable[[], None]) -> int:
-    """Runs a command and returns the exit status; a user's mistake becomes one clear message without a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        action()
-    except UserError as error:
-        print(f"rnet: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_USER_ERROR
-    except Preempted as error:
-        print(f"rnet: {error}", file=sys.stderr)  # noqa: T201
-        return EXIT_PREEMPTED
-    except KeyboardInterrupt:
-        print("rnet: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
-        return EXIT_INTERRUPTED
-    return 0
 
 
 def require_one_process(command: str) -> None:

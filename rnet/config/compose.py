@@ -46,9 +46,9 @@ def option_file(group: str, file: Path) -> Table:
     """The words of an option's file. Raises UserError for one that does not name its component."""
     settings = read_mapping(file)
     if group in REGISTRIES and "name" not in settings:
-        example = REGISTRIES[group].base().name or REGISTRIES[group].own()[0]
+        example = defaults()[0][group]
         raise UserError(
-            f"{file}, line 1, column 1: `name:` is missing, which says what {group} it is; add e.g. name: {example}"
+            f"{file}, line 1, column 1: `name:` is missing, which says what {group} it is; add it, e.g. name: {example}"
         )
     return settings
 

@@ -6,6 +6,7 @@ A value is a Word of a YAML file, the text after key= on the command line, or a 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
 import types
@@ -16,6 +17,8 @@ from typing import Any
 
 from rnet.config.yaml_files import Word, parse_yaml, place_of
 from rnet.errors import UserError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -101,12 +104,20 @@ def _tried(setting: str, option: Any, options: tuple[Any, ...], value: Any) -> A
     if option is float:
         return _as_float(value)
     if option is str:
-        return None if isinstance(value, Word) and value.absent else str(value) if isinstance(value, str) else None
+        return _as_text(setting, value)
     if option is list:
         return _as_list(setting, next(one for one in options if typing.get_origin(one) is list), value)
     if option is dict:
         return _as_dict(setting, value)
     return value
+
+
+def _as_text(setting: str, value: Any) -> str | None:
+    if not isinstance(value, str) or (isinstance(value, Word) and value.absent):
+        return None
+    if not isinstance(value, Word) and value[:1] in ("'", '"') and value[1:].endswith(value[0]):
+        logger.warning("%s=%s: the quotes are part of the value; leave them out if they are not meant", setting, value)
+    return str(value)
 
 
 def _as_bool(value: Any) -> bool | None:

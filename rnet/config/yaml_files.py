@@ -101,7 +101,7 @@ def parse_yaml(text: str, source: str) -> Word | Items | Table:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        what = f"the character U+{ord(str(error.character)):04X} cannot stand in YAML"
+        what = f"the character U+{int(str(error.character)):04X} cannot stand in YAML"
         raise UserError(f"{source}, line {line}, column {column}: {what}; take it out") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

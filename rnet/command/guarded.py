@@ -1,0 +1,85 @@
+"""Every command's end: the exit status, one line for what the user can put right, a log for what is a fault of ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from rnet import __version__
+from rnet.errors import UserError, first_line
+from rnet.training.signals import Preempted
+
+EXIT_FAULT = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+EXIT_PREEMPTED = 143
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs a command and returns the exit status; a user's mistake becomes one clear message without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8
+    try:
+        action()
+        sys.stdout.flush()
+    except UserError as error:
+        return _say(str(error), EXIT_USER_ERROR)
+    except Preempted as error:
+        return _say(str(error), EXIT_PREEMPTED)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read our output has gone
+        return EXIT_PIPE_CLOSED
+    except Exception as error:
+        return _fault(error)
+    return 0
+
+
+def one_line(text: str) -> str:
+    """A message without line ends and other control characters, which names of files may hold."""
+    text = re.sub(r"\s*[\n\r]+\s*", " ", text)
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
+
+
+def _say(message: str, status: int) -> int:
+    print(f"rnet: {one_line(message)}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+def _fault(error: Exception) -> int:
+    """An error that nobody foresaw: what the system says of a file in one line, else where the traceback is."""
+    log = _log_file()
+    with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"rnet {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} in {os.getcwd()}\n{' '.join(sys.argv)}\n\n")
+        traceback.print_exception(error, file=file)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return _say(f"{os.fsdecode(error.filename)}: {error.strerror} (details in {log})", EXIT_USER_ERROR)
+    what = f"{type(error).__name__}: {first_line(error)}"
+    return _say(
+        f"unexpected {what}. This is a fault of rnet; please report it (CONTRIBUTING.md) with {log}", EXIT_FAULT
+    )
+
+
+def _log_file() -> Path:
+    """A new file in the user's cache, or where nothing can be written there, with the temporary files."""
+    name = f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        folder = Path("~/.cache/rnet/faults").expanduser()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / name).touch(mode=0o600)
+        return folder / name
+    except (OSError, RuntimeError):
+        return Path(tempfile.mkdtemp(prefix="rnet-")) / name

@@ -1,0 +1,86 @@
+"""How commands end: one line, an exit status, and a log for what nobody foresaw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rnet.command.guarded import guarded
+from rnet.errors import UserError
+from rnet.training.signals import Preempted
+
+
+def _raises(error: BaseException) -> Callable[[], None]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("lower x"), 2, "rnet: lower x\n"),
+        (UserError("a\nb\r\n c"), 2, "rnet: a b c\n"),
+        (UserError("the file a\x1b[31mb\x07"), 2, "rnet: the file a\\x1b[31mb\\x07\n"),
+        (UserError("caf\u00e9 \u9ce5"), 2, "rnet: caf\u00e9 \u9ce5\n"),
+        (Preempted("SIGTERM", 3, 9), 143, ""),
+        (KeyboardInterrupt(), 130, "rnet: interrupted; the same command goes on from the last checkpoint\n"),
+    ],
+)
+def test_what_was_foreseen_is_one_line(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert guarded(_raises(error)) == status
+    found = capsys.readouterr().err
+    assert found.count("\n") == 1
+    assert said in found
+    assert not (home / ".cache").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a\nb"), RuntimeError(""), RecursionError("deep"), ValueError("x")]
+)
+def test_a_fault_is_one_line_that_names_a_log_with_the_traceback(
+    error: Exception, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert guarded(_raises(error)) == 1
+    found = capsys.readouterr().err
+    assert found.count("\n") == 1
+    assert type(error).__name__ in found
+    assert "report it" in found
+    (log,) = (home / ".cache" / "rnet" / "faults").iterdir()
+    assert str(log) in found
+    assert "Traceback" in log.read_text()
+    assert "in action" in log.read_text()
+
+
+def test_what_the_system_says_of_a_file_is_the_users_to_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: Path("/nowhere/at/all").touch()) == 2
+    assert "rnet: /nowhere/at/all: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_home_that_cannot_be_written_does_not_hide_the_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert guarded(_raises(ZeroDivisionError("x"))) == 1
+    assert "ZeroDivisionError: x" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_fault() -> None:
+    command = f"{sys.executable} -m rnet explain --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout in ("{141\n", "{0\n")  # it may have been quicker than its reader
+    assert done.stderr == ""
