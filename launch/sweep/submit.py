@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,9 +120,10 @@ def _hand_out(
         submissions.save(root, submission)  # a crash at any moment leaves a record whose job is found by its name
         try:
             submission.job = cluster.start(root, submission, array, after)
-        except UserError:
-            _recover(root)
-            raise
+        except UserError as error:
+            with suppress(UserError):  # a cluster that is mute now will be asked again
+                _recover(root)
+            raise UserError(f"{array.stage} ({array.shape}): {error}") from None
         submission.state = "submitted"
         submissions.save(root, submission)
         started.append(submission)

@@ -21,6 +21,11 @@ from launch.sweep.records.submissions import Submission, task_id
 from launch.sweep.work.task import run_task
 from rnet.errors import UserError
 
+MEMORY_OPTIONS = {"mem", "mem-per-cpu", "mem-per-gpu"}
+"""Ways to ask for memory, of which sbatch takes one."""
+GPU_OPTIONS = {"gres", "gpus", "gpus-per-task", "gpus-per-node", "gpus-per-socket", "tres-per-task"}
+"""Ways to ask for GPUs, of which a site may take only some."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(Cluster):
@@ -49,7 +54,8 @@ class Slurm(Cluster):
     crash_requeues: int = 2
     """How often a task that was killed by a signal is started again by its own job script."""
     sbatch: dict[str, Any] = field(default_factory=dict)
-    """Any other sbatch option, by its long name."""
+    """Any other sbatch option, by its long name; null or false takes out one of rnet's. One about memory (mem-per-cpu)
+    or GPUs (gres) replaces memory_gb or gpus of resources."""
 
     def __post_init__(self) -> None:
         for name in ("max_parallel", "max_array_size", "max_submissions", "signal_seconds"):
@@ -101,18 +107,29 @@ class Slurm(Cluster):
             here = shlex.quote(os.getcwd())  # where plugins of one file are
             setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}:{here}")
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
-        options: dict[str, Any] = {"requeue": True, "mem": f"{round(shape.memory_gb * 1024)}M"} | self.sbatch
-        if shape.gpus:
-            options["gpus-per-task"] = shape.gpus
         found = {
             "job_name": name, "partition": self.partition, "account": self.account, "qos": self.qos,
             "constraint": self.constraint, "time": shape.minutes, "nodes": shape.nodes,
             "ntasks_per_node": shape.processes, "cpus_per_task": shape.cpus, "dependency": dependency(after),
             "wckey": None, "array_parallelism": self.max_parallel, "signal_delay_s": self.signal_seconds,
-            "setup": setup, "teardown": requeue_after_a_crash(self.crash_requeues), "additional_parameters": options,
+            "setup": setup, "teardown": requeue_after_a_crash(self.crash_requeues),
+            "additional_parameters": self._options(shape),
             "srun_args": ["--kill-on-bad-exit=1"], "stderr_to_stdout": True,
         }  # fmt: skip
         return {key: value for key, value in found.items() if value is not None or key == "wckey"}
+
+    def _options(self, shape: Shape) -> dict[str, Any]:
+        """sbatch's options by long name: ours, but for what the profile asks for in another way; null takes one out."""
+        own = {key.replace("_", "-"): value for key, value in self.sbatch.items()}
+        options: dict[str, Any] = {"requeue": True}
+        if not own.keys() & MEMORY_OPTIONS:
+            options["mem"] = f"{round(shape.memory_gb * 1024)}M"
+        if shape.gpus and not own.keys() & GPU_OPTIONS:
+            options["gpus-per-task"] = shape.gpus
+        options |= own
+        if options["requeue"] is False:
+            options["no-requeue"] = True
+        return {key: value for key, value in options.items() if value is not None and value is not False}
 
 
 def dependency(after: After) -> str | None:

@@ -19,6 +19,8 @@ ENDED = {
     "NODE_FAIL": "lost", "BOOT_FAIL": "lost", "PREEMPTED": "preempted", "CANCELLED": "cancelled",
 }  # fmt: skip
 """Slurm's states of jobs that will not run again, as far as one word can say."""
+NO_ACCOUNTING = "accounting storage is disabled"
+"""What sacct says on a cluster that keeps no accounts."""
 RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED")
 
 
@@ -28,35 +30,45 @@ def find_jobs(names: Collection[str]) -> dict[str, str]:
         return {}
     wanted = ",".join(names)
     found: dict[str, str] = {}
-    for command in (
-        ["squeue", "-h", "-o", "%j|%F", f"--name={wanted}"],
-        ["sacct", "-n", "-P", "-X", "-o", "JobName,JobID", f"--name={wanted}", "-S", "now-30days"],
-    ):
-        for line in ask(command).splitlines():
-            name, _, job = line.partition("|")
-            found.setdefault(name.strip(), job.strip().partition("_")[0])
+    queue = ask(["squeue", "-h", "-o", "%j|%F", f"--name={wanted}"])
+    accounts = _accounting(["-o", "JobName,JobID", f"--name={wanted}", "-S", "now-30days"])
+    for line in (*queue.splitlines(), *accounts.splitlines()):
+        name, _, job = line.partition("|")
+        found.setdefault(name.strip(), job.strip().partition("_")[0])
     return found
 
 
 def array_states(jobs: Iterable[str]) -> dict[str, str]:
     """States of tasks by id ("123_4"): pending or running from squeue, else how they ended, from sacct.
 
-    "running long" is running for more than SILENT_SECONDS. Two calls, whatever the number of arrays and tasks. A job
-    that neither knows is missing. Raises UserError when Slurm does not answer.
+    "running long" is running for more than SILENT_SECONDS. Two calls, whatever the number of arrays and tasks. A task
+    that squeue does not know runs no more, whatever sacct still believes; one whose end nobody knows is missing. Raises
+    UserError when Slurm does not answer.
     """
     ids = ",".join(sorted(set(jobs)))
     if not ids:
         return {}
-    states: dict[str, str] = {}
-    ended = ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State", "-j", ids])
-    for task, (word,) in _by_task(ended, ["State"]).items():
-        states[task] = ENDED.get(word.split(" ")[0], "pending" if word.startswith("PENDING") else "running")
-    queue = ask(["squeue", "-h", "-o", "%F_[%K]|%T|%M", "-j", ids], missing_ok=True)
-    for task, (word, elapsed) in _by_task(queue, ["State", "Elapsed"]).items():
+    queue = ask(["squeue", "-h", "-o", "%F|%K|%T|%M", "-j", ids], missing_ok=True)
+    lines = [line.split("|") for line in queue.splitlines() if line.count("|") == 3]
+    queued = "\n".join(f"{job}_[{numbers}]|{state}|{elapsed}" for job, numbers, state, elapsed in lines)
+    ended = _accounting(["-o", "JobID,State", "-j", ids])
+    words = {task: word.split(" ")[0] for task, (word,) in _by_task(ended, ["State"]).items()}
+    states = {task: ENDED[word] for task, word in words.items() if word in ENDED}
+    for task, (word, elapsed) in _by_task(queued, ["State", "Elapsed"]).items():
         states[task] = "running" if word in RUNNING else "pending"
         if word == "RUNNING" and seconds_of(elapsed) > SILENT_SECONDS:
             states[task] = "running long"
     return states
+
+
+def _accounting(arguments: list[str]) -> str:
+    """What sacct prints of allocations; nothing on a cluster that keeps no accounts."""
+    try:
+        return ask(["sacct", "-n", "-P", "-X", *arguments])
+    except UserError as error:
+        if NO_ACCOUNTING in str(error) or str(error).startswith("no Slurm here: sacct"):
+            return ""
+        raise
 
 
 def _by_task(text: str, columns: Sequence[str]) -> dict[str, list[str]]:

@@ -134,7 +134,7 @@ def test_a_scheduler_that_is_gone_is_told_and_the_others_are_asked(site: Path, t
         ({"kind": "slurm", "partion": "gpu"}, ["'partion'", "partition"]),
         ({"kind": "slurm", "max_parallel": 0}, ["max_parallel=0"]),
         ({"kind": "local", "partition": "gpu"}, ["'partition'", "workers"]),
-        ({"kind": "local", "workers": "2"}, ["workers='2'", "int"]),
+        ({"kind": "local", "workers": "two"}, ["workers='two'", "whole number"]),
         ({"kind": KIND, "queue": "q"}, ["'queue'", "spool"]),
         ({"kind": KIND}, ["spool"]),
     ],

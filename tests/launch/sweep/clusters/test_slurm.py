@@ -12,8 +12,9 @@ import pytest
 from launch.sweep.clusters import slurm_commands
 from launch.sweep.clusters.arrays import Array
 from launch.sweep.clusters.slurm import Slurm, dependency
-from launch.sweep.clusters.slurm_commands import array_states
+from launch.sweep.clusters.slurm_commands import array_states, find_jobs
 from launch.sweep.plan.resources import Shape
+from rnet.errors import UserError
 
 
 def test_the_job_script_says_what_was_asked_for(tmp_path: Path) -> None:
@@ -44,8 +45,8 @@ def test_a_job_waits_for_tasks_or_whole_arrays(after: dict[str, list[int]], text
 def test_what_squeue_and_sacct_say_becomes_a_word_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {
         "sacct": "12_0|COMPLETED\n12_1|RUNNING\n12_[2-3,7%4]|PENDING\n12_4|CANCELLED by 1000\n12_5|TIMEOUT\n"
-        "12_6|OUT_OF_MEMORY\n12_8|NODE_FAIL\n13_0|RUNNING\n",
-        "squeue": "12_[1]|RUNNING|10:01\n12_[2-3,7]|PENDING|0:00\n13_[0]|RUNNING|9:59\n13_[1]|COMPLETING|1-00:00:00\n",
+        "12_6|OUT_OF_MEMORY\n12_8|NODE_FAIL\n13_0|RUNNING\n13_2|RUNNING\n13_3|PENDING\n",
+        "squeue": "12|1|RUNNING|10:01\n12|2-3,7%4|PENDING|0:00\n13|0|RUNNING|9:59\n13|1|COMPLETING|1-00:00:00\n",
     }
     asked = []
 
@@ -59,9 +60,56 @@ def test_what_squeue_and_sacct_say_becomes_a_word_for_each_task(monkeypatch: pyt
         "12_4": "cancelled", "12_5": "timed out", "12_6": "failed", "12_8": "lost", "13_0": "running",
         "13_1": "running",
     }  # fmt: skip
-    assert asked == ["sacct", "squeue"]
+    assert asked == ["squeue", "sacct"]
     said["sacct"] = said["squeue"] = ""
     assert array_states(["12"]) == {}
+
+
+@pytest.mark.parametrize("words", ["error: Slurm accounting storage is disabled", None])
+def test_a_cluster_without_accounts_is_asked_for_its_queue_only(
+    words: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _stand_in(tmp_path, "squeue", "case $* in *--name*) echo 'rnet-train-x|12';; *) echo '12|0|PENDING|0:00';; esac")
+    if words:
+        _stand_in(tmp_path, "sacct", f"echo 'sacct: {words}' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert array_states(["12"]) == {"12_0": "pending"}
+    assert find_jobs(["rnet-train-x"]) == {"rnet-train-x": "12"}
+
+
+def test_a_database_that_is_down_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _stand_in(tmp_path, "squeue", "true")
+    _stand_in(tmp_path, "sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="sacct: Connection refused"):
+        array_states(["12"])
+
+
+def _stand_in(folder: Path, name: str, line: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+    (folder / name).chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "there", "not_there"),
+    [
+        ({"mem-per-cpu": "4G"}, ["mem-per-cpu=4G", "requeue", "gpus-per-task=1"], ["mem="]),
+        ({"mem_per_cpu": "4G", "mem": None}, ["mem-per-cpu=4G"], ["mem=", "None"]),
+        ({"mem": "0", "exclusive": True}, ["mem=0", "exclusive"], ["mem=4096M"]),
+        ({"mem": None}, ["requeue"], ["mem"]),
+        ({"gres": "gpu:a100:1"}, ["gres=gpu:a100:1", "mem=4096M"], ["gpus-per-task"]),
+        ({"gpus-per-node": "1", "gpus-per-task": None}, ["gpus-per-node=1"], ["gpus-per-task"]),
+        ({"requeue": False, "nice": "100"}, ["no-requeue", "nice=100"], ["SBATCH --requeue"]),
+    ],
+)
+def test_what_a_site_asks_for_in_its_own_way_replaces_what_rnet_asks_for(
+    sbatch: dict[str, Any], there: list[str], not_there: list[str], tmp_path: Path
+) -> None:
+    array = Array(stage="train", shape=Shape(gpus=1), tasks=[[0]])
+    script = Slurm(kind="slurm", sbatch=sbatch).script(tmp_path, array)
+    lines = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
+    assert all(f"#SBATCH --{option}\n" in f"{lines}\n" for option in there)
+    assert not any(option in lines for option in not_there)
 
 
 @pytest.mark.parametrize(
