@@ -205,7 +205,7 @@ def _code_of(component: Any, name: str) -> dict[str, str]:
     if version is not None:
         return {"plugin_version": str(version)}
     try:
-        file = Path(inspect.getsourcefile(component) or "")
+        file = Path(inspect.getsourcefile(inspect.unwrap(component)) or "")  # not a decorator's, such as no_grad's
         return {"plugin_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     except (TypeError, OSError):
         raise UserError(f"{name!r} has no source file for ids to name; give it an attribute version = '1'") from None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from rnet.attacks.config import AttackConfig
 from rnet.data.images import Dataset
+from rnet.models.black_box import BlackBox
 from rnet.models.classifier import Classifier
+from rnet.models.config import ModelConfig
 from rnet.training.config import TrainConfig
 from rnet.training.loop import Run
 
@@ -22,8 +24,8 @@ class AttackContext:
 
     victim_forward: the stolen model as a function of pixels, to be asked by all processes together (a frozen model, or
     one whose parameters they share). copy_of_victim: a new copy of it in eval mode, which belongs to the caller.
-    build: a freshly initialised model of the same architecture. Both may be on the CPU: run.engine puts what it trains
-    on run.device. train: how the victim was trained. default_layer: its usual cut. seed: the attack's own.
+    build: a freshly initialised model of the suspect's architecture. Both may be on the CPU: run.engine puts what it
+    trains on run.device. train: how the victim was trained. default_layer: its usual cut. seed: the attack's own.
     """
 
     copy_of_victim: Callable[[], Classifier]
@@ -37,10 +39,13 @@ class AttackContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """What comes out: a model, whether it derives from the victim, and what it cost (counts, not seconds)."""
+    """What comes out: a model, whether it derives from the victim, and what it cost (counts, not seconds).
 
-    model: Classifier
-    derived: bool
+    derived: None where nobody knows.
+    """
+
+    model: Classifier | BlackBox
+    derived: bool | None
     cost: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,6 +56,8 @@ class Attack(ABC):
     """
 
     config: AttackConfig
+    trains: ClassVar[bool] = True
+    """Whether config.batch_size is that of a training, which processes share."""
 
     def __init__(self, config: Any) -> None:
         config.check()
@@ -62,7 +69,18 @@ class Attack(ABC):
         return self.config.name
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:  # noqa: B027 - optional
-        """Raises UserError if this attack cannot run on such a model and dataset."""
+        """Raises UserError if this attack cannot run on such a model and dataset.
+
+        blueprint: an untrained model of the suspect's architecture.
+        """
+
+    def architecture(self, victim: ModelConfig) -> ModelConfig:
+        """What the suspect is built as, where that is not the victim's architecture."""
+        return victim
+
+    def classes(self, dataset: Dataset) -> int:
+        """How many classes the suspect tells apart."""
+        return dataset.num_classes
 
     @abstractmethod
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:

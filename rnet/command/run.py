@@ -99,11 +99,13 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
     for name in ("suspect", "accuracy", "drop", "metric", "score", "threshold", "normalised", "verdict"):
         table.add_column(name, justify="left" if name in ("suspect", "metric", "verdict") else "right")
     for row in rows:
+        about = [
+            row["suspect"],
+            *("" if row[key] is None else f"{100 * row[key]:.1f} %" for key in ("accuracy", "drop")),
+        ]
         if not row["metrics"]:
-            about = [row["suspect"], f"{100 * row['accuracy']:.1f} %", f"{100 * row['drop']:.1f} %"]
             table.add_row(*about, row["defense"], "", "", "", "refused")
         for number, (name, metric) in enumerate(row["metrics"].items()):
-            about = [row["suspect"], f"{100 * row['accuracy']:.1f} %", f"{100 * row['drop']:.1f} %"]
             values = (metric[key] for key in ("value", "threshold", "normalised"))
             shown = ["" if value is None else f"{value:.4f}" for value in values]
             table.add_row(*(about if number == 0 else ["", "", ""]), name, *shown, metric["verdict"])
@@ -112,6 +114,10 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
         console().print(_separation_table(separated))
     for reason in sorted({f"{row['suspect']}, {row['defense']}: {row['verdict']}, {row['reason']}" for row in rows}):
         print(reason)  # noqa: T201
+    for left_out in sorted(
+        {f"{row['suspect']}: {name} {why}" for row in rows for name, why in row["left_out"].items()}
+    ):
+        print(left_out)  # noqa: T201
 
 
 def _separation_table(separated: list[dict[str, Any]]) -> Table:

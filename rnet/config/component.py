@@ -11,7 +11,8 @@ class ComponentConfig:
 
     Fields are numbers, words, booleans, lists of them, None, or a component's configuration (attack.model.name). The
     string after a field is what rnet explain says. A field's metadata says what ids make of it: execution_only,
-    nothing; file, the content and not the path; hashed_if_set, nothing while it has its default.
+    nothing; file, the content and not the path; hashed_if_set, nothing while it has its default; registry (which one),
+    also which code it was, where the field names a component or holds its configuration.
     """
 
     name: str = ""

@@ -49,6 +49,9 @@ def _hashed_fields(place: str, config: Any) -> dict[str, Any]:
         elif not field.metadata.get("execution_only"):
             nested = dataclasses.is_dataclass(value)
             found[field.name] = _hashed_fields(f"{place}.{field.name}", value) if nested else value
+            if value is not None and (registry := field.metadata.get("registry")):
+                code = registry.provenance(value.name if nested else value)
+                found |= {f"{field.name}_{key}": said for key, said in code.items()}
     return found
 
 

@@ -17,6 +17,8 @@ from rnet.config.component import ComponentConfig
 from rnet.data.images import Dataset
 from rnet.defenses.calibration import Verdict, verdict
 from rnet.defenses.metric import Metric
+from rnet.errors import UserError
+from rnet.models.access import NEEDS, Access, access_of, limits_of, suffices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,41 @@ class Defense(ABC):
 
     @abstractmethod
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
-        """One score per metric name, for one suspect. The suspect may live on any device."""
+        """One score per metric name, for one suspect. The suspect may live on any device.
+
+        A metric that `left_out` names need not be computed; its score would not be used.
+        """
+
+    def asked_for(self) -> Sequence[Metric]:
+        """The metrics that this configuration computes."""
+        return self.metrics
+
+    def access(self, metric: Metric) -> Access:
+        """What this configuration needs of a suspect for a metric."""
+        return metric.access
+
+    def left_out(self, suspect: nn.Module) -> dict[str, str]:
+        """The metrics that need more of a suspect than it shows, each with the reason."""
+        return {
+            metric.name: f"needs {NEEDS[self.access(metric)]}, but the suspect {limits_of(suspect)}"
+            for metric in self.asked_for()
+            if not suffices(access_of(suspect), self.access(metric))
+        }
+
+    def test(self, fingerprint: Fingerprint, suspect: nn.Module) -> tuple[dict[str, float], dict[str, str]]:
+        """The suspect's scores, and the metrics that are left out with the reasons.
+
+        Raises UserError if that is all of them, and what `verify` raises.
+        """
+        left_out = self.left_out(suspect)
+        if len(left_out) == len(self.asked_for()):
+            needed = sorted({NEEDS[self.access(metric)] for metric in self.asked_for()})
+            raise UserError(
+                f"defense={self.name} needs {' or '.join(needed)}, but the suspect {limits_of(suspect)}; `rnet list "
+                "defenses` says what the others need"
+            )
+        scores = self.verify(fingerprint, suspect)
+        return {name: score for name, score in scores.items() if name not in left_out}, left_out
 
     def judge(
         self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float

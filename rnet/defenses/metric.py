@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rnet.models.access import Access
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """What a score means. `direction`: a similarity is high, a distance low, for a derived model.
 
-    name: within the defence, e.g. "matching_rate". low, high: the closed range of possible values. access: whether
-    the defender needs logits only ("black_box") or activations too ("white_box"). perfect: the victim's own score.
+    name: within the defence, e.g. "matching_rate". low, high: the closed range of possible values. access: the least
+    that it needs of a suspect: labels, probabilities, logits, or weights in the victim's architecture (white_box).
+    perfect: the victim's own score.
     """
 
     name: str
     direction: Literal["similarity", "distance"]
     low: float
     high: float
-    access: Literal["black_box", "white_box"] = "black_box"
+    access: Access = "logits"
     perfect: float = 0.0

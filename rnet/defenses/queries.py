@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rnet.defenses.base import Fingerprint
 from rnet.draws import derive_seed
 from rnet.errors import UserError, first_line
-from rnet.parallel.collectives import map_rows
+from rnet.models.black_box import BlackBox, map_images
 from rnet.rewrites.folding import folded
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.rewrites.modes import device_of, frozen_eval
@@ -26,20 +26,24 @@ FEW_PIXELS = 10 * 16 * 16
 def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int = 256, *, role: str = "suspect") -> Tensor:
     """Float32 logits (N, K) of a model in eval mode, without gradient, on the model's device.
 
-    x_NCHW: pixels on any device; processes share them and send them to the model `batch_size` at a time. role: what to
-    call the model in errors. Raises UserError when the model does not return finite (N, K) logits. The model is left as
+    x_NCHW: pixels on any device; processes share them and send them to the model `batch_size` at a time. A black box
+    that shows less gives what has the same labels, and the same softmax if it shows probabilities. role: what to call
+    the model in errors. Raises UserError when the model does not return finite (N, K) logits. The model is left as
     it was.
     """
     with frozen_eval(model), torch.no_grad():
-        logits_NK = map_rows(lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
+        logits_NK = map_images(model, lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
     return _require_finite(logits_NK, model, role)
 
 
 def quick_copy(model: nn.Module) -> nn.Module:
     """A frozen copy for many passes in eval mode: the same function up to rounding, at about half the cost.
 
-    Convolutions have taken over the batch norms after them, and weights lie in the fastest memory format.
+    Convolutions have taken over the batch norms after them, and weights lie in the fastest memory format. A black box
+    cannot be copied: it is returned.
     """
+    if isinstance(model, BlackBox):
+        return model
     found = folded(model)
     use_channels_last(found)
     return found
@@ -91,7 +95,7 @@ def check_suspect(fingerprint: Fingerprint, logits_NK: Tensor) -> None:
     if found != expected:
         raise UserError(
             f"the suspect has {found} classes but the fingerprint's victim has {expected}; this defence compares class "
-            f"by class: use defense=zest, which can align different label spaces"
+            f"by class: use defense=zest, which can align different label spaces, or defense=sac, which needs not"
         )
 
 
@@ -142,8 +146,11 @@ def samples_per_chunk(model: nn.Module, x_1CHW: Tensor, memory_mb: int) -> int:
     """How many images fit in `memory_mb` MiB (2**20 bytes) when differentiating the model by its input; at least 1.
 
     Measured, not guessed: one image goes through the model in eval mode and the tensors kept for the backward pass are
-    added up, parameters and buffers left out. Twice that is allowed per image, for gradients and working space.
+    added up, parameters and buffers left out. Twice that is allowed per image, for gradients and working space. A black
+    box has a limit of its own.
     """
+    if isinstance(model, BlackBox):
+        return model.batch_size
     device = device_of(model)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}

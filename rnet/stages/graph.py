@@ -90,8 +90,18 @@ def hyperparameters(document: Document) -> dict[str, Any]:
     found = hyperparameters(document["victim"]) if "victim" in document else {}
     for group, value in document.items():
         if isinstance(value, dict) and group != "victim":
-            given = {key: setting for key, setting in value.items() if setting not in (None, [])}
-            found |= {group if key == "name" else f"{group}.{key}": setting for key, setting in given.items()}
+            found |= _flat(group, value)
         elif group not in ("method", "victim"):
             found[group] = value
+    return found
+
+
+def _flat(place: str, settings: Document) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inside = place if key == "name" else f"{place}.{key}"
+        if isinstance(value, dict):
+            found |= _flat(inside, value)
+        elif value not in (None, []):
+            found[inside] = value
     return found

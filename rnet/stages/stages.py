@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.base import Attack, AttackContext
+from rnet.attacks.imported.attack import Import
 from rnet.attacks.registry import ATTACKS
 from rnet.config.documents import content_id
 from rnet.config.run import RunConfig
@@ -26,6 +28,9 @@ from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
 from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine, resolve_engine
+from rnet.errors import UserError
+from rnet.models.access import limit_access
+from rnet.models.black_box import BlackBox
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.models.importing import import_weights
@@ -36,7 +41,7 @@ from rnet.rewrites.memory_format import use_channels_last
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.store import StageFolder, Store
 from rnet.storage.files import write_atomic
-from rnet.training.fidelity import fidelity, measure_on, predict
+from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
 from rnet.training.loop import Run, resolve_device
 from rnet.training.victim import train_classifier
 
@@ -96,7 +101,11 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
 
 
 def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
-    """A suspect: what the attack makes of the victim, with its fidelity on the test part."""
+    """A suspect: what the attack makes of the victim, with its fidelity on the test part.
+
+    A suspect with other classes than the data set's has no accuracy, drop and agreement; the result says so. Of a black
+    box it also says what it answers and how many images it was asked about.
+    """
     method: Attack = ATTACKS.build(config.attack)
     dataset = load_dataset_once(config.dataset)
     device = resolve_device(config.engine.device)
@@ -109,12 +118,34 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     context = AttackContext(
         copy_of_victim=lambda: load_model(config, parents["victim"]), victim_forward=victim_forward,
         train=config.train, default_layer=default_layer, run=run,
-        build=lambda seed: build(config.model, dataset, seed), seed=config.attack.seed or 0,
+        build=partial(_suspect_blueprint, config, method, dataset), seed=config.attack.seed or 0,
     )  # fmt: skip
     suspect = method.run(dataset, context)
-    save_model(folder, suspect.model)
-    found = fidelity(test.labels_N, predict(suspect.model, test), victim_N)
-    return {**found, "derived": suspect.derived, "cost": suspect.cost}
+    model, about = suspect.model, {"derived": suspect.derived, "cost": suspect.cost}
+    if isinstance(model, BlackBox):
+        found = _fidelity(test, model, model.num_classes, victim_N, dataset)
+        return {
+            **found,
+            **about,
+            "answers": model.kind,
+            "num_classes": model.num_classes,
+            "cost": {"queries": model.asked},
+        }
+    save_model(folder, model)
+    return {**_fidelity(test, model, method.classes(dataset), victim_N, dataset), **about}
+
+
+def _fidelity(
+    test: Part, model: torch.nn.Module, classes: int, victim_N: torch.Tensor, dataset: Dataset
+) -> dict[str, Any]:
+    if classes == dataset.num_classes:
+        predicted_N = predict(model, test)
+        if len(test) > 1 and len(predicted_N.unique()) == 1:
+            logger.warning("the suspect gives every test image class %d", int(predicted_N[0]))
+        return fidelity(test.labels_N, predicted_N, victim_N)
+    missing: dict[str, Any] = dict.fromkeys(("accuracy", "drop", "agreement"))
+    victim = {"victim_accuracy": share_equal(victim_N, test.labels_N)}
+    return missing | victim | {"not_measured": f"the suspect has {classes} classes, the data set {dataset.num_classes}"}
 
 
 def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
@@ -129,13 +160,18 @@ def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> di
 
 
 def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
-    """The defence's scores for the suspect, named defence/metric."""
+    """The defence's scores for the suspect, named defence/metric; what is left out and why; a black box's cost."""
     defense: Defense = DEFENSES.build(config.defense)
     victim_id = content_id(parents["fingerprint"].document["victim"])
     made = load_fingerprint(parents["fingerprint"].path, victim_id=victim_id)
-    suspect = load_model(config, parents["suspect"]).to(resolve_device(config.engine.device))
-    scores = defense.verify(made, suspect)
-    return {"scores": {f"{defense.name}/{name}": score for name, score in scores.items()}}
+    suspect = load_suspect(config, parents["suspect"]).to(resolve_device(config.engine.device))
+    scores, left_out = defense.test(made, suspect)
+    found: dict[str, Any] = {"scores": {f"{defense.name}/{name}": score for name, score in scores.items()}}
+    if left_out:
+        found["left_out"] = {f"{defense.name}/{name}": reason for name, reason in left_out.items()}
+    if isinstance(suspect, BlackBox):
+        found["cost"] = {"queries": suspect.asked}
+    return found
 
 
 def check_victim(config: RunConfig) -> None:
@@ -149,10 +185,13 @@ def check_attack(config: RunConfig) -> None:
     """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
     check_settings("attack", config)
     method: Attack = ATTACKS.build(config.attack)
-    model = _blueprint(config)
-    if config.attack.batch_size is not None:
+    model, dataset = _blueprint(config), load_dataset_once(config.dataset)
+    if method.trains and config.attack.batch_size is not None:
         check_batch(config.engine, "attack.batch_size", config.attack.batch_size, model, world_size())
-    method.check(model, load_dataset_once(config.dataset), model.cut_layer)
+    if _is_like_victim(config, method, dataset):
+        method.check(model, dataset, model.cut_layer)
+    else:
+        method.check(_suspect_blueprint(config, method, dataset, seed=0), dataset, model.cut_layer)
 
 
 def _blueprint(config: RunConfig) -> Classifier:
@@ -194,11 +233,54 @@ def save_model(folder: StageFolder, model: Classifier) -> None:
 
 
 def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
-    """The finished stage's model, in eval mode on the CPU. Raises UserError if the file is damaged or does not fit."""
-    model = build(config.model, load_dataset_once(config.dataset), seed=0)
+    """The finished stage's model, victim or suspect, in eval mode on the CPU.
+
+    Raises UserError if the file is damaged or does not fit, and for a suspect that only answers.
+    """
+    dataset = load_dataset_once(config.dataset)
+    if folder.document["stage"] == "attack":
+        if getattr(config.attack, "function", None):
+            raise UserError(f"{folder.label} is the black box {config.attack.function}, which has no weights to load")
+        model = _suspect_blueprint(config, ATTACKS.build(config.attack), dataset, seed=0)
+    else:
+        model = build(config.model, dataset, seed=0)
     model.load_exported(load_weights(folder.path / "model.safetensors"))
     use_channels_last(model)
     return model.eval()
+
+
+def load_suspect(config: RunConfig, folder: StageFolder) -> Classifier | BlackBox:
+    """The attack stage's suspect, to be tested: its weights, or the function that answers for it.
+
+    Where its layers are not the victim's it counts as one that shows its logits: neurons cannot be compared.
+    """
+    method: Attack = ATTACKS.build(config.attack)
+    dataset = load_dataset_once(config.dataset)
+    if isinstance(method, Import) and method.config.function:
+        known = folder.result() or {}
+        return method.black_box(dataset, known["answers"], known["num_classes"])
+    model = load_model(config, folder)
+    if not _is_like_victim(config, method, dataset):
+        victim = build(config.model, dataset, seed=0)
+        if _shapes(victim) != _shapes(model):
+            limits = f"is a {model.architecture} whose layers are not those of the victim, a {victim.architecture}"
+            limit_access(model, "logits", limits)
+    return model
+
+
+def _is_like_victim(config: RunConfig, method: Attack, dataset: Dataset) -> bool:
+    """Whether the suspect is built as the victim is."""
+    return method.architecture(config.model) == config.model and method.classes(dataset) == dataset.num_classes
+
+
+def _suspect_blueprint(config: RunConfig, method: Attack, dataset: Dataset, seed: int) -> Classifier:
+    """A freshly initialised model of the suspect's architecture."""
+    known = replace(dataset, num_classes=method.classes(dataset))
+    return build(method.architecture(config.model), known, seed)
+
+
+def _shapes(model: Classifier) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.export_state().items()}
 
 
 def frozen_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:

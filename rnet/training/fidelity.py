@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from rnet.data.batches import evaluation_batches
 from rnet.data.images import Part
-from rnet.parallel.collectives import map_rows
+from rnet.models.black_box import map_images
 from rnet.rewrites.modes import device_of, frozen_eval
 
 
 @torch.no_grad()
 def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
-    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work.
+    """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work,
+    but for a black box, which the first one asks.
 
     Who asks more than once moves images in memory to the model's device first (Part.to).
     """
@@ -26,7 +27,7 @@ def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
         return torch.cat([model(x_BCHW).argmax(dim=1) for x_BCHW, _ in batches])
 
     with frozen_eval(model):
-        return map_rows(labels, torch.arange(len(part))).cpu()
+        return map_images(model, labels, torch.arange(len(part))).cpu()
 
 
 def fidelity(labels_N: Tensor, suspect_N: Tensor, victim_N: Tensor | None = None) -> dict[str, float]:

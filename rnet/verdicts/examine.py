@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from rnet.attacks.imported.config import ImportConfig
 from rnet.config.run import RunConfig
 from rnet.defenses.base import Defense, Judgement
 from rnet.defenses.calibration import leave_one_out, prediction_bound, realised_fpr
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
-from rnet.stages.graph import document, negative_configs
+from rnet.stages.graph import check_settings, document, negative_configs
 from rnet.stages.stages import attack, fingerprint, verify
 from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
@@ -20,6 +22,7 @@ from rnet.storage.json_files import read_json, write_json
 from rnet.verdicts.roc import separations_of
 
 Row = dict[str, Any]
+FIDELITY = ("accuracy", "victim_accuracy", "drop", "agreement")
 Scores = Mapping[str, float]
 """By metric, as a defence's `verify` returns them."""
 
@@ -28,31 +31,65 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     """One row per configuration (a suspect and a defence), in order; missing stages are computed.
 
     A row: suspect (its name), attack, defense, attack_id, verify_id, accuracy, victim_accuracy, drop, agreement
-    (shares), seconds (spent on making the suspect), derived (the truth), metrics {defense/metric: {value, direction,
-    low, high, access, verdict, threshold, normalised, reason}}, verdict and reason, which are the defence's vote or the
-    verdict of its first metric. Where several defences are asked and one refuses a suspect, its row says why.
+    (shares, None where the suspect has other classes), seconds (spent on making the suspect), derived (the truth, None
+    where nobody knows), metrics {defense/metric: {value, direction, low, high, access, verdict, threshold, normalised,
+    reason}}, left_out {defense/metric: reason}, queries (asked of a black box; None of others), verdict and reason,
+    which are the defence's vote or the verdict of its first metric.
+
+    Where there are several rows, one that a defence refuses, or a given suspect that cannot be imported or asked, has
+    no metrics and says why; alone it raises UserError.
     """
-    check(configs, store)
-    suspects = [_suspect(config, store) for config in configs]
-    rows = []
-    refusals: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
-    for config, suspect in zip(configs, suspects, strict=True):
+    refusals = check(configs, store)
+    if len(configs) == 1 and refusals:
+        raise next(iter(refusals.values()))
+    suspects: list[Row] = []
+    for number, config in enumerate(configs):
         try:
-            _ensure_fingerprint(config, store, refusals)
+            if number in refusals:
+                raise refusals[number]
+            suspects.append(_suspect(config, store))
+        except UserError as error:
+            if len(configs) == 1 or not _is_given(config):
+                raise
+            refusals[number] = error
+            suspects.append(_unknown(config))
+    rows = []
+    tried: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
+    for number, (config, suspect) in enumerate(zip(configs, suspects, strict=True)):
+        try:
+            if number in refusals:
+                raise refusals[number]
+            _ensure_fingerprint(config, store, tried)
             rows.append({**suspect, **_tested(config, store)})
         except UserError as error:
             if len(configs) == 1:
                 raise
-            refused = {"defense": config.defense.name, "metrics": {}, "verdict": "undecided", "reason": str(error)}
-            rows.append({**suspect, **refused})
+            rows.append({**suspect, **_refused(config, error)})
     return rows
 
 
-def check(configs: Sequence[RunConfig], store: Store) -> None:
-    """Raises UserError for the first configuration that cannot work, before anything is computed."""
+def check(configs: Sequence[RunConfig], store: Store) -> dict[int, UserError]:
+    """Raises UserError for the first configuration that cannot work, before anything is computed.
+
+    Given suspects that cannot be imported do not stop the others: they are returned, by their place in the list.
+    """
     seen: set[str] = set()
-    for config in configs:
-        check_stage("verify", config, store, seen)
+    refused: dict[int, UserError] = {}
+    for number, config in enumerate(configs):
+        if not _is_given(config):
+            check_stage("verify", config, store, seen)
+            continue
+        check_settings("verify", config)
+        check_stage("fingerprint", config, store, seen)
+        try:
+            check_stage("attack", config, store, seen)
+        except UserError as error:
+            refused[number] = error
+    return refused
+
+
+def _is_given(config: RunConfig) -> bool:
+    return isinstance(config.attack, ImportConfig)
 
 
 def _suspect(config: RunConfig, store: Store) -> Row:
@@ -62,13 +99,30 @@ def _suspect(config: RunConfig, store: Store) -> Row:
         "suspect": suspect_name(config),
         "attack": config.attack.name,
         "attack_id": folder.id,
-        **{key: result[key] for key in ("accuracy", "victim_accuracy", "drop", "agreement", "derived")},
+        **{key: result[key] for key in (*FIDELITY, "derived")},
         "seconds": folder.status().get("seconds", 0.0),
     }
 
 
+def _unknown(config: RunConfig) -> Row:
+    """The suspect's part of a row where it could not be made."""
+    named = {"suspect": suspect_name(config), "attack": config.attack.name, "attack_id": None}
+    return named | dict.fromkeys(FIDELITY) | {"derived": config.attack.derived, "seconds": 0.0}
+
+
+def _refused(config: RunConfig, error: UserError) -> Row:
+    """The defence's part of a row without scores."""
+    nothing: Row = {"verify_id": None, "metrics": {}, "left_out": {}, "queries": None}
+    return {"defense": config.defense.name, **nothing, "verdict": "undecided", "reason": str(error)}
+
+
 def suspect_name(config: RunConfig) -> str:
-    """How tables call a suspect: its attack's name, with the attack's seed where that is not the run's."""
+    """How tables call a suspect: its attack's name, with the attack's seed where that is not the run's.
+
+    A given one is called by its file's name, or by its function.
+    """
+    if isinstance(config.attack, ImportConfig):
+        return config.attack.function or Path(config.attack.weights or "").name
     seed = config.attack.seed
     return config.attack.name if seed in (None, config.seed) else f"{config.attack.name}-{seed}"
 
@@ -114,10 +168,10 @@ def _tested(config: RunConfig, store: Store) -> Row:
     negatives.pop(document_id("attack", config, store), None)  # no suspect is judged by its own score
     judged = defense.judge(scores, list(negatives.values()), config.false_positive_rate)
     metrics = {f"{defense.name}/{name}": metric for name, metric in metric_rows(defense, scores, judged).items()}
-    overall = judged.overall
+    overall, result = judged.overall, folder.result() or {}
     return {
-        "defense": defense.name, "verify_id": folder.id, "metrics": metrics,
-        "verdict": overall.label, "reason": overall.reason,
+        "defense": defense.name, "verify_id": folder.id, "metrics": metrics, "left_out": result.get("left_out", {}),
+        "queries": result.get("cost", {}).get("queries"), "verdict": overall.label, "reason": overall.reason,
     }  # fmt: skip
 
 
@@ -129,7 +183,7 @@ def metric_rows(defense: Defense, scores: Scores, judged: Judgement) -> dict[str
             "direction": metric.direction,
             "low": metric.low,
             "high": metric.high,
-            "access": metric.access,
+            "access": defense.access(metric),
             "verdict": judged.metrics[metric.name].label,
             "threshold": judged.metrics[metric.name].threshold,
             "normalised": judged.metrics[metric.name].normalised,

@@ -25,9 +25,14 @@ from rnet.rewrites.modes import device_of
 
 
 class AKH(Defense):
-    """Share of the victim's mistakes that a suspect labels differently. Tensors: queries_NCHW, labels_N (victim's)."""
+    """Share of the victim's mistakes that a suspect labels differently; needs labels.
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric(name="disagreement", direction="distance", low=0.0, high=1.0),)
+    Tensors: queries_NCHW, labels_N (the victim's).
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(name="disagreement", direction="distance", low=0.0, high=1.0, access="labels"),
+    )
     config: AKHConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:

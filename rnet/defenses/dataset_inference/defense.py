@@ -42,7 +42,9 @@ SMALLEST_P = float(np.finfo(np.float64).tiny)
 
 
 class DatasetInference(Defense):
-    """The p value of "no larger margin on private images". Tensors: images (uint8), labels, regressor and its scaling.
+    """The p value of "no larger margin on private images"; needs labels.
+
+    Tensors: images (uint8), labels, regressor and its scaling.
 
     A small p speaks for a derived model, so it is a distance. The victim's own p is not 0 but close to it if the victim
     overfits at all; it stands in the fingerprint's metadata as victim_p_value, to be looked at before any suspect. Both
@@ -51,8 +53,15 @@ class DatasetInference(Defense):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="log10_p_value", direction="distance", low=math.log10(SMALLEST_P), high=0.0, perfect=-2.0),
-        Metric(name="p_value", direction="distance", low=0.0, high=1.0),
+        Metric(
+            name="log10_p_value",
+            direction="distance",
+            low=math.log10(SMALLEST_P),
+            high=0.0,
+            access="labels",
+            perfect=-2.0,
+        ),
+        Metric(name="p_value", direction="distance", low=0.0, high=1.0, access="labels"),
     )
     config: DatasetInferenceConfig
 

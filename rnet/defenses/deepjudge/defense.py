@@ -48,15 +48,16 @@ from rnet.rewrites.modes import device_of, frozen_eval
 
 
 class DeepJudge(Defense):
-    """Six distances. Tensors: case_NCHW, label_N, victim_NK of the black box; fuzz_NCHW, neuron_N, victim_phi_NC of the
-    white box.
+    """Six distances; needs labels for RobD, probabilities for JSD, weights for the others.
 
-    verify returns the metrics of the halves that are switched on in its config and in the fingerprint.
+    Tensors: case_NCHW, label_N, victim_NK of the black box; fuzz_NCHW, neuron_N, victim_phi_NC of the white box.
+    verify returns the metrics of the halves that are switched on in its config and in the fingerprint, but for those
+    that need more of a suspect than it shows.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="robd", direction="distance", low=0.0, high=1.0),
-        Metric(name="jsd", direction="distance", low=0.0, high=math.log(2)),
+        Metric(name="robd", direction="distance", low=0.0, high=1.0, access="labels"),
+        Metric(name="jsd", direction="distance", low=0.0, high=math.log(2), access="probabilities"),
         Metric(name="lod", direction="distance", low=0.0, high=math.inf, access="white_box"),
         Metric(name="lad", direction="distance", low=0.0, high=math.inf, access="white_box"),
         Metric(name="nod", direction="distance", low=0.0, high=math.inf, access="white_box"),
@@ -117,18 +118,28 @@ class DeepJudge(Defense):
         check_suspect(fingerprint, logits_of(suspect, first_1CHW))
         chunk = samples_per_chunk(suspect, first_1CHW, self.config.memory_mb)
         scores: dict[str, float] = {}
+        left_out = self.left_out(suspect)
         if self.config.black_box:
             suspect_NK = logits_of(suspect, tensors["case_NCHW"], chunk)
             victim_NK = tensors["victim_NK"]
             labels_N = victim_NK.argmax(dim=1) if "victim_labels" in self.port else tensors["label_N"]
             scores["robd"] = robustness_distance(labels_N, victim_NK, suspect_NK)
-            scores["jsd"] = jensen_shannon(victim_NK, suspect_NK)
-        if self.config.white_box:
+            if "jsd" not in left_out:
+                scores["jsd"] = jensen_shannon(victim_NK, suspect_NK)
+        if self.config.white_box and "lod" not in left_out:
             suspect_NC = self._suspect_outputs(fingerprint, suspect, chunk)
             scores |= whitebox_distances(
                 tensors["victim_phi_NC"], suspect_NC, tensors["neuron_N"], int(fingerprint.metadata["num_neurons"])
             )
         return scores
+
+    def asked_for(self) -> Sequence[Metric]:
+        """Those of the halves that are switched on."""
+        return [
+            metric
+            for metric in self.metrics
+            if (self.config.white_box if metric.access == "white_box" else self.config.black_box)
+        ]
 
     def judge(
         self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float

@@ -9,31 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Literal
 
 from scipy.stats import t as student_t
 
 from rnet.defenses.calibration import Verdict, check_scores
 from rnet.defenses.metric import Metric
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
+from rnet.models.access import Access
 
 CONFIDENCE = 0.99
-RELAXATION = {"black_box": 0.9, "white_box": 0.6}
+BLACK_BOX, WHITE_BOX = 0.9, 0.6
+"""The factors a."""
 
 
-def mean_bound(negatives: Sequence[float], access: Literal["black_box", "white_box"]) -> float:
+def mean_bound(negatives: Sequence[float], access: Access) -> float:
     """DeepJudge's threshold of one distance: a * (mean - t_{.99, n-1} * s / sqrt(n)), a = .9 black box, .6 white box.
 
     It is a lower confidence bound of the negatives' *mean*: with a = 1, n = 10 and normal scores 21 % of further
     negatives lie below it. Raises UserError for fewer than two scores or ones that are not finite.
     """
-    if access not in RELAXATION:
-        raise unknown_name("access", access, RELAXATION)
     if len(negatives) < 2 or not all(math.isfinite(score) for score in negatives):
         raise UserError(f"DeepJudge's threshold needs at least 2 finite negative scores, not {list(negatives)}")
     n = len(negatives)
     reach = float(student_t.ppf(CONFIDENCE, n - 1)) * stdev(negatives) / math.sqrt(n)
-    return RELAXATION[access] * (fmean(negatives) - reach)
+    return (WHITE_BOX if access == "white_box" else BLACK_BOX) * (fmean(negatives) - reach)
 
 
 def majority_vote(

@@ -31,6 +31,7 @@ from rnet.defenses.queries import (
 )
 from rnet.defenses.row_adam import RowAdam
 from rnet.errors import UserError
+from rnet.models.access import Access
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.modes import device_of, frozen_eval
 
@@ -41,16 +42,20 @@ SHRINK_TO = 0.8  # of the batch must be searching still, or it is made smaller: 
 
 
 class IPGuard(Defense):
-    """Matching rate on boundary queries. Tensors: queries_NCHW, labels_N (the victim's), converged_N."""
+    """Matching rate on boundary queries; needs labels. Tensors: queries_NCHW, labels_N (the victim's), converged_N."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="matching_rate", direction="similarity", low=0.0, high=1.0, perfect=1.0),
+        Metric(name="matching_rate", direction="similarity", low=0.0, high=1.0, access="labels", perfect=1.0),
     )
     config: IPGuardConfig
 
     def __init__(self, config: IPGuardConfig) -> None:
         super().__init__(config)
         self.port = frozenset(config.released_port)
+
+    def access(self, metric: Metric) -> Access:
+        """Train mode needs the model itself."""
+        return "white_box" if "train_mode_verification" in self.port else metric.access
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Moves training images across the victim's boundary (section 4 of the paper).

@@ -30,6 +30,7 @@ from rnet.defenses.queries import (
     train_mode_logits,
 )
 from rnet.errors import UserError
+from rnet.models.access import Access
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.modes import device_of, frozen_eval
 
@@ -41,7 +42,10 @@ TARGET_SCALE, OTHERS_WEIGHT = 1000.0, 0.1
 
 
 class ModelDiff(Defense):
-    """DDV and DDM similarity. Tensors: seeds_NCHW, perturbed_NCHW and the victim's logits_seeds_NK, _perturbed_NK."""
+    """DDV and DDM similarity; needs logits.
+
+    Tensors: seeds_NCHW, perturbed_NCHW and the victim's logits_seeds_NK, _perturbed_NK.
+    """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="ddv", direction="similarity", low=0.0, high=1.0, perfect=1.0),
@@ -52,6 +56,10 @@ class ModelDiff(Defense):
     def __init__(self, config: ModelDiffConfig) -> None:
         super().__init__(config)
         self.port = frozenset(config.released_port)
+
+    def access(self, metric: Metric) -> Access:
+        """Train mode needs the model itself."""
+        return "white_box" if "train_mode_verification" in self.port else metric.access
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Perturbs training images and records the victim's logits on both versions (section 4 of the paper).

@@ -10,7 +10,7 @@ Shapes: N queries, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -29,9 +29,12 @@ from rnet.errors import UserError
 
 
 class SAC(Defense):
-    """Mean absolute difference of correlation matrices. Tensors: per kind queries_KIND_NCHW and logits_KIND_NK.
+    """Mean absolute difference of correlation matrices; needs logits.
 
-    The metrics of the kinds that the configuration leaves out are missing from the scores.
+    Tensors: per kind queries_KIND_NCHW and logits_KIND_NK. The metrics of the kinds that the configuration leaves out
+    are missing from the scores. Correlations are those of logits, as the authors' are: those of probabilities or labels
+    have other values and cannot be compared with them. (The authors' program has a function for labels of both models,
+    which it does not call.)
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = tuple(
@@ -66,6 +69,10 @@ class SAC(Defense):
             logits_NK = logits_of(suspect, fingerprint.tensors[f"queries_{kind}_NCHW"], self.config.batch_size)
             scores[kind] = correlation_distance(fingerprint.tensors[f"logits_{kind}_NK"], logits_NK.cpu())
         return scores
+
+    def asked_for(self) -> Sequence[Metric]:
+        """Those of the kinds of inputs that are configured."""
+        return [metric for metric in self.metrics if metric.name in self.config.inputs]
 
     def _wrong(self, victim: nn.Module, dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
         mistakes = find_mistakes(victim, dataset, self.config.num_queries, seed, self.config.batch_size)

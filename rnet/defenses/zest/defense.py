@@ -28,6 +28,8 @@ from rnet.defenses.metric import Metric
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, train_mode_logits
 from rnet.defenses.zest.config import ZestConfig
 from rnet.errors import UserError
+from rnet.models.access import Access
+from rnet.models.black_box import BlackBox
 from rnet.rewrites.modes import device_of, frozen_eval
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ _RELATIVE_RANK_CUT = 1e-12  # eigenvalues of D'D below this share of the largest
 
 
 class Zest(Defense):
-    """Distances between the models' LIME weights; raw ones, see `normalise` for the paper's relative distance."""
+    """Distances between the models' LIME weights; needs logits. `normalise` gives the paper's relative distance."""
 
     metrics: ClassVar[tuple[Metric, ...]] = tuple(
         Metric(name=order, direction="distance", low=0.0, high=2.0 if order == "cosine" else float("inf"))
@@ -53,6 +55,10 @@ class Zest(Defense):
     def __init__(self, config: ZestConfig) -> None:
         super().__init__(config)
         self.port = frozenset(config.released_port)
+
+    def access(self, metric: Metric) -> Access:
+        """Train mode needs the model itself."""
+        return "white_box" if "train_mode_verification" in self.port else metric.access
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
         """Segments the reference images, draws the masks and fits the victim.
@@ -311,8 +317,10 @@ def images_per_forward(model: nn.Module, x_1CHW: Tensor, memory_mb: int) -> int:
     """How many images fit in `memory_mb` MiB in a forward pass without gradient; at least 1.
 
     Measured: one image goes through the model in eval mode, and four times the largest tensor that it makes (input,
-    output, a residual branch, working space) is allowed per image.
+    output, a residual branch, working space) is allowed per image. A black box has a limit of its own.
     """
+    if isinstance(model, BlackBox):
+        return model.batch_size
     known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     with frozen_eval(model), torch.no_grad():
         x_1CHW = x_1CHW.to(device_of(model))
