@@ -114,10 +114,10 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
         console().print(_separation_table(separated))
     for reason in sorted({f"{row['suspect']}, {row['defense']}: {row['verdict']}, {row['reason']}" for row in rows}):
         print(reason)  # noqa: T201
-    for left_out in sorted(
-        {f"{row['suspect']}: {name} {why}" for row in rows for name, why in row["left_out"].items()}
-    ):
-        print(left_out)  # noqa: T201
+    for row in rows:
+        for why in dict.fromkeys(row["left_out"].values()):
+            names = ", ".join(name for name, reason in row["left_out"].items() if reason == why)
+            print(f"{row['suspect']}, left out {names}: {why}")  # noqa: T201
 
 
 def _separation_table(separated: list[dict[str, Any]]) -> Table:

@@ -11,9 +11,9 @@ LEVELS: tuple[Access, ...] = ("labels", "probabilities", "logits", "white_box")
 """From least to most; whoever sees more sees the less, too."""
 NEEDS: dict[Access, str] = {
     "labels": "labels", "probabilities": "probabilities", "logits": "logits",
-    "white_box": "the weights, in the victim's architecture",
+    "white_box": "weights in the victim's architecture",
 }  # fmt: skip
-"""What a test that needs it asks for, for people."""
+"""The same, for people."""
 
 
 def access_of(model: nn.Module) -> Access:

@@ -43,16 +43,17 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     if len(configs) == 1 and refusals:
         raise next(iter(refusals.values()))
     suspects: list[Row] = []
+    names = suspect_names(configs)
     for number, config in enumerate(configs):
         try:
             if number in refusals:
                 raise refusals[number]
-            suspects.append(_suspect(config, store))
+            suspects.append({"suspect": names[number], **_suspect(config, store)})
         except UserError as error:
             if len(configs) == 1 or not _is_given(config):
                 raise
             refusals[number] = error
-            suspects.append(_unknown(config))
+            suspects.append({"suspect": names[number], **_unknown(config)})
     rows = []
     tried: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
     for number, (config, suspect) in enumerate(zip(configs, suspects, strict=True)):
@@ -96,7 +97,6 @@ def _suspect(config: RunConfig, store: Store) -> Row:
     folder = attack(config, store)
     result = folder.result() or {}
     return {
-        "suspect": suspect_name(config),
         "attack": config.attack.name,
         "attack_id": folder.id,
         **{key: result[key] for key in (*FIDELITY, "derived")},
@@ -106,7 +106,7 @@ def _suspect(config: RunConfig, store: Store) -> Row:
 
 def _unknown(config: RunConfig) -> Row:
     """The suspect's part of a row where it could not be made."""
-    named = {"suspect": suspect_name(config), "attack": config.attack.name, "attack_id": None}
+    named = {"attack": config.attack.name, "attack_id": None}
     return named | dict.fromkeys(FIDELITY) | {"derived": config.attack.derived, "seconds": 0.0}
 
 
@@ -125,6 +125,19 @@ def suspect_name(config: RunConfig) -> str:
         return config.attack.function or Path(config.attack.weights or "").name
     seed = config.attack.seed
     return config.attack.name if seed in (None, config.seed) else f"{config.attack.name}-{seed}"
+
+
+def suspect_names(configs: Sequence[RunConfig]) -> list[str]:
+    """suspect_name of each; files of one name in several folders are called folder/name."""
+    names = [suspect_name(config) for config in configs]
+    files = [Path(config.attack.weights) if _is_given(config) and config.attack.weights else None for config in configs]
+    folders: dict[str, set[Path]] = {}
+    for file in filter(None, files):
+        folders.setdefault(file.name, set()).add(file.parent)
+    return [
+        f"{file.parent.name}/{name}" if file and len(folders[file.name]) > 1 else name
+        for name, file in zip(names, files, strict=True)
+    ]
 
 
 def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store) -> list[Row]:

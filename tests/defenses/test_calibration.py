@@ -151,13 +151,13 @@ def test_the_realised_false_positive_rate_counts_derived_only() -> None:
 def test_deepjudges_threshold_is_its_relaxed_bound_of_the_mean() -> None:
     n, mean = 5, sum(NEGATIVES) / 5
     reach = quantile(0.99, n - 1) * statistics.stdev(NEGATIVES) / math.sqrt(n)
-    assert mean_bound(NEGATIVES, "black_box") == pytest.approx(0.9 * (mean - reach), rel=1e-6)
+    assert mean_bound(NEGATIVES, "logits") == pytest.approx(0.9 * (mean - reach), rel=1e-6)
     assert mean_bound(NEGATIVES, "white_box") == pytest.approx(0.6 * (mean - reach), rel=1e-6)
 
 
 def test_a_bound_of_the_mean_lets_a_fifth_of_the_negatives_below_it() -> None:
     scores = np.random.default_rng(0).normal(1.0, 0.1, size=(1500, 11))
-    below = [row[-1] <= mean_bound(row[:-1].tolist(), "black_box") / 0.9 for row in scores]
+    below = [row[-1] <= mean_bound(row[:-1].tolist(), "logits") / 0.9 for row in scores]
     expected = stats.t.cdf(-quantile(0.99, 9) / math.sqrt(10) / math.sqrt(1.1), 9)
     assert expected == pytest.approx(0.21, abs=0.005)
     assert np.mean(below) == pytest.approx(expected, abs=0.04)
@@ -178,7 +178,7 @@ def test_a_copy_needs_more_than_half_of_the_votes() -> None:
 
 def test_a_score_equal_to_its_threshold_votes_for_a_copy() -> None:
     negatives = [{"m0": value} for value in NEGATIVES]
-    tau = mean_bound(NEGATIVES, "black_box")
+    tau = mean_bound(NEGATIVES, "logits")
     assert majority_vote({"m0": tau}, negatives, metrics(1)).label == "derived"
     assert majority_vote({"m0": math.nextafter(tau, 1)}, negatives, metrics(1)).label == "independent"
 
@@ -205,8 +205,6 @@ def test_deepjudge_is_undecided_with_one_negative() -> None:
 
 def test_deepjudges_threshold_refuses_what_it_cannot_use() -> None:
     with pytest.raises(UserError, match="at least 2 finite"):
-        mean_bound([0.3], "black_box")
+        mean_bound([0.3], "logits")
     with pytest.raises(UserError, match="at least 2 finite"):
         mean_bound([0.3, math.nan], "white_box")
-    with pytest.raises(UserError, match="access="):
-        mean_bound(NEGATIVES, "grey_box")  # type: ignore[arg-type]

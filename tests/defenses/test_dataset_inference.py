@@ -83,7 +83,7 @@ def test_models_that_never_saw_the_private_images_get_large_p_values(fingerprint
     assert list(found[0]) == [metric.name for metric in DatasetInference.metrics]
     for metric in DatasetInference.metrics:
         assert all(metric.low <= scores[metric.name] <= metric.high for scores in found)
-        assert (metric.direction, metric.access) == ("distance", "black_box")
+        assert (metric.direction, metric.access) == ("distance", "labels")
 
 
 def test_on_a_logarithmic_scale_negatives_calibrate_a_verdict(victim: TinyCNN, fingerprint: Fingerprint) -> None:

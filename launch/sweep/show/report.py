@@ -142,7 +142,8 @@ class _Study:
                 kept |= {"verdict": judgement.vote.label, "reason": judgement.vote.reason}
             named = {"metric": f"{defense.name}/{name}", "score": found["value"], "negatives": len(negatives)}
             lines.append(named | kept)
-        return lines
+        left_out = (self.result(verify) or {}).get("left_out", {})
+        return lines + [{"metric": name, "reason": f"left out: {why}"} for name, why in left_out.items()]
 
 
 def _flat(values: Mapping[str, Any]) -> Line:
