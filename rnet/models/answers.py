@@ -20,7 +20,7 @@ ANSWERS: dict[str, Access] = {
 }  # fmt: skip
 """Kinds of answers, and what they show of a model."""
 
-ROUNDING = 0.01
+ROUNDING = 0.05
 """How far the probabilities of an image may be from 1 together: services round them."""
 EXACT = 1e-3
 """How close sums are to 1 where a kind is told by them."""

@@ -22,6 +22,7 @@ from tests.tiny_runs import tiny
 IDS = {
     ("attack", "attack=finetune"): "8a30def46693c4d6",
     ("attack", "attack=identity"): "e0485feeefb85131",
+    ("attack", "attack=import"): "e6193067052844f4",
     ("attack", "attack=independent"): "af568185b1b359c5",
     ("attack", "attack=removalnet"): "aca615acc444e3b4",
     ("fingerprint", "defense=akh"): "09b32d30b245d894",

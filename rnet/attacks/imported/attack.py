@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -79,10 +80,19 @@ class Import(Attack):
         try:
             return import_weights(model, self.config.weights, self.config.weights_key)
         except UserError as error:
-            raise UserError(
-                f"attack.weights={self.config.weights!r}: {str(error).rstrip('.')}. Settings of a suspect are called "
-                "attack.model.* and attack.num_classes"
-            ) from None
+            raise UserError(_of_a_suspect(str(error))) from None
+
+
+def _of_a_suspect(error: str) -> str:
+    """What an import says of a victim's settings, said of a suspect's."""
+    names = "|".join(sorted((field.name for field in fields(ModelConfig)), key=len, reverse=True))
+
+    def setting(match: re.Match[str]) -> str:
+        own = match[1].startswith("weights")
+        return f"attack.{match[1]}" if own else f"attack.model.{match[1]}"
+
+    text = re.sub(rf"(?<![\w./\\-])model\.({names})\b", setting, error)
+    return f"{text}; a suspect with other classes is imported with attack.num_classes" if "classes" in text else text
 
 
 def _differing(first_BK: Tensor, second_BK: Tensor) -> int:
