@@ -145,7 +145,7 @@ def _fidelity(
         return fidelity(test.labels_N, predicted_N, victim_N)
     missing: dict[str, Any] = dict.fromkeys(("accuracy", "drop", "agreement"))
     victim = {"victim_accuracy": share_equal(victim_N, test.labels_N)}
-    return missing | victim | {"not_measured": f"the suspect has {classes} classes, the data set {dataset.num_classes}"}
+    return missing | victim | {"not_measured": f"the suspect tells {classes} classes apart, not {dataset.num_classes}"}
 
 
 def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from rnet.attacks.imported.config import ImportConfig
 from rnet.config.run import RunConfig
 from rnet.defenses.base import Defense, Judgement
-from rnet.defenses.calibration import leave_one_out, prediction_bound, realised_fpr
+from rnet.defenses.calibration import Verdict, leave_one_out, prediction_bound, realised_fpr
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
@@ -143,11 +143,12 @@ def suspect_names(configs: Sequence[RunConfig]) -> list[str]:
 def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store) -> list[Row]:
     """How well each metric separates each attack's suspects from the negatives, where there are two of both.
 
-    One entry per attack and metric: attack, metric, and the fields of Separation. rows: what examine returned.
+    One entry per attack and metric: attack, metric, and the fields of Separation. rows: what examine returned. Suspects
+    with other classes than the negatives do not count.
     """
     groups: dict[tuple[str, str], list[RunConfig]] = {}
     for config, row in zip(configs, rows, strict=True):
-        if row["derived"] and row["metrics"] and config.negatives >= 2:
+        if row["derived"] and row["metrics"] and row["accuracy"] is not None and config.negatives >= 2:
             groups.setdefault((row["attack"], config.defense.name), []).append(config)
     found = []
     for (attack_name, _), members in groups.items():
@@ -179,13 +180,34 @@ def _tested(config: RunConfig, store: Store) -> Row:
     if len(negatives) >= 2:
         _keep_calibration(defense, config, store, negatives)
     negatives.pop(document_id("attack", config, store), None)  # no suspect is judged by its own score
-    judged = defense.judge(scores, list(negatives.values()), config.false_positive_rate)
+    suspect = attack(config, store).result() or {}
+    judged = judgement(defense, scores, list(negatives.values()), config.false_positive_rate, suspect)
     metrics = {f"{defense.name}/{name}": metric for name, metric in metric_rows(defense, scores, judged).items()}
     overall, result = judged.overall, folder.result() or {}
     return {
         "defense": defense.name, "verify_id": folder.id, "metrics": metrics, "left_out": result.get("left_out", {}),
         "queries": result.get("cost", {}).get("queries"), "verdict": overall.label, "reason": overall.reason,
     }  # fmt: skip
+
+
+def judgement(
+    defense: Defense,
+    scores: Scores,
+    negatives: Sequence[Scores],
+    false_positive_rate: float,
+    suspect: Mapping[str, Any],
+) -> Judgement:
+    """What the defence says of a suspect, whose attack stage's result is given; undecided if its classes are others.
+
+    The negatives have the victim's classes, and distances depend on how many there are: with six of ten classes ZEST's
+    are half as large for an innocent model, too.
+    """
+    judged = defense.judge(scores, negatives, false_positive_rate)
+    if "not_measured" not in suspect:
+        return judged
+    why = f"{suspect['not_measured']} as the negatives have, so their scores are no yardstick for its own"
+    verdict = Verdict(label="undecided", threshold=None, reason=why)
+    return Judgement(metrics=dict.fromkeys(judged.metrics, verdict))
 
 
 def metric_rows(defense: Defense, scores: Scores, judged: Judgement) -> dict[str, Row]:

@@ -20,7 +20,7 @@ from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
 from rnet.storage.json_files import read_json
-from rnet.verdicts.examine import metric_rows, own_scores
+from rnet.verdicts.examine import judgement, metric_rows, own_scores
 from rnet.verdicts.roc import separations_of
 
 FORMATS = ("markdown", "csv", "json")
@@ -63,7 +63,7 @@ def separation_lines(plan: Plan, root: Path) -> list[Line]:
         groups.setdefault(key, []).append(row)
     lines = []
     for key, rows in groups.items():
-        derived = [row for row in rows if (study.result(row.cells.get("attack", -1)) or {}).get("derived")]
+        derived = [row for row in rows if study.counts_as_derived(row)]
         if not derived or "verify" not in derived[0].cells:
             continue
         defense, _ = study.defense(derived[0].cells["verify"])
@@ -114,6 +114,11 @@ class _Study:
             self._results[index] = read_json(self._plan.folder(self._root, self._plan.cells[index]) / "result.json")
         return self._results[index]
 
+    def counts_as_derived(self, row: Row) -> bool:
+        """Whether the row's suspect is known to derive from the victim, and has the classes that the negatives have."""
+        found = self.result(row.cells.get("attack", -1)) or {}
+        return bool(found.get("derived")) and "not_measured" not in found
+
     def defense(self, verify: int) -> tuple[Defense, float]:
         """The defence of a verify cell, and the row's false-positive rate."""
         config = run_from_dict(self._plan.configuration(self._plan.cells[verify]))
@@ -134,12 +139,13 @@ class _Study:
         defense, alpha = self.defense(verify)
         scores = own_scores(defense, self.result(verify))
         negatives = self.scores(defense, [index for index in row.negatives if index != verify])
-        judgement = defense.judge(scores, negatives, alpha)
+        suspect = self.result(row.cells["attack"]) or {}
+        judged = judgement(defense, scores, negatives, alpha, suspect)
         lines = []
-        for name, found in metric_rows(defense, scores, judgement).items():
+        for name, found in metric_rows(defense, scores, judged).items():
             kept = {key: found[key] for key in ("direction", "threshold", "normalised", "verdict", "reason")}
-            if judgement.vote is not None:
-                kept |= {"verdict": judgement.vote.label, "reason": judgement.vote.reason}
+            if judged.vote is not None:
+                kept |= {"verdict": judged.vote.label, "reason": judged.vote.reason}
             named = {"metric": f"{defense.name}/{name}", "score": found["value"], "negatives": len(negatives)}
             lines.append(named | kept)
         left_out = (self.result(verify) or {}).get("left_out", {})
