@@ -25,7 +25,8 @@ STAGES = {
     "train": "Train a victim (or import one: model.weights=FILE).",
     "attack": "Attack a victim: attack=removalnet, finetune, independent, identity (several: attack=a,b).",
     "fingerprint": "Extract a victim's fingerprint: defense=ipguard.",
-    "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3.",
+    "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3; your own: "
+    "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function.",
 }
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, models or engines.")]
 Keys = Annotated[

@@ -45,8 +45,8 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
+    from rnet.command.suspects import runs_of
     from rnet.config.documents import run_to_dict, to_yaml
-    from rnet.config.overrides import expand_choices
     from rnet.config.run import Configurations
     from rnet.parallel.launch import launched
     from rnet.parallel.processes import process_group
@@ -54,7 +54,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     from rnet.training.loop import resolve_device
 
     known = Configurations(options.config_dir)
-    configs = [known.load(lines) for lines in expand_choices(overrides)]
+    configs = [known.load(lines) for lines in runs_of(stage, overrides)]
     if options.print_config:
         document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
@@ -112,8 +112,11 @@ def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *
     console().print(table)
     if separated:
         console().print(_separation_table(separated))
-    for reason in sorted({f"{row['suspect']}, {row['defense']}: {row['verdict']}, {row['reason']}" for row in rows}):
-        print(reason)  # noqa: T201
+    reasons: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        reasons.setdefault((row["suspect"], row["verdict"], row["reason"]), set()).add(row["defense"])
+    for (suspect, verdict, reason), defenses in sorted(reasons.items()):
+        print(f"{suspect}, {', '.join(sorted(defenses))}: {verdict}, {reason}")  # noqa: T201
     for row in rows:
         for why in dict.fromkeys(row["left_out"].values()):
             names = ", ".join(name for name, reason in row["left_out"].items() if reason == why)
