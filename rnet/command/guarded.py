@@ -68,8 +68,17 @@ def _fault(error: Exception) -> int:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return _say(f"{os.fsdecode(error.filename)}: {error.strerror} (details in {log})", EXIT_USER_ERROR)
     what = f"{type(error).__name__}: {first_line(error)}"
+    if _no_memory(error):
+        return _say(f"out of memory; lower batch sizes, image_size or the model's width ({what})", EXIT_USER_ERROR)
     return _say(
         f"unexpected {what}. This is a fault of rnet; please report it (CONTRIBUTING.md) with {log}", EXIT_FAULT
+    )
+
+
+def _no_memory(error: Exception) -> bool:
+    """Whether the machine or its card has too little memory; torch is not imported to know its own error."""
+    return isinstance(error, MemoryError) or any(
+        words in f"{type(error).__name__} {error}" for words in ("OutOfMemoryError", "can't allocate memory")
     )
 
 

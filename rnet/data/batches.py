@@ -19,6 +19,9 @@ from rnet.data.splits import seeded_permutation
 from rnet.draws import uniform
 from rnet.errors import UserError
 
+MOST_REPEATS = 64
+"""A batch may be larger than its part; one that is so much larger is a slip, and would fill the memory."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
@@ -178,6 +181,8 @@ def _check_share(batch_size: int, n: int, world_size: int) -> None:
         raise UserError("there is no image to train on; the part is empty")
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be 1 or more")
+    if batch_size > MOST_REPEATS * n:
+        raise UserError(f"batch_size={batch_size} holds each of the {n} images over {MOST_REPEATS} times; lower it")
     if world_size > n:
         raise UserError(f"{world_size} processes share {n} images; start at most {n} processes")
     if batch_size % world_size:

@@ -70,6 +70,14 @@ def test_what_the_system_says_of_a_file_is_the_users_to_put_right(capsys: pytest
     assert "rnet: /nowhere/at/all: No such file or directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 TB")]
+)
+def test_too_little_memory_is_the_users_to_put_right(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(_raises(error)) == 2
+    assert "out of memory; lower batch sizes" in capsys.readouterr().err
+
+
 def test_a_home_that_cannot_be_written_does_not_hide_the_fault(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

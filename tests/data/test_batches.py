@@ -76,6 +76,7 @@ def test_the_stream_leaves_the_global_random_state_alone_and_hands_out_copies() 
     [
         ({"batch_size": 7, "world_size": 2}, "batch_size=7 cannot be shared equally by 2 processes.*e.g. 8"),
         ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
+        ({"batch_size": 10**9}, "over 64 times"),
         ({"crop_padding": -1}, "crop_padding=-1 must be 0 or more"),
     ],
 )
