@@ -23,6 +23,8 @@ def runs_of(stage: str, overrides: Sequence[str]) -> list[list[str]]:
         return expand_choices(overrides)
     if stage != "verify":
         raise UserError(f"suspects={folders[-1]!r}: only rnet verify judges a folder; take it out")
+    if "" in folders:
+        raise UserError("suspects= names no folder; write suspects=FOLDER")
     from rnet.attacks.imported.folder import files_of
 
     rest = [line for line in overrides if not line.startswith("suspects=")]
