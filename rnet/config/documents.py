@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -64,9 +65,14 @@ def _file_digest(setting: str, path: str) -> str:
     try:
         file = Path(path).expanduser()
         about = file.stat()
-        return _digest(file, about.st_size, about.st_mtime_ns)
+        if stat.S_ISREG(about.st_mode):  # a pipe would be waited for
+            return _digest(file, about.st_size, about.st_mtime_ns)
+        problem = "is no file"
     except OSError as error:
-        raise UserError(f"{setting}={path!r}: {error.strerror}; name a file") from None
+        problem = str(error.strerror)
+    except (RuntimeError, ValueError) as error:  # ~nobody, a zero byte
+        problem = str(error).rstrip(".")
+    raise UserError(f"{setting}={path!r}: {problem}; name a file")
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ class BlackBox(nn.Module):
     answers, as in ANSWERS; None takes what the first answer shows. num_classes: how many classes labels have; other
     answers may have another number, unless classes_known. batch_size: the most images of one call. asked: how many
     images it was asked about. Where several processes run, all of them call it with the same images, and the first one
-    asks. It has no parameters and no train mode.
+    asks. It has no train mode, and no parameters but an empty one, by which whoever looks finds its device.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BlackBox(nn.Module):
         kind: str | None = None, batch_size: int = 256,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.register_buffer("_here", torch.empty(0), persistent=False)  # says on which device answers are wanted
+        self.here = nn.Parameter(torch.empty(0), requires_grad=False)  # says on which device answers are wanted
         self.training = False
         self.function, self.place, self.batch_size = function, place, batch_size
         self.kind, self.num_classes, self.asked = kind, num_classes, 0

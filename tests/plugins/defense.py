@@ -30,7 +30,7 @@ class OutputDistance(Defense):
     """Mean total variation distance between the models' probabilities."""
 
     config: OutputDistanceConfig
-    metrics = (Metric(name="total_variation", direction="distance", low=0.0, high=1.0),)
+    metrics = (Metric(name="total_variation", direction="distance", low=0.0, high=1.0, access="probabilities"),)
 
     @torch.no_grad()
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:

@@ -236,6 +236,14 @@ def test_defences_that_need_more_than_labels_refuse_a_black_box_in_one_line(stor
     assert all("needs logits, but the suspect shows labels only" in reason for reason in refused.values())
 
 
+def test_a_plugin_defence_judges_a_black_box_by_what_its_metric_needs(store: Store) -> None:
+    overrides = [*VICTIM, "defense=tests.plugins.defense:OutputDistance", "defense.num_queries=20", "negatives=2"]
+    attacks = [ImportConfig(function=f"{HERE}:{kind}") for kind in ("probabilities", "labels")]
+    shown, refused = examine([dataclasses.replace(tiny(*overrides), attack=attack) for attack in attacks], store)
+    assert [metric["value"] for metric in shown["metrics"].values()] == pytest.approx([0], abs=1e-6)
+    assert "needs probabilities, but the suspect shows labels only" in refused["reason"]
+
+
 def test_answers_that_waver_are_warned_about(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     stages.attack(given(function=f"{HERE}:wavering"), store)
     assert "of 60 images otherwise when it is asked again" in caplog.text

@@ -25,11 +25,15 @@ def files_of(folder: Path) -> list[Path]:
     Left out are hidden files, what TEXT and NAMES list, and what is in folders inside; anything else is judged by its
     content, later. Raises UserError for what is no folder, or has no such file.
     """
-    folder = folder.expanduser()
     try:
+        folder = folder.expanduser()
         found = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise UserError(f"suspects={str(folder)!r}: {error.strerror}; name a folder with files of weights") from None
+    except (RuntimeError, ValueError) as error:  # ~nobody, a zero byte
+        raise UserError(
+            f"suspects={str(folder)!r}: {str(error).rstrip('.')}; name a folder with files of weights"
+        ) from None
     files = [path for path in found if _may_be_weights(path)]
     others = [path for path in found if path not in files and not path.is_dir()]
     folders = [path for path in found if path.is_dir()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,16 @@ def test_a_file_is_named_by_its_content_and_not_by_its_path(tmp_path: Path) -> N
     ids = {name: suspect_id(f"attack.weights={tmp_path / name}") for name in ("a.pt", "b.safetensors", "link", "c")}
     assert ids["a.pt"] == ids["b.safetensors"] == ids["link"] == suspect_id(f"attack.weights={os.path.relpath(first)}")
     assert ids["c"] != ids["a.pt"]
+
+
+@pytest.mark.parametrize("kind", ["gone", "folder", "pipe", "~nobody-of-that-name", "zero\0byte", "", "name" * 200])
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    path = str(tmp_path / kind) if kind in ("gone", "folder", "pipe") else kind
+    config = dataclasses.replace(tiny(), attack=ImportConfig(weights=path))
+    with pytest.raises(UserError, match=r"^attack\.weights='.*name a file$"):
+        document("attack", config)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_links_are_files_also_where_they_lead_nowhere(tmp_path: Path) -> None:
     [
         ("gone", "suspects='.*gone': No such file or directory; name a folder"),
         ("file.pt", r"suspects='.*file\.pt': Not a directory; name a folder"),
+        ("~nobody-of-that-name", "home directory; name a folder"),
         ("empty", "suspects='.*empty' holds no files of weights .it is empty.; name another"),
         ("notes", r"suspects='.*notes' holds no files of weights \(1 file left out \(README\.md\)\); name another"),
     ],
@@ -56,4 +57,4 @@ def test_what_is_no_folder_of_weights_is_refused(name: str, message: str, tmp_pa
     (tmp_path / "notes").mkdir()
     filled(tmp_path / "notes", "README.md")
     with pytest.raises(UserError, match=message):
-        files_of(tmp_path / name)
+        files_of(Path(name) if name.startswith("~") else tmp_path / name)
