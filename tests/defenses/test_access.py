@@ -8,8 +8,12 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rnet.defenses.base import Fingerprint
+from rnet.defenses.metric import Metric
+from rnet.defenses.random_queries.config import RandomQueriesConfig
+from rnet.defenses.random_queries.defense import RandomQueries
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.models.access import LEVELS, Access, limit_access, suffices
@@ -117,6 +121,22 @@ def test_only_metrics_that_are_asked_for_are_left_out(
             defense.test(extracted(name), box)
     else:
         assert defense.left_out(box).keys() == left_out
+
+
+def test_scores_of_metrics_that_are_left_out_are_not_used() -> None:
+    class Careless(RandomQueries):
+        """Computes everything from whatever it gets."""
+
+        metrics = (*RandomQueries.metrics, Metric(name="entropy", direction="distance", low=0.0, high=9.0))
+
+        def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
+            return {**super().verify(fingerprint, suspect), "entropy": 1.0}
+
+    defense = Careless(RandomQueriesConfig(num_queries=24))
+    scores, left_out = defense.test(extracted("random"), black_box(tiny_model(5), "labels"))
+    assert [*scores] == ["agreement"]
+    assert [*left_out] == ["entropy"]
+    assert "jsd" not in make("deepjudge").verify(extracted("deepjudge"), black_box(tiny_model(5), "labels"))
 
 
 def test_a_vote_is_held_among_the_metrics_that_are_there() -> None:

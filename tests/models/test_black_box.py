@@ -48,6 +48,8 @@ def test_a_function_gets_float_pixels_of_its_own_in_batches_of_the_size_it_takes
     assert all(x.dtype == torch.float32 for x in given)
     assert torch.equal(torch.cat(given), PIXELS)
     assert torch.equal(PIXELS, kept)
+    box(PIXELS)
+    assert torch.equal(PIXELS, kept)
 
 
 def test_every_image_asked_about_is_counted() -> None:
