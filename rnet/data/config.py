@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rnet.config.checks import check_at_least_0, check_at_least_1
+from rnet.config.checks import check_at_least_0, check_at_least_1, check_names, check_positive
 from rnet.config.component import ComponentConfig
+from rnet.errors import UserError
+
+_SET = {"hashed_if_set": True}
+_OF_FILES = ("background", "digest", "max_memory_mb", "white_level")
+"""Keys that only sets of image files read."""
+_OF_FOLDERS = ("class_map", "class_order")
+"""Keys that only sets with a folder per class read."""
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "hamming", "box")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +46,49 @@ class DatasetConfig(ComponentConfig):
     """Whether a mirrored image is still one of its class; None for the dataset's natural answer."""
     max_memory_mb: int = field(default=4096, metadata={"execution_only": True})
     """Image files that decoded take more MiB than this are decoded on demand instead of being kept in memory."""
+    resize: int | None = field(default=None, metadata=_SET)
+    """The shorter side in pixels before the middle square of image_size is cut out; None for image_size."""
+    interpolation: str = field(default="bilinear", metadata=_SET)
+    """How images are resized: bilinear, bicubic, lanczos, nearest, hamming or box, as torchvision does with Pillow."""
+    background: str = field(default="white", metadata=_SET)
+    """What shows through transparent images: white, black or #rrggbb."""
+    white_level: float | None = field(default=None, metadata=_SET)
+    """The value of white in files of more than 8 bits: 4095 for 12 bits; None for their format's, 65535 or 1.0."""
+    class_order: str = field(default="alphabetical", metadata=_SET)
+    """How class folders are numbered: alphabetical (0, 1, 10, 2) as torchvision does, natural (0, 1, 2, 10) as timm."""
+    class_map: str | None = field(default=None, metadata={"file": True})
+    """A file that numbers the class folders: JSON {name: index}, or lines with a name or name,index."""
+    duplicates: str = field(default="say", metadata=_SET)
+    """What is done about equal images in different parts: say (count them), or together (put them into one part)."""
+    digest: str = field(default="auto", metadata=_SET)
+    """What ids hold of the files: content, listing (names, sizes and times), or auto: content of up to 4 GiB."""
 
     def check(self) -> None:
-        """Raises UserError for sizes out of range."""
+        """Raises UserError for values out of range."""
         check_at_least_0("dataset", self, "image_size", "substitute_pool", "max_memory_mb")
-        given = [key for key in ("train_size", "test_size") if getattr(self, key) is not None]
+        given = [key for key in ("train_size", "test_size", "resize") if getattr(self, key) is not None]
         check_at_least_1("dataset", self, *given)
+        if self.white_level is not None:
+            check_positive("dataset", self, "white_level")
+        check_names("dataset.interpolation", [self.interpolation], *INTERPOLATIONS)
+        check_names("dataset.class_order", [self.class_order], "alphabetical", "natural")
+        check_names("dataset.duplicates", [self.duplicates], "say", "together")
+        check_names("dataset.digest", [self.digest], "auto", "content", "listing")
+        background_rgb(self.background)
+        if self.resize is not None and self.resize < self.image_size:
+            raise UserError(
+                f"dataset.resize={self.resize} is smaller than dataset.image_size={self.image_size}, which is cut out "
+                f"of it; raise dataset.resize or lower dataset.image_size"
+            )
+        if self.resize is not None and self.image_size == 0:
+            raise UserError(f"dataset.resize={self.resize} needs dataset.image_size, the size to cut out of it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsConfig(DatasetConfig):
     """Handwritten digits of scikit-learn."""
 
-    unused = ("folder", "download", "max_memory_mb")
+    unused = ("folder", "download", *_OF_FILES, *_OF_FOLDERS)
     name: str = "digits"
 
 
@@ -58,7 +96,7 @@ class DigitsConfig(DatasetConfig):
 class FashionMNISTConfig(DatasetConfig):
     """Clothes, in four idx files."""
 
-    unused = ("max_memory_mb",)
+    unused = ("background", "max_memory_mb", "white_level", *_OF_FOLDERS)
     name: str = "fashion_mnist"
 
 
@@ -66,7 +104,7 @@ class FashionMNISTConfig(DatasetConfig):
 class CIFAR10Config(DatasetConfig):
     """Ten kinds of things, in the files of CIFAR-10 for Python."""
 
-    unused = ("max_memory_mb",)
+    unused = ("background", "max_memory_mb", "white_level", *_OF_FOLDERS)
     name: str = "cifar10"
 
 
@@ -74,6 +112,7 @@ class CIFAR10Config(DatasetConfig):
 class GTSRBConfig(DatasetConfig):
     """Traffic signs, in image files."""
 
+    unused = _OF_FOLDERS
     name: str = "gtsrb"
 
 
@@ -81,6 +120,7 @@ class GTSRBConfig(DatasetConfig):
 class CelebAConfig(DatasetConfig):
     """Faces, in image files with a table of attributes."""
 
+    unused = _OF_FOLDERS
     name: str = "celeba"
     attribute: str | None = None
     """The attribute to classify, of 40; None for Smiling."""
@@ -99,3 +139,15 @@ class ImageFolderConfig(DatasetConfig):
 
     unused = ("download",)
     name: str = "image_folder"
+
+
+def background_rgb(text: str) -> tuple[int, int, int]:
+    """dataset.background as three values of 0 to 255. Raises UserError for another word."""
+    named = {"white": "#ffffff", "black": "#000000"}.get(text, text)
+    try:
+        if len(named) != 7 or named[0] != "#" or not named.isascii():
+            raise ValueError
+        red, green, blue = bytes.fromhex(named[1:])
+    except ValueError:
+        raise UserError(f"dataset.background={text!r} must be white, black or #rrggbb") from None
+    return red, green, blue

@@ -37,10 +37,15 @@ def open_or_download(config: DatasetConfig, open_set: Callable[[str, bool], T], 
             raise UserError(
                 f"dataset={config.name} could not be downloaded to {folder}: {reason}; put {holds} there yourself"
             ) from error
-        raise UserError(
-            f"dataset={config.name} was not found in {folder}: {reason}; set dataset.folder to a folder that holds "
-            f"{holds}, or dataset.download=true"
-        ) from error
+        raise not_found(config, reason, holds) from error
+
+
+def not_found(config: DatasetConfig, reason: str, holds: str) -> UserError:
+    """Returns the error for files that are missing. holds: what the folder has to hold."""
+    return UserError(
+        f"dataset={config.name} was not found in {data_folder(config)}: {reason}; set dataset.folder to a folder that "
+        f"holds {holds}, or dataset.download=true"
+    )
 
 
 @contextmanager

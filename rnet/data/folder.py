@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rnet.data.config import DatasetConfig
+from rnet.data.decoding import AS_STORED, Facts, Reading, keep_pillow_quiet
 from rnet.data.images import ImageSource, TensorSource
-from rnet.data.resize import decode_image
+from rnet.data.inspection import check_found, keep_found, kept_found, raise_unreadable
+from rnet.data.resize import decode_and_tell
 from rnet.errors import UserError
+
+T = TypeVar("T")
 
 _MAX_THREADS = 32
 _IMAGES_AT_ONCE = 1024
@@ -22,57 +27,95 @@ _IMAGES_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files decoded at every fetch, resized and centre-cropped to image_size; channels: 3 or 1."""
+    """Image files decoded at every fetch, resized and centre-cropped to image_size; channels: 3 or 1.
+
+    resize, interpolation: as in resize.py. pixel_digests: of each decoded image, None where they have not been looked
+    at yet.
+    """
 
     paths: Sequence[str]
     image_size: int
     channels: int
+    reading: Reading = AS_STORED
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    pixel_digests: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fetch(self, positions_B: Tensor) -> Tensor:
         """uint8 (B, C, S, S) on the CPU. Raises UserError naming a file that cannot be decoded."""
-        paths = [self.paths[position] for position in positions_B.tolist()]
-        if not paths:
+        images = [image for image, _ in _map(self._decode, [self.paths[position] for position in positions_B.tolist()])]
+        if not images:
             return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        decoders = _decoders(os.getpid())
-        return torch.stack(list(decoders.map(lambda path: decode_image(path, self.image_size, self.channels), paths)))
+        return torch.stack(images)
 
-    def in_memory(self) -> TensorSource:
-        """All images, decoded once."""
-        images_NCHW = torch.empty(len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        for positions_B in torch.arange(len(self)).split(_IMAGES_AT_ONCE):
-            images_NCHW[positions_B] = self.fetch(positions_B)
-        return TensorSource(images_NCHW)
+    def inspect(self, *, keep: bool) -> tuple[ImageSource, list[Facts], list[UserError]]:
+        """This source, or with keep one of all its images in memory; what was found in each file; what went wrong."""
+        images_NCHW = torch.empty(
+            len(self) if keep else 0, self.channels, self.image_size, self.image_size, dtype=torch.uint8
+        )
+        facts: list[Facts] = []
+        errors: list[UserError] = []
+        for start in range(0, len(self), _IMAGES_AT_ONCE):
+            decoded = _map(self._attempt, self.paths[start : start + _IMAGES_AT_ONCE])
+            for position, found in enumerate(decoded, start):
+                if isinstance(found, UserError):
+                    errors.append(found)
+                else:
+                    facts.append(found[1])
+                    if keep:
+                        images_NCHW[position] = found[0]
+        digests = [found.pixels for found in facts]
+        source: ImageSource = TensorSource(images_NCHW, digests) if keep else replace(self, pixel_digests=digests)
+        return source, facts, errors
+
+    def _decode(self, path: str) -> tuple[Tensor, Facts]:
+        return decode_and_tell(
+            path, self.image_size, self.channels, self.reading, resize=self.resize, interpolation=self.interpolation
+        )
+
+    def _attempt(self, path: str) -> tuple[Tensor, Facts] | UserError:
+        try:
+            return self._decode(path)
+        except UserError as error:
+            return error
 
 
 def file_sources(config: DatasetConfig, *path_lists: Sequence[str]) -> tuple[ImageSource, ...]:
-    """One source per list of image files: all in memory if together they take at most dataset.max_memory_mb MiB."""
+    """One source per list of image files: all in memory if together they take at most dataset.max_memory_mb MiB.
+
+    Every file is decoded once now, unless the store remembers that it was. Raises UserError that names those that
+    cannot be read right.
+    """
     if config.image_size < 1:
         raise UserError(
             f"dataset.image_size={config.image_size}: the images of dataset={config.name} differ in size or are not "
             f"square, so a size is needed, e.g. dataset.image_size=32"
         )
     channels = 1 if config.grayscale else 3
-    sources = [FolderSource(paths, config.image_size, channels) for paths in path_lists]
+    reading = Reading.of(config)
+    sources = [
+        FolderSource(paths, config.image_size, channels, reading, config.resize, config.interpolation)
+        for paths in path_lists
+    ]
     total_bytes = sum(len(paths) for paths in path_lists) * channels * config.image_size**2
-    if total_bytes > config.max_memory_mb * 2**20:
-        return tuple(sources)
-    return tuple(source.in_memory() for source in sources)
+    in_memory = total_bytes <= config.max_memory_mb * 2**20
+    paths = [path for one in path_lists for path in one]
+    if not in_memory and (kept := kept_found(config)) is not None:
+        check_found(config, kept, paths)
+        digests = iter(kept.pixels)
+        return tuple(replace(source, pixel_digests=[next(digests) for _ in source.paths]) for source in sources)
+    inspected = [source.inspect(keep=in_memory) for source in sources]
+    raise_unreadable([error for _, _, errors in inspected for error in errors], len(paths))
+    check_found(config, keep_found(config, [fact for _, facts, _ in inspected for fact in facts]), paths)
+    return tuple(source for source, _, _ in inspected)
 
 
-def files_by_class(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> dict[str, list[str]]:
-    """folder/<class>/<file> as {class: files}, both sorted by name; names that start with a dot are left out."""
-    with os.scandir(folder) as entries:
-        classes = sorted((e.name, e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
-    found: dict[str, list[str]] = {}
-    for name, path in classes:
-        with os.scandir(path) as entries:
-            found[name] = sorted(
-                e.path for e in entries if e.name.lower().endswith(suffixes) and not e.name.startswith(".")
-            )
-    return found
+def _map(work: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+    keep_pillow_quiet()
+    return list(_decoders(os.getpid()).map(work, paths))
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width. Models take float pixels in [0,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,9 +27,13 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TensorSource:
-    """Images that fit in memory, kept on one device. images_NCHW: uint8."""
+    """Images that fit in memory, kept on one device. images_NCHW: uint8.
+
+    pixel_digests: where they come from image files, of each image before it was fitted in size.
+    """
 
     images_NCHW: Tensor
+    pixel_digests: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
@@ -42,7 +47,8 @@ class RawImages:
     """What a loader returns: every labelled image there is, before any split.
 
     train_labels_N, test_labels_N: int64 CPU, one per image of the source. test: the official test images, or None
-    where there are none and a seeded permutation decides. flip: the natural answer to DatasetConfig.flip.
+    where there are none and a seeded permutation decides. flip: the natural answer to DatasetConfig.flip. class_names:
+    by class, where they are known.
     """
 
     train: ImageSource
@@ -51,6 +57,7 @@ class RawImages:
     test_labels_N: Tensor | None = None
     num_classes: int
     flip: bool
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,7 +101,7 @@ class Dataset:
     """A dataset ready for use. `train` trains victims, `substitute` is the attacker's pool, `test` measures.
 
     The three parts share no image. mean_C and std_C are over [0, 1] pixels. `flip`: whether a mirrored image is still a
-    natural image of its class (False for digits and traffic signs).
+    natural image of its class (False for digits and traffic signs). class_names: by class; empty where unknown.
     """
 
     name: str
@@ -107,6 +114,7 @@ class Dataset:
     train: Part
     substitute: Part
     test: Part
+    class_names: tuple[str, ...] = ()
 
     @property
     def blueprint(self) -> dict[str, Any]:

@@ -9,12 +9,15 @@ import dataclasses
 import warnings
 
 import torch
+from torch import Tensor
 
 from rnet.data.config import DatasetConfig
+from rnet.data.duplicates import groups_of, pixel_keys, say_duplicates
+from rnet.data.files.digest import look_at
 from rnet.data.images import Dataset, ImageSource, Part, RawImages, TensorSource
 from rnet.data.registry import DATASETS
 from rnet.data.resize import fit_images
-from rnet.data.splits import split_positions
+from rnet.data.splits import split_by_groups, split_positions
 from rnet.data.statistics import channel_statistics
 from rnet.errors import UserError
 
@@ -33,8 +36,10 @@ _latest: dict[str, Dataset] = {}
 
 
 def load_dataset_once(config: DatasetConfig) -> Dataset:
-    """load_dataset for stages that follow one another in a process: the latest dataset is kept."""
-    if (key := repr(config)) not in _latest:  # by its text: configurations of plugins may hold lists
+    """load_dataset for stages that follow one another in a process: the latest one is kept, until its files change."""
+    look = look_at(config)
+    key = f"{config} {look and look.sha256}"  # by its text: configurations of plugins may hold lists
+    if key not in _latest:
         dataset = load_dataset(config)
         _latest.clear()
         _latest[key] = dataset
@@ -47,19 +52,18 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
     train_source = _fitted(raw.train, config)
     test_source = train_source if raw.test is None else _fitted(raw.test, config)
     test_labels_N = raw.train_labels_N if raw.test_labels_N is None else raw.test_labels_N
-    split = split_positions(
-        len(raw.train),
-        None if raw.test is None else len(raw.test),
-        substitute_pool=config.substitute_pool,
-        train_size=config.train_size,
-        test_size=config.test_size,
-        seed=config.split_seed,
-    )
+    groups = _groups(raw)
+    sizes = {key: getattr(config, key) for key in ("substitute_pool", "train_size", "test_size")}
+    num_test = None if raw.test is None else len(raw.test)
+    if config.duplicates == "together" and groups is not None:
+        split = split_by_groups(*groups, num_test, **sizes, seed=config.split_seed)
+    else:
+        split = split_positions(len(raw.train), num_test, **sizes, seed=config.split_seed)
     train = Part(source=train_source, positions_N=split.train_N, labels_N=raw.train_labels_N[split.train_N])
     mean_C, std_C = channel_statistics(train, seed=config.split_seed)
     _, channels, height, width = train.fetch(torch.tensor([0])).shape
     assert height == width
-    return Dataset(
+    dataset = Dataset(
         name=config.name,
         num_classes=raw.num_classes,
         channels=channels,
@@ -74,12 +78,22 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
             labels_N=raw.train_labels_N[split.substitute_N],
         ),
         test=Part(source=test_source, positions_N=split.test_N, labels_N=test_labels_N[split.test_N]),
+        class_names=raw.class_names,
     )
+    if groups is not None:
+        say_duplicates(dataset, groups[0], groups[0] if raw.test is None else groups[1])
+    return dataset
+
+
+def _groups(raw: RawImages) -> tuple[Tensor, Tensor] | None:
+    """Which images are equal, as groups_of says it; None where that is not known of all."""
+    train, test = pixel_keys(raw.train), [] if raw.test is None else pixel_keys(raw.test)
+    return None if train is None or test is None else groups_of(train, test)
 
 
 def _fitted(source: ImageSource, config: DatasetConfig) -> ImageSource:
     """The source at the configured size and channels; files were already decoded to them."""
-    if not isinstance(source, TensorSource):
+    if not isinstance(source, TensorSource) or source.pixel_digests is not None:
         return source
     _, _, height, width = source.images_NCHW.shape
     if config.image_size == 0 and height != width:
@@ -87,7 +101,12 @@ def _fitted(source: ImageSource, config: DatasetConfig) -> ImageSource:
             f"dataset.image_size=0 keeps the native size, but {config.name} images are {width}x{height}, not square; "
             f"set dataset.image_size={min(height, width)}"
         )
-    return TensorSource(fit_images(source.images_NCHW, config.image_size or height, grayscale=config.grayscale))
+    return TensorSource(
+        fit_images(
+            source.images_NCHW, config.image_size or height, grayscale=config.grayscale, resize=config.resize,
+            interpolation=config.interpolation,
+        )
+    )  # fmt: skip
 
 
 def _check_raw(raw: RawImages, config: DatasetConfig) -> None:

@@ -1,11 +1,9 @@
 """Brings images to the configured size and number of channels: tensors in memory, and files as they are decoded.
 
-Both ways the shorter side is resized (bilinear, antialiased) and the middle square is kept.
+The shorter side is resized, to image_size or to dataset.resize, and the middle square of image_size is kept.
 """
 
 from __future__ import annotations
-
-import struct
 
 import numpy as np
 import torch
@@ -13,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from rnet.data.decoding import AS_STORED, Facts, Reading, read_image
+from rnet.data.files.names import shown
 from rnet.errors import UserError
 
 # ITU-R BT.601 luma, the weights of PIL's mode "L".
@@ -20,43 +20,98 @@ _LUMA = (0.299, 0.587, 0.114)
 
 _IMAGES_AT_ONCE = 1024
 
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**26)
+"""Where Pillow refuses to decode, as the memory may not suffice."""
 
-def fit_images(images_NCHW: Tensor, image_size: int, *, grayscale: bool) -> Tensor:
+
+def fit_images(
+    images_NCHW: Tensor, image_size: int, *, grayscale: bool, resize: int | None = None, interpolation: str = "bilinear"
+) -> Tensor:
     """uint8 (N, C, S, S) on the same device, S = image_size; C becomes 1 if grayscale. Copies only what changes."""
     _, channels, height, width = images_NCHW.shape
     to_gray = grayscale and channels == 3
-    if (height, width) == (image_size, image_size) and not to_gray:
+    if (height, width) == (image_size, image_size) and resize in (None, image_size) and not to_gray:
         return images_NCHW
     chunks = images_NCHW.split(_IMAGES_AT_ONCE)
-    return torch.cat([_fit_chunk(chunk, image_size, to_gray=to_gray) for chunk in chunks])
+    if resize is None and interpolation == "bilinear":
+        return torch.cat([_fit_chunk(chunk, image_size, to_gray=to_gray) for chunk in chunks])
+    grays = (_luma(chunk).round().to(torch.uint8) if to_gray else chunk for chunk in chunks)
+    return torch.cat([_fit_planes(chunk, image_size, resize, interpolation) for chunk in grays])
 
 
-def decode_image(path: str, image_size: int, channels: int) -> Tensor:
+def decode_image(
+    path: str,
+    image_size: int,
+    channels: int,
+    reading: Reading = AS_STORED,
+    *,
+    resize: int | None = None,
+    interpolation: str = "bilinear",
+) -> Tensor:
     """uint8 (C, S, S) of an image file, as RGB or, with one channel, luma. Raises UserError naming a damaged file."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); replace or remove the file") from error
-    if image.size != (image_size, image_size):
-        width, height = (_resized(side, min(image.size), image_size) for side in image.size)
+    return decode_and_tell(path, image_size, channels, reading, resize=resize, interpolation=interpolation)[0]
+
+
+def decode_and_tell(
+    path: str, image_size: int, channels: int, reading: Reading, *, resize: int | None, interpolation: str
+) -> tuple[Tensor, Facts]:
+    """decode_image, and what was found in the file."""
+    image, facts = read_image(path, channels, reading)
+    shorter, longer = sorted(image.size)
+    if longer / shorter * (resize or image_size) ** 2 > _MOST_PIXELS:
+        raise UserError(
+            f"{shown(path)} is {image.width}x{image.height}, too narrow to resize its shorter side to "
+            f"{resize or image_size}, which makes {longer / shorter * (resize or image_size):,.0f} of the longer one; "
+            f"crop or remove it"
+        )
+    fitted = fit_image(image, image_size, resize=resize, interpolation=interpolation)
+    pixels_HWC = np.array(fitted).reshape(image_size, image_size, channels)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1), facts
+
+
+def fit_image(image: Image.Image, image_size: int, *, resize: int | None, interpolation: str) -> Image.Image:
+    """The middle square of the image, resized.
+
+    With resize or another interpolation: torchvision's Resize (antialiased) and CenterCrop, to the pixel. At the
+    defaults the longer side is rounded and not cut off, one pixel more in some images, as rnet has always done.
+    """
+    as_torchvision = resize is not None or interpolation != "bilinear"
+    if not as_torchvision and image.size == (image_size, image_size):
+        return image
+    shorter, wanted = min(image.size), resize or image_size
+    if as_torchvision:
+        width, height = (wanted if side == shorter else int(wanted * side / shorter) for side in image.size)
+        left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    else:
+        width, height = (_resized(side, shorter, wanted) for side in image.size)
         left, top = (width - image_size) // 2, (height - image_size) // 2
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = resized.crop((left, top, left + image_size, top + image_size))
-    pixels_HWC = np.array(image).reshape(image_size, image_size, channels)
-    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling[interpolation.upper()])
+    return image.crop((left, top, left + image_size, top + image_size))
+
+
+def _fit_planes(images_NCHW: Tensor, image_size: int, resize: int | None, interpolation: str) -> Tensor:
+    """Every channel as Pillow resizes it, which is how it resizes colours."""
+    planes = images_NCHW.flatten(0, 1).cpu().numpy()
+    fitted = [np.array(fit_image(Image.fromarray(plane), image_size, resize=resize, interpolation=interpolation))
+              for plane in planes]  # fmt: skip
+    stacked = torch.from_numpy(np.stack(fitted)).to(images_NCHW.device)
+    return stacked.view(len(images_NCHW), -1, image_size, image_size)
 
 
 def _fit_chunk(images_NCHW: Tensor, image_size: int, *, to_gray: bool) -> Tensor:
-    x_NCHW = images_NCHW.float()
-    if to_gray:
-        x_NCHW = (x_NCHW * x_NCHW.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    x_NCHW = _luma(images_NCHW) if to_gray else images_NCHW.float()
     height, width = (_resized(side, min(x_NCHW.shape[2:]), image_size) for side in x_NCHW.shape[2:])
     if (height, width) != x_NCHW.shape[2:]:
         x_NCHW = F.interpolate(x_NCHW, (height, width), mode="bilinear", align_corners=False, antialias=True)
     top, left = (height - image_size) // 2, (width - image_size) // 2
     x_NCHW = x_NCHW[:, :, top : top + image_size, left : left + image_size]
     return x_NCHW.round().clamp(0, 255).to(torch.uint8)
+
+
+def _luma(images_NCHW: Tensor) -> Tensor:
+    x_NCHW = images_NCHW.float()
+    return (x_NCHW * x_NCHW.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def _resized(side: int, shorter: int, image_size: int) -> int:

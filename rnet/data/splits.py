@@ -71,6 +71,63 @@ def split_positions(
     return SplitPositions(train_N=order_N[:left][:train_size], substitute_N=order_N[left:], test_N=test_N)
 
 
+def split_by_groups(
+    train_groups_N: Tensor,
+    test_groups_N: Tensor,
+    num_test: int | None,
+    *,
+    substitute_pool: int,
+    train_size: int | None,
+    test_size: int | None,
+    seed: int,
+) -> SplitPositions:
+    """split_positions with equal images in one part: each part takes whole groups, in seeded order, while they fit.
+
+    train_groups_N, test_groups_N: int64, equal for equal images (see duplicates.py). Training images that are equal to
+    an official test image are left out. Raises UserError as split_positions does.
+    """
+    kept_N = torch.arange(len(train_groups_N))
+    if num_test is not None:
+        kept_N = kept_N[~torch.isin(train_groups_N, test_groups_N)]
+    split = split_positions(
+        len(kept_N), num_test, substitute_pool=substitute_pool, train_size=train_size, test_size=test_size, seed=seed
+    )
+    groups_N = train_groups_N[kept_N]
+    sizes = {"train": len(split.train_N), "substitute": len(split.substitute_N)}
+    in_order = [split.train_N, split.substitute_N]
+    if num_test is None:
+        sizes, in_order = {"test": len(split.test_N), **sizes}, [split.test_N, *in_order]
+    members: dict[int, list[int]] = {}
+    rest = torch.tensor(sorted({*range(len(kept_N))} - {*torch.cat(in_order).tolist()}), dtype=torch.int64)
+    for position in torch.cat([*in_order, rest]).tolist():
+        members.setdefault(int(groups_N[position]), []).append(position)
+    waiting = list(members.values())
+    parts: dict[str, Tensor] = {}
+    for part, size in sizes.items():
+        taken, waiting = _whole_groups(waiting, size)
+        if len(taken) < size:
+            raise UserError(
+                f"dataset.duplicates=together fills the {part} part with {len(taken)} images instead of {size}, as the "
+                f"groups of equal images do not fit; change the sizes, or remove copies"
+            )
+        parts[part] = kept_N[torch.tensor(taken, dtype=torch.int64)]
+    return SplitPositions(
+        train_N=parts["train"], substitute_N=parts["substitute"], test_N=parts.get("test", split.test_N)
+    )
+
+
+def _whole_groups(groups: list[list[int]], size: int) -> tuple[list[int], list[list[int]]]:
+    """The members of the first groups that together have `size` members, and the groups that are left over."""
+    taken: list[int] = []
+    left: list[list[int]] = []
+    for group in groups:
+        if len(taken) + len(group) <= size:
+            taken += group
+        else:
+            left.append(group)
+    return taken, left
+
+
 def substitute_subset(dataset: Dataset, count: int, seed: int) -> Part:
     """`count` images of the attacker's pool, drawn with the seed, without replacement.
 

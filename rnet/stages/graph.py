@@ -17,6 +17,8 @@ from rnet.attacks.independent.config import IndependentConfig
 from rnet.config.components import GROUPS
 from rnet.config.documents import hashed
 from rnet.config.run import RunConfig
+from rnet.data.config import DatasetConfig
+from rnet.data.files.digest import look_at
 
 Document = dict[str, Any]
 
@@ -64,8 +66,18 @@ def document(stage: str, config: RunConfig) -> Document:
     found: Document = {"stage": stage, "method": GRAPH[stage].method}
     for key in GRAPH[stage].own:
         value = getattr(config, key)
-        found[key] = value if isinstance(value, str | int) else hashed(key, value)
+        plain = isinstance(value, str | int)
+        found[key] = value if plain else _dataset(value) if key == "dataset" else hashed(key, value)
     return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
+
+
+def _dataset(config: DatasetConfig) -> Document:
+    """A data set is named by what its files hold, wherever they are; one without files by its settings alone."""
+    settings = hashed("dataset", config)
+    look = look_at(config)
+    if look is None:
+        return settings
+    return {**settings, "digest": look.digest, "files_sha256": look.sha256, "folder": None}
 
 
 def check_settings(stage: str, config: RunConfig) -> None:

@@ -192,7 +192,7 @@ def two_parts(tmp_path: Path, write_image: Any) -> tuple[Part, Part]:
     order, labels = torch.arange(13).flip(0), torch.arange(13) % 4
     return (
         Part(source=files, positions_N=order, labels_N=labels),
-        Part(source=files.in_memory(), positions_N=order, labels_N=labels),
+        Part(source=files.inspect(keep=True)[0], positions_N=order, labels_N=labels),
     )
 
 

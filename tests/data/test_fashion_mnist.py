@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rnet.data.config import FashionMNISTConfig
-from rnet.data.datasets import fashion_mnist
 from rnet.data.datasets.fashion_mnist import read_idx
+from rnet.data.files import fashion_mnist
 from rnet.data.loading import load_dataset
 from rnet.errors import UserError
 
@@ -130,7 +130,7 @@ def test_a_download_that_fails_is_a_users_error(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(
-    bool(fashion_mnist._missing(fashion_mnist.SYSTEM_FOLDER)), reason="apt package dataset-fashion-mnist not installed"
+    bool(fashion_mnist.missing(fashion_mnist.SYSTEM_FOLDER)), reason="apt package dataset-fashion-mnist not installed"
 )
 def test_the_real_set_is_complete() -> None:
     dataset = load_dataset(FashionMNISTConfig(substitute_pool=10_000))

@@ -12,6 +12,7 @@ import torch
 
 from rnet.data.config import CelebAConfig
 from rnet.data.download import open_or_download
+from rnet.data.files.published import HOLDS
 from rnet.data.folder import file_sources
 from rnet.data.images import RawImages
 from rnet.errors import unknown_name
@@ -22,7 +23,7 @@ DEFAULT_ATTRIBUTE = "Smiling"
 
 def load_celeba(config: CelebAConfig) -> RawImages:
     """Two classes: 1 where dataset.attribute holds. torchvision verifies the checksums of the annotation files."""
-    train, valid, test = open_or_download(config, _open, "the folder celeba with img_align_celeba and its text files")
+    train, valid, test = open_or_download(config, _open, HOLDS["celeba"])
     attribute = config.attribute or DEFAULT_ATTRIBUTE
     names = [name for name in train.attr_names if name]
     if attribute not in names:
@@ -35,6 +36,7 @@ def load_celeba(config: CelebAConfig) -> RawImages:
         test=test_source,
         test_labels_N=test.attr[:, column].long(),
         num_classes=2,
+        class_names=(f"not {attribute}", attribute),
         flip=True,
     )
 

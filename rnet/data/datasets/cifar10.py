@@ -9,12 +9,13 @@ from torch import Tensor
 
 from rnet.data.config import CIFAR10Config
 from rnet.data.download import open_or_download
+from rnet.data.files.published import HOLDS
 from rnet.data.images import RawImages, TensorSource
 
 
 def load_cifar10(config: CIFAR10Config) -> RawImages:
     """The official training and test images; torchvision verifies the checksums of the files."""
-    train, test = open_or_download(config, _open, "the folder cifar-10-batches-py")
+    train, test = open_or_download(config, _open, HOLDS["cifar10"])
     train_source, train_labels_N = _tensors(train)
     test_source, test_labels_N = _tensors(test)
     return RawImages(
@@ -23,6 +24,7 @@ def load_cifar10(config: CIFAR10Config) -> RawImages:
         test=test_source,
         test_labels_N=test_labels_N,
         num_classes=10,
+        class_names=tuple(train.classes),
         flip=True,
     )
 

@@ -18,5 +18,6 @@ def load_digits(config: DigitsConfig) -> RawImages:
         train=TensorSource((levels_NHW * (255 / 16)).round().to(torch.uint8).unsqueeze(1)),
         train_labels_N=torch.from_numpy(digits.target).long(),
         num_classes=10,
+        class_names=tuple("0123456789"),
         flip=False,
     )

@@ -1,0 +1,106 @@
+"""What was found in a data set's image files, judged as a whole: before anything is trained, and once for a store."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from rnet.data.config import DatasetConfig
+from rnet.data.decoding import Facts
+from rnet.data.files.digest import current_root, keeps_records, look_at
+from rnet.data.files.names import shown, some
+from rnet.data.files.records import write_kept
+from rnet.errors import UserError
+from rnet.storage.json_files import read_json
+
+logger = logging.getLogger(__name__)
+
+_DARK = 0.25
+"""Below this share of white, two of a file's bits were never used: it holds 10, 12 or 14 bits in 16."""
+
+_METHOD = 1
+"""Raised when what is looked for changes: then all files are looked at again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Of all files in their order. pixels: a digest of each image.
+
+    framed, vanished: positions of files with several frames, and of those that are of one colour on their background.
+    peak: the highest value in files of more than 8 bits, as a share of white; brightest: where; deep: of how many.
+    """
+
+    pixels: list[str]
+    framed: list[int]
+    vanished: list[int]
+    peak: float | None
+    brightest: int
+    deep: int
+
+
+def raise_unreadable(errors: Sequence[UserError], total: int) -> None:
+    """Raises UserError if there are errors: the one, or how many and the first three."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+        raise UserError(
+            f"{len(errors):,} of {total:,} image files cannot be read: {'; '.join(map(str, errors[:3]))}{more}"
+        )
+
+
+def check_found(config: DatasetConfig, found: Found, paths: Sequence[str]) -> None:
+    """Says what is left out of the images. Raises UserError if they are all too dark to be shown by their format."""
+    if found.peak is not None and 0 < found.peak < _DARK and config.white_level is None:
+        raise UserError(
+            f"none of the {found.deep:,} images of more than 8 bits is brighter than {100 * found.peak:.2g} % of what "
+            f"their format can hold ({shown(paths[found.brightest])} is the brightest), so fewer bits are in use; set "
+            f"dataset.white_level to their white, e.g. 4095 for 12 bits; if they are so dark, to 65535 (floats: 1.0)"
+        )
+    if found.framed:
+        logger.warning("%s image files have several frames or pages, of which the first is read: %s",
+                       f"{len(found.framed):,}", some(paths[i] for i in found.framed))  # fmt: skip
+    if found.vanished:
+        logger.warning(
+            "%s transparent images are of one colour on dataset.background=%s, so nothing is seen of them: %s; try "
+            "dataset.background=%s",
+            f"{len(found.vanished):,}", config.background, some(paths[i] for i in found.vanished),
+            "white" if config.background == "black" else "black",
+        )  # fmt: skip
+
+
+def keep_found(config: DatasetConfig, facts: Sequence[Facts]) -> Found:
+    """What was found in all files, kept in the store if there is one."""
+    peaks = [(fact.peak, position) for position, fact in enumerate(facts) if fact.peak is not None]
+    peak, brightest = max(peaks, default=(None, 0))
+    found = Found(
+        pixels=[fact.pixels for fact in facts],
+        framed=[position for position, fact in enumerate(facts) if fact.frames > 1],
+        vanished=[position for position, fact in enumerate(facts) if fact.vanished],
+        peak=peak, brightest=brightest, deep=len(peaks),
+    )  # fmt: skip
+    if keeps_records():
+        write_kept(_path(config), asdict(found))
+    return found
+
+
+def kept_found(config: DatasetConfig) -> Found | None:
+    """What the store remembers of these very files, read in the same way; None if it does not."""
+    path = _path(config)
+    record: Mapping[str, Any] | None = None if path is None else read_json(path)
+    return None if record is None else Found(**record)
+
+
+def _path(config: DatasetConfig) -> Path | None:
+    look, root = look_at(config), current_root()
+    if look is None or root is None:
+        return None
+    how = (repr(config) if ":" in config.name else config.name, _METHOD, PIL.__version__, look.digest, look.sha256,
+           config.grayscale, config.background, config.white_level)  # fmt: skip
+    return root / "seen" / f"{hashlib.sha256(repr(how).encode()).hexdigest()[:16]}-images.json"
