@@ -107,11 +107,13 @@ def _show_plan(
 ) -> None:
     from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.plan.plan import done_cells
+    from rnet.data.files.digest import looked_at_once
 
-    plan = make_plan(file, changes, config_dir=config_dir)
-    cluster = _cluster(plan, config_dir)
-    if check:
-        check_deeply(plan)
+    with looked_at_once(root.expanduser()):
+        plan = make_plan(file, changes, config_dir=config_dir)
+        cluster = _cluster(plan, config_dir)
+        if check:
+            check_deeply(plan)
     done = done_cells(plan, root)
     open_cells = [index for index in range(len(plan.cells)) if index not in done]
     arrays = cluster.arrays(plan, open_cells, ask=False) if cluster.queued else []
@@ -140,11 +142,14 @@ def _show_plan(
 def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
     from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.submit import submit
+    from rnet.data.files.digest import looked_at_once, remember_looks
 
-    plan = make_plan(file, changes, config_dir=config_dir)
-    cluster = _cluster(plan, config_dir)
-    cluster.require()
-    check_deeply(plan)
+    with looked_at_once(root.expanduser()):
+        plan = make_plan(file, changes, config_dir=config_dir)
+        cluster = _cluster(plan, config_dir)
+        cluster.require()
+        check_deeply(plan)
+        remember_looks(root.expanduser())
     found = submit(plan, root, retry=retry, wait=wait)
     for job in found.recovered:
         print(f"found job {job} again, whose submission had been cut off")  # noqa: T201

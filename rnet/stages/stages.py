@@ -21,6 +21,7 @@ from rnet.attacks.imported.attack import Import
 from rnet.attacks.registry import ATTACKS
 from rnet.config.documents import content_id
 from rnet.config.run import RunConfig
+from rnet.data.files.digest import change_of, looked_at_once
 from rnet.data.images import Dataset, Part
 from rnet.data.loading import load_dataset_once
 from rnet.defenses.base import Defense
@@ -36,13 +37,14 @@ from rnet.models.config import ModelConfig
 from rnet.models.importing import import_weights
 from rnet.models.weights import load_weights
 from rnet.models.zoo import build_model
-from rnet.parallel.collectives import rank, world_size
+from rnet.parallel.collectives import rank, same_on_all, world_size
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.store import StageFolder, Store
 from rnet.storage.files import write_atomic
 from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
 from rnet.training.loop import Run, resolve_device
+from rnet.training.signals import Preempted
 from rnet.training.victim import train_classifier
 
 logger = logging.getLogger(__name__)
@@ -54,12 +56,13 @@ Parents = Mapping[str, StageFolder]
 def ensure(stage: str, config: RunConfig, store: Store) -> StageFolder:
     """The stage's finished folder: as found, or checked and computed now, after the parents it lacks."""
     check_settings(stage, config)
-    folder = store.folder(document(stage, config))
-    if folder.result() is not None:
-        return folder
-    _CHECKS[stage](config)
-    parents = {name: ensure(parent, config, store) for name, parent in GRAPH[stage].parents.items()}
-    return folder.complete(lambda folder: _COMPUTATIONS[stage](config, folder, parents))
+    with looked_at_once(store.root, keep=rank() == 0):
+        folder = store.folder(document(stage, config))
+        if folder.result() is not None:
+            return folder
+        _CHECKS[stage](config)
+        parents = {name: ensure(parent, config, store) for name, parent in GRAPH[stage].parents.items()}
+        return folder.complete(lambda folder: _compute(stage, config, folder, parents))
 
 
 def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = None) -> None:
@@ -69,13 +72,40 @@ def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = N
     """
     check_settings(stage, config)
     seen = set() if seen is None else seen
-    folder = store.folder(document(stage, config))
-    if folder.id in seen or folder.result() is not None:
-        return
-    seen.add(folder.id)
-    for parent in GRAPH[stage].parents.values():
-        check(parent, config, store, seen)
-    _CHECKS[stage](config)
+    with looked_at_once(store.root, keep=rank() == 0):
+        folder = store.folder(document(stage, config))
+        if folder.id in seen or folder.result() is not None:
+            return
+        seen.add(folder.id)
+        for parent in GRAPH[stage].parents.values():
+            check(parent, config, store, seen)
+        _CHECKS[stage](config)
+
+
+def _compute(stage: str, config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
+    """The stage's result, unless the files of the data set changed meanwhile: then UserError, and nothing is kept."""
+    try:
+        found = _COMPUTATIONS[stage](config, folder, parents)
+    except Preempted:
+        _require_same_files(stage, config, folder)
+        raise
+    _require_same_files(stage, config, folder)
+    return found
+
+
+def _require_same_files(stage: str, config: RunConfig, folder: StageFolder) -> None:
+    change = None
+    if rank() == 0:
+        try:
+            change = change_of(config.dataset)
+        except UserError as error:
+            change = str(error)
+    if change := same_on_all(change):
+        folder.discard()
+        raise UserError(
+            f"the images of dataset={config.dataset.name} changed while {stage} was computed from them: {change}; "
+            f"nothing of it is kept, run the command again when they no longer change"
+        )
 
 
 def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
@@ -97,7 +127,9 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
         weights, only = config.model.weights, int(predicted_N[0])
         logger.warning("the network of %s gives every test image class %d: are these its weights?", weights, only)
     found = fidelity(test.labels_N, predicted_N)
-    return {**found, "training_samples": len(dataset.train), "test_samples": len(test)}
+    files = folder.document["dataset"]
+    digest = {"digest": files["digest"]} if "files_sha256" in files else {}
+    return {**found, "training_samples": len(dataset.train), "test_samples": len(test), **digest}
 
 
 def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:

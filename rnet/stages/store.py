@@ -134,6 +134,16 @@ class StageFolder:
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         return result
 
+    def discard(self) -> None:
+        """Removes what this stage has made so far, checkpoints too."""
+        if rank() > 0:
+            return
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in ("lock", "config.yaml", "status.json"):
+                path.unlink()
+
     def write_status(self, state: str, **extra: Any) -> None:
         """Records the state of this attempt beside how long all attempts took so far."""
         if rank() > 0:

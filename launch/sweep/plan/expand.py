@@ -17,6 +17,7 @@ from rnet.config.compose import config_folder
 from rnet.config.documents import as_dict, content_id, run_from_dict
 from rnet.config.run import Configurations, RunConfig
 from rnet.config.yaml_files import raw
+from rnet.data.files.digest import looked_at_once
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
 
@@ -30,7 +31,8 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     sweep = load_sweep(path, changes)
     folders = [config_folder(), *([config_dir] if config_dir else [])]
     builder = _Builder(sweep, config_dir)
-    builder.build()
+    with looked_at_once():
+        builder.build()
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)), common=sweep.common,
         cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,

@@ -21,6 +21,7 @@ from typing import Any
 from launch.sweep.records.attempts import Attempt, Superseded, Worker, claim, latest_attempt
 from rnet.config.documents import content_id, run_from_dict
 from rnet.config.run import RunConfig
+from rnet.data.files.digest import look_at, looked_at_once
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, world_size
 from rnet.parallel.launch import SINGLE, Launch
@@ -60,6 +61,12 @@ class Job:
         config = run_from_dict(self.configuration)
         found = content_id(document(self.stage, config))
         if found != self.id:
+            look = look_at(config.dataset)
+            if look is not None and look.changed:
+                raise UserError(
+                    f"{self.label}: the images of dataset={config.dataset.name} in {look.folder} have changed since "
+                    f"the sweep was submitted: {look.changed}; restore them, or run rnet sweep submit again"
+                )
             raise UserError(
                 f"{self.label} is {found} to this code, which has changed since the sweep was submitted; "
                 "run rnet sweep submit again"
@@ -76,9 +83,9 @@ def run_cell(root: Path, job: Job, worker: Worker, launch: Launch = SINGLE) -> s
     """
     if launch.world_size == 1:
         return _attempt(root, job, worker)
-    config = job.config()
-    device = resolve_device(config.engine.device)
-    with process_group(launch, device.type, backend=config.engine.backend, agreed=(Preempted,)):
+    engine = run_from_dict(job.configuration).engine
+    device = resolve_device(engine.device)
+    with process_group(launch, device.type, backend=engine.backend, agreed=(Preempted,)):
         return _attempt(root, job, worker)
 
 
@@ -92,7 +99,9 @@ def _attempt(root: Path, job: Job, worker: Worker) -> str:
         return same_on_all(state)
     try:
         with stopping_at_once(world_size() == 1):
-            stages.STAGES[job.stage](job.config(), FencedStore(root, job, attempt))
+            with looked_at_once(root, keep=False):  # the store still knows the files that the sweep was planned with
+                config = job.config()
+            stages.STAGES[job.stage](config, FencedStore(root, job, attempt))
     except Preempted as error:
         _finish(attempt, "preempted", error=str(error))
         raise

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rnet.data.config import DatasetConfig
 from rnet.data.files.names import nfc, shown, some
@@ -51,7 +51,7 @@ class Look:
 class _Scope:
     root: Path | None
     keep: bool
-    looks: dict[object, Look | None] = field(default_factory=dict)
+    looks: dict[tuple[Any, ...], Look | None] = field(default_factory=dict)
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("looked_at_once", default=None)
@@ -95,7 +95,8 @@ def look_at(config: DatasetConfig, *, again: bool = False) -> Look | None:
     there or cannot be read.
     """
     scope = _scope.get()
-    key = repr(config) if ":" in config.name else (config.name, config.folder, config.digest, config.class_map)
+    own = repr(config) if ":" in config.name else None  # which settings a plugin's list of files depends on is unknown
+    key = (config.name, config.folder, config.digest, config.class_map, own)
     if scope is not None and not again and key in scope.looks:
         return scope.looks[key]
     found = file_set(config)
@@ -103,6 +104,15 @@ def look_at(config: DatasetConfig, *, again: bool = False) -> Look | None:
     if scope is not None and not again:
         scope.looks[key] = look
     return look
+
+
+def remember_looks(root: Path) -> None:
+    """Writes what looked_at_once has seen into the store, which need not exist yet."""
+    scope = _scope.get()
+    for (name, *_), look in (scope.looks if scope is not None else {}).items():
+        if look is not None:
+            place = os.path.realpath(look.folder)
+            write_record(record_path(root, name, place), place, look.files)
 
 
 def change_of(config: DatasetConfig) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from rnet.config.run import Configurations, load_config
 from rnet.errors import UserError
 from rnet.stages.graph import document
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+from tests.published_files import write_published
 
 
 def test_shared_parents_are_planned_once_and_come_first(tmp_path: Path) -> None:
@@ -197,7 +199,9 @@ def test_ten_thousand_rows_are_planned_without_torch_and_in_little_memory(tmp_pa
     path = tmp_path / "large.yaml"
     path.write_text(yaml.safe_dump({"cluster": "slurm", "axes": axes}, sort_keys=False))
     command = [sys.executable, "-c", PLAN, str(path), "--root", str(tmp_path / "store")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    write_published(tmp_path)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     plan, process = json.loads(done.stdout), json.loads(done.stderr)
     assert plan["rows"] == 10_000
     assert plan["cells"] == {"train": 500, "attack": 2000, "fingerprint": 2500, "verify": 10_000}
