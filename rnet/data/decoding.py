@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from rnet.data.config import DatasetConfig, background_rgb
 from rnet.data.files.names import shown
@@ -83,9 +83,10 @@ def read_image(path: str, channels: int, reading: Reading) -> tuple[Image.Image,
 
 def unreadable(path: str, error: Exception) -> UserError:
     """Returns the error for a file that is damaged, empty, or no image."""
-    reason = first_line(error).replace(repr(path), "it").replace(path, "it")
-    if isinstance(error, OSError) and not error.errno and os.path.isfile(path) and os.path.getsize(path) == 0:
-        reason = "the file is empty"
+    reason = (error.strerror if isinstance(error, OSError) and error.strerror else None) or first_line(error)
+    if isinstance(error, UnidentifiedImageError):
+        empty = os.path.getsize(path) == 0
+        reason = "the file is empty" if empty else "its content is no image that can be decoded here"
     return UserError(f"{shown(path)} cannot be read as an image ({shown(reason)}); replace or remove the file")
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from rnet.data.files.names import counted
 from rnet.data.images import Dataset, ImageSource, TensorSource
-
-logger = logging.getLogger(__name__)
+from rnet.data.saying import say
 
 PARTS = {"train": "victim-training", "substitute": "substitute", "test": "test"}
 
@@ -49,12 +48,12 @@ def say_duplicates(dataset: Dataset, train_N: Tensor, test_N: Tensor) -> None:
     }
     if shared:
         counts = ", ".join(f"{count:,} of {PARTS[b]} are in {PARTS[a]} too" for (a, b), count in shared.items())
-        logger.warning("equal images are in different parts of %s: %s; dataset.duplicates=together puts them into one",
-                       dataset.name, counts)  # fmt: skip
+        say(
+            f"different parts of {dataset.name} share images: {counts}; dataset.duplicates=together keeps copies in one"
+        )
     labels = torch.cat([getattr(dataset, part).labels_N for part in PARTS])
     keys = torch.cat([groups[part] for part in PARTS])
     pairs = torch.unique(torch.stack([keys, labels], dim=1), dim=0)
     _, classes_a_group = torch.unique_consecutive(pairs[:, 0], return_counts=True)
     if contradictory := int((classes_a_group > 1).sum()):
-        logger.warning("%s images of %s have more than one class: equal pixels stand under different labels",
-                       f"{contradictory:,}", dataset.name)  # fmt: skip
+        say(f"{counted(contradictory, 'image')} of {dataset.name} have copies under different labels")

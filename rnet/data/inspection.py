@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ import PIL
 from rnet.data.config import DatasetConfig
 from rnet.data.decoding import Facts
 from rnet.data.files.digest import current_root, keeps_records, look_at
-from rnet.data.files.names import shown, some
+from rnet.data.files.names import counted, shown, some
 from rnet.data.files.records import write_kept
+from rnet.data.saying import say
 from rnet.errors import UserError
 from rnet.storage.json_files import read_json
-
-logger = logging.getLogger(__name__)
 
 _DARK = 0.25
 """Below this share of white, two of a file's bits were never used: it holds 10, 12 or 14 bits in 16."""
@@ -56,23 +54,25 @@ def raise_unreadable(errors: Sequence[UserError], total: int) -> None:
 
 
 def check_found(config: DatasetConfig, found: Found, paths: Sequence[str]) -> None:
-    """Says what is left out of the images. Raises UserError if they are all too dark to be shown by their format."""
+    """Says what is left out of the images. Raises UserError if nothing is seen of them: too dark, or transparent."""
     if found.peak is not None and 0 < found.peak < _DARK and config.white_level is None:
         raise UserError(
             f"none of the {found.deep:,} images of more than 8 bits is brighter than {100 * found.peak:.2g} % of what "
             f"their format can hold ({shown(paths[found.brightest])} is the brightest), so fewer bits are in use; set "
             f"dataset.white_level to their white, e.g. 4095 for 12 bits; if they are so dark, to 65535 (floats: 1.0)"
         )
-    if found.framed:
-        logger.warning("%s image files have several frames or pages, of which the first is read: %s",
-                       f"{len(found.framed):,}", some(paths[i] for i in found.framed))  # fmt: skip
     if found.vanished:
-        logger.warning(
-            "%s transparent images are of one colour on dataset.background=%s, so nothing is seen of them: %s; try "
-            "dataset.background=%s",
-            f"{len(found.vanished):,}", config.background, some(paths[i] for i in found.vanished),
-            "white" if config.background == "black" else "black",
-        )  # fmt: skip
+        other = "white" if config.background == "black" else "black"
+        unseen = (
+            f"{len(found.vanished):,} of {len(found.pixels):,} images are of one colour on dataset.background="
+            f"{config.background}, although their transparency has a shape: {some(paths[i] for i in found.vanished)}"
+        )
+        if 2 * len(found.vanished) > len(found.pixels):
+            raise UserError(f"{unseen}; set dataset.background={other}")
+        say(f"{unseen}; dataset.background={other} may show them")
+    if found.framed:
+        names = some(paths[i] for i in found.framed)
+        say(f"of {counted(len(found.framed), 'image file')} with several frames or pages the first is read: {names}")
 
 
 def keep_found(config: DatasetConfig, facts: Sequence[Facts]) -> Found:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from rnet.data.config import ImageFolderConfig
+from rnet.data.loading import load_dataset
 from rnet.data.resize import decode_image, fit_images
 from rnet.errors import UserError
 
@@ -106,3 +109,64 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"cat\.png cannot be read as an image .*replace or remove"):
         decode_image(str(path), 8, 3)
+
+
+SIZES = [(40, 30), (30, 40), (33, 33), (64, 17), (17, 65), (101, 67)]
+NAMES = ["bilinear", "bicubic", "lanczos", "nearest", "hamming", "box"]
+
+
+@pytest.mark.parametrize("interpolation", NAMES)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize(("resize", "image_size"), [(24, 16), (16, 16), (21, 16), (33, 32)])
+def test_resize_and_crop_are_torchvisions(
+    tmp_path: Path, width: int, height: int, resize: int, image_size: int, interpolation: str
+) -> None:
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    right = Compose([Resize(resize, InterpolationMode(interpolation), antialias=True), CenterCrop(image_size)])
+    expected = torch.from_numpy(np.array(right(Image.fromarray(pixels)))).permute(2, 0, 1)
+    found = decode_image(str(tmp_path / "image.png"), image_size, 3, resize=resize, interpolation=interpolation)
+    assert torch.equal(found, expected)
+    stored = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    in_memory = fit_images(stored, image_size, grayscale=False, resize=resize, interpolation=interpolation)
+    assert torch.equal(in_memory[0], expected)
+
+
+def test_images_in_memory_that_came_from_files_are_not_resized_again(tmp_path: Path) -> None:
+    for i in range(12):
+        path = tmp_path / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    settings: dict[str, Any] = {"folder": str(tmp_path), "image_size": 16, "resize": 24, "substitute_pool": 3}
+    kept = load_dataset(ImageFolderConfig(**settings))
+    on_demand = load_dataset(ImageFolderConfig(**settings, max_memory_mb=0))
+    assert torch.equal(kept.train.pixels(), on_demand.train.pixels())
+
+
+WRONG = [
+    ({"resize": 15, "image_size": 16}, "dataset.resize=15 is smaller than dataset.image_size=16"),
+    ({"resize": 15, "image_size": 0}, "dataset.resize=15 needs dataset.image_size"),
+    ({"resize": 0, "image_size": 0}, "dataset.resize=0 must be at least 1"),
+    ({"interpolation": "cubic"}, "dataset.interpolation='cubic' does not exist; did you mean bicubic"),
+    ({"background": "#12345"}, "dataset.background='#12345' must be white, black or #rrggbb"),
+    ({"background": "gray"}, "dataset.background='gray' must be white, black or #rrggbb"),
+    ({"white_level": 0.0}, "dataset.white_level=0.0 must be above 0"),
+    ({"class_order": "numeric"}, "dataset.class_order='numeric' does not exist"),
+    ({"duplicates": "drop"}, "dataset.duplicates='drop' does not exist"),
+    ({"digest": "sha"}, "dataset.digest='sha' does not exist"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        ImageFolderConfig(**settings).check()
+    assert message in str(error.value)
+
+
+def test_an_image_too_narrow_to_be_resized_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (60_000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(UserError, match=r"line\.png is 60000x1, too narrow to resize"):
+        decode_image(str(tmp_path / "line.png"), 224, 3)

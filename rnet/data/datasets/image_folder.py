@@ -6,23 +6,20 @@ folder/<class>/**/*.jpg, or folder/train only                             the te
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from rnet.data.config import ImageFolderConfig
 from rnet.data.files.image_folder import list_image_folder
 from rnet.data.folder import file_sources
 from rnet.data.images import RawImages
-
-logger = logging.getLogger(__name__)
+from rnet.data.saying import say
 
 
 def load_image_folder(config: ImageFolderConfig) -> RawImages:
     """Every image that Pillow decodes, with its class folder's place in the configured order as its label."""
     found = list_image_folder(config)
     for note in found.notes:
-        logger.warning("%s", note)
+        say(note)
     lists = [[str(found.folder / name) for name in names] for names in (found.train, found.test) if names is not None]
     train, *test = file_sources(config, *lists)
     return RawImages(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rnet.data.config import DatasetConfig
-from rnet.data.files.names import nfc, shown, some
+from rnet.data.files.names import counted, nfc, shown, some
 from rnet.data.files.records import Files, FileState, differences, read_record, record_lock, record_path, write_record
 from rnet.data.files.sets import FileSet, file_set
 from rnet.errors import UserError
@@ -208,7 +208,7 @@ def _in_threads(work: Callable[[str], T], names: Sequence[str]) -> list[T]:
         failed.sort(key=lambda item: item[0])
         reason = failed[0][1].strerror or "it cannot be read"
         raise UserError(
-            f"{len(failed):,} image files cannot be read: {some(name for name, _ in failed)} ({reason}); replace or "
-            f"remove them"
+            f"{counted(len(failed), 'file')} of the images cannot be read ({reason}): "
+            f"{some(name for name, _ in failed)}; replace or remove what is damaged"
         )
     return done  # type: ignore[return-value]

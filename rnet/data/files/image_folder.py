@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rnet.data.config import DatasetConfig
 from rnet.data.files.classes import class_indices, labels_by_name, orders_differ
-from rnet.data.files.names import by_suffix, is_system, nfc, shown, some
+from rnet.data.files.names import by_suffix, counted, is_system, nfc, shown, some
 from rnet.data.files.suffixes import image_suffixes
 from rnet.data.files.tree import Tree, kind_of, read_tree
 from rnet.errors import UserError
@@ -107,8 +107,8 @@ def _classes(folder: Path, part: str | None, notes: list[str]) -> Tree:
     place, count = shown(tree.folder), len(tree.by_class)
     if tree.loose and count < 2:
         raise UserError(
-            f"{place} holds {len(tree.loose):,} images outside of class folders ({some(tree.loose, 1)}), whose classes "
-            f"are unknown; sort them into a folder per class"
+            f"{place} holds {counted(len(tree.loose), 'image')} outside of class folders ({some(tree.loose, 1)}), of "
+            f"unknown classes; sort them into a folder per class"
             + (
                 f", or move {nfc(part)} elsewhere to have test images split off"
                 if part and part.lower() in TEST
@@ -116,18 +116,20 @@ def _classes(folder: Path, part: str | None, notes: list[str]) -> Tree:
             )
         )
     if count < 2:
-        raise UserError(f"{place} has {count} class folders; it needs a folder of images for each of 2 or more")
+        raise UserError(
+            f"{place} has {counted(count, 'class folder')}; it needs a folder of images for each of 2 or more"
+        )
     if empty := [name for name, paths in tree.by_class.items() if not paths]:
         raise UserError(
             f"{place}/{shown(empty[0])} holds no image that can be decoded here ({_held(tree, empty[0])}), yet every "
             f"folder beside it is a class; add images or remove it"
         )
     if tree.loose:
-        notes.append(f"{len(tree.loose):,} images of {place} are left out, as they are in no class folder: "
+        notes.append(f"{counted(len(tree.loose), 'image')} of {place} left out, in no class folder: "
                      f"{some(tree.loose)}")  # fmt: skip
     if tree.others:
         system = f" (and {tree.hidden:,} hidden or of the system)" if tree.hidden else ""
-        notes.append(f"{len(tree.others):,} files of {place} are left out: {by_suffix(tree.others)}{system}")
+        notes.append(f"{counted(len(tree.others), 'file')} of {place} left out: {by_suffix(tree.others)}{system}")
     return tree
 
 

@@ -37,6 +37,11 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(shown(name) for name in listed[:most]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 file", "1,200 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def by_suffix(names: Iterable[str]) -> str:
     """Counts for a message: "10 .txt, 2 .pdf", the most frequent first."""
     counts = Counter(os.path.splitext(name)[1].lower() or "without suffix" for name in names)

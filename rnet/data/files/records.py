@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnet.data.files.names import some
+from rnet.data.files.names import counted, some
 from rnet.errors import UserError
 from rnet.storage.files import locked
 from rnet.storage.json_files import read_json, write_json
@@ -87,7 +87,7 @@ def differences(before: Files, now: Files) -> str | None:
     added, removed = sorted(now.keys() - before.keys()), sorted(before.keys() - now.keys())
     other = sorted(name for name in now.keys() & before.keys() if _differs(before[name], now[name]))
     found = [
-        f"{len(names):,} {'file' if len(names) == 1 else 'files'} {what} ({some(names)})"
+        f"{counted(len(names), 'file')} {what} ({some(names)})"
         for names, what in ((added, "added"), (removed, "removed"), (other, "with other content"))
         if names
     ]
