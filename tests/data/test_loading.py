@@ -109,7 +109,7 @@ def test_a_setting_without_effect_is_warned_about(colour_set: torch.Tensor) -> N
 
 def test_a_setting_of_one_dataset_is_no_key_of_another() -> None:
     assert load_config(["dataset=celeba", "dataset.attribute=Young"]).dataset.attribute == "Young"  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"dataset key='dataset.attribute' does not exist"):
+    with pytest.raises(UserError, match=r"key='dataset.attribute' does not exist"):
         load_config(["dataset=digits", "dataset.attribute=Young"])
 
 
