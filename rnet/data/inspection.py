@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL
 
 from rnet.data.config import DatasetConfig
 from rnet.data.decoding import Facts
-from rnet.data.files.digest import current_root, keeps_records, look_at
+from rnet.data.files.digest import current_root, in_scope, keeps_records, look_at
 from rnet.data.files.names import counted, shown, some
 from rnet.data.files.records import write_kept
 from rnet.data.saying import say
@@ -85,22 +84,35 @@ def keep_found(config: DatasetConfig, facts: Sequence[Facts]) -> Found:
         vanished=[position for position, fact in enumerate(facts) if fact.vanished],
         peak=peak, brightest=brightest, deep=len(peaks),
     )  # fmt: skip
-    if keeps_records():
-        write_kept(_path(config), asdict(found))
+    if (name := _name(config)) is not None:
+        _waiting[name] = found
+        write_found()
     return found
+
+
+def write_found() -> None:
+    """Writes what was found into the store in use, once it exists."""
+    if keeps_records():
+        for name, found in _waiting.items():
+            write_kept(Path(current_root() or "") / "seen" / name, asdict(found))
+        _waiting.clear()
 
 
 def kept_found(config: DatasetConfig) -> Found | None:
     """What the store remembers of these very files, read in the same way; None if it does not."""
-    path = _path(config)
-    record: Mapping[str, Any] | None = None if path is None else read_json(path)
+    root, name = current_root(), _name(config)
+    record = None if root is None or name is None else read_json(root / "seen" / name)
     return None if record is None else Found(**record)
 
 
-def _path(config: DatasetConfig) -> Path | None:
-    look, root = look_at(config), current_root()
-    if look is None or root is None:
+_waiting: dict[str, Found] = {}
+"""What is to be written, by the name of its file."""
+
+
+def _name(config: DatasetConfig) -> str | None:
+    """The file that remembers these files, read in this way; None outside of looked_at_once, and for sets without."""
+    if not in_scope() or (look := look_at(config)) is None:
         return None
     how = (repr(config) if ":" in config.name else config.name, _METHOD, PIL.__version__, look.digest, look.sha256,
            config.grayscale, config.background, config.white_level)  # fmt: skip
-    return root / "seen" / f"{hashlib.sha256(repr(how).encode()).hexdigest()[:16]}-images.json"
+    return f"{hashlib.sha256(repr(how).encode()).hexdigest()[:16]}-images.json"

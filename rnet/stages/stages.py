@@ -23,6 +23,7 @@ from rnet.config.documents import content_id
 from rnet.config.run import RunConfig
 from rnet.data.files.digest import change_of, looked_at_once
 from rnet.data.images import Dataset, Part
+from rnet.data.inspection import write_found
 from rnet.data.loading import load_dataset_once
 from rnet.defenses.base import Defense
 from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
@@ -84,6 +85,7 @@ def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = N
 
 def _compute(stage: str, config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
     """The stage's result, unless the files of the data set changed meanwhile: then UserError, and nothing is kept."""
+    write_found()  # the checks looked at the images before there was a store
     try:
         found = _COMPUTATIONS[stage](config, folder, parents)
     except Preempted:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rnet.attacks.imported.config import ImportConfig
 from rnet.config.run import RunConfig
+from rnet.data.files.digest import looked_at_once
 from rnet.defenses.base import Defense, Judgement
 from rnet.defenses.calibration import Verdict, leave_one_out, prediction_bound, realised_fpr
 from rnet.defenses.registry import DEFENSES
@@ -39,6 +40,11 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     Where there are several rows, one that a defence refuses, or a given suspect that cannot be imported or asked, has
     no metrics and says why; alone it raises UserError.
     """
+    with looked_at_once(store.root, keep=rank() == 0):  # the rows are of the same images
+        return _rows(configs, store)
+
+
+def _rows(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     refusals = check(configs, store)
     if len(configs) == 1 and refusals:
         raise next(iter(refusals.values()))

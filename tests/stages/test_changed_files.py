@@ -176,3 +176,16 @@ def test_a_finished_victim_is_found_without_reading_the_images_again(
     with caplog.at_level(logging.WARNING):
         assert stages.train(config(images), store).id == victim.id
     assert not caplog.messages
+
+
+def test_images_on_demand_are_looked_at_once_for_a_store(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rnet.data import loading
+    from rnet.data.folder import FolderSource
+
+    store, on_demand = Store(tmp_path / "store"), config(images, "dataset.max_memory_mb=0")
+    stages.train(on_demand, store)
+    monkeypatch.setattr(loading, "_latest", {})
+    monkeypatch.setattr(FolderSource, "inspect", lambda *arguments, **settings: pytest.fail("looked at again"))
+    stages.attack(on_demand, store)

@@ -31,7 +31,7 @@ T = TypeVar("T")
 CONTENT_UP_TO = 4 * 2**30
 """With dataset.digest=auto the content of so many bytes is read."""
 
-_THREADS = 16
+_THREADS, _SHARE = 16, 64
 _SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was read may change again within one tick of its file system's clock."""
 
@@ -74,6 +74,11 @@ def looked_at_once(root: Path | None = None, *, keep: bool = True) -> Iterator[N
         yield
     finally:
         _scope.reset(token)
+
+
+def in_scope() -> bool:
+    """Whether this is inside of looked_at_once."""
+    return _scope.get() is not None
 
 
 def current_root() -> Path | None:
@@ -186,24 +191,25 @@ def _read(path: str, state: FileState) -> FileState:
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     settled = now - max(state.mtime_ns, state.ctime_ns) > _SETTLED_NS
-    return FileState(
-        size=state.size, mtime_ns=state.mtime_ns, ctime_ns=state.ctime_ns, sha256=sha256, settled=settled
-    )  # fmt: skip
+    return state._replace(sha256=sha256, settled=settled)
 
 
 def _in_threads(work: Callable[[str], T], names: Sequence[str]) -> list[T]:
     """work(name) for all names. Raises UserError that counts the files that cannot be read and names the first."""
     failed: list[tuple[str, OSError]] = []
 
-    def attempt(name: str) -> T | None:
-        try:
-            return work(name)
-        except OSError as error:
-            failed.append((name, error))
-            return None
+    def attempt(share: Sequence[str]) -> list[T]:
+        done = []
+        for name in share:
+            try:
+                done.append(work(name))
+            except OSError as error:
+                failed.append((name, error))
+        return done
 
+    shares = [names[start : start + _SHARE] for start in range(0, len(names), _SHARE)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="rnet-digest") as threads:
-        done = list(threads.map(attempt, names))
+        done = [found for share in threads.map(attempt, shares) for found in share]
     if failed:
         failed.sort(key=lambda item: item[0])
         reason = failed[0][1].strerror or "it cannot be read"
@@ -211,4 +217,4 @@ def _in_threads(work: Callable[[str], T], names: Sequence[str]) -> list[T]:
             f"{counted(len(failed), 'file')} of the images cannot be read ({reason}): "
             f"{some(name for name, _ in failed)}; replace or remove what is damaged"
         )
-    return done  # type: ignore[return-value]
+    return done

@@ -6,9 +6,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnet.data.files.names import counted, some
 from rnet.errors import UserError
@@ -16,8 +15,7 @@ from rnet.storage.files import locked
 from rnet.storage.json_files import read_json, write_json
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileState:
+class FileState(NamedTuple):
     """A file when it was looked at. sha256: of its content, None if that was not read.
 
     settled: whether it had been left alone for long enough before, so that size and times tell of every later change.
@@ -31,8 +29,7 @@ class FileState:
 
     def vouches_for(self, other: FileState) -> bool:
         """Whether the other, whose content was not read, must have the content of this one."""
-        same = (self.size, self.mtime_ns, self.ctime_ns) == (other.size, other.mtime_ns, other.ctime_ns)
-        return same and self.settled and self.sha256 is not None
+        return self.settled and self.sha256 is not None and self[:3] == other[:3]
 
 
 Files = Mapping[str, FileState]
@@ -50,16 +47,12 @@ def read_record(path: Path | None) -> dict[str, FileState] | None:
     record = None if path is None else read_json(path)
     if record is None:
         return None
-    return {
-        name: FileState(size=size, mtime_ns=mtime, ctime_ns=ctime, sha256=sha256, settled=settled)
-        for name, (size, mtime, ctime, sha256, settled) in record["files"].items()
-    }
+    return {name: FileState(*state) for name, state in record["files"].items()}
 
 
 def write_record(path: Path | None, folder: str, files: Files) -> None:
     """Keeps the record, in one piece."""
-    rows = {name: (s.size, s.mtime_ns, s.ctime_ns, s.sha256, s.settled) for name, s in files.items()}
-    write_kept(path, {"folder": folder, "files": rows})
+    write_kept(path, {"folder": folder, "files": dict(files)})
 
 
 def write_kept(path: Path | None, document: Mapping[str, Any]) -> None:
