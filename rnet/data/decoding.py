@@ -191,7 +191,7 @@ def _upright(image: Any) -> Image.Image:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises anything on damaged EXIF data
         method = None
-    return image if method is None or image.format == "TIFF" else image.transpose(method)  # TIFF: Pillow has done it
+    return image if method is None else image.transpose(method)
 
 
 def _raw_mode(file: Any) -> str:

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[tuple[str, Write], str]] = {
     "floats below 0": (pillow(GRAY.astype(np.float32) / 255 - 0.5, ".tif"), "shift its values"),
     "no numbers": (pillow(np.full((9, 11), np.nan, np.float32), ".tif"), "no finite numbers"),
     "signed integers": (pillow(GRAY.astype(np.int32) - 128, ".tif"), "shift its values"),
-    "postscript": (raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ".png"), "cannot be read as an image"),
+    "postscript": (raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ".png"), "its content is no image that"),
 }  # fmt: skip
 
 

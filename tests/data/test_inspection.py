@@ -96,7 +96,10 @@ def test_what_a_store_remembers_holds_for_these_files_read_in_this_way(
 ) -> None:
     root = tmp_path / "store"
     root.mkdir()
-    load(root, config(images, max_memory_mb=0))
+    first = load(root, config(images, max_memory_mb=0))
+    write_image(images / "a" / "0.png", 99)
+    changed = load(root, config(images, max_memory_mb=0))
+    assert len(set(first.train.source.pixel_digests) - set(changed.train.source.pixel_digests)) == 1
     for changes in ({"grayscale": True}, {"background": "black"}, {"white_level": 9.0}):
         decoded.clear()
         load(root, config(images, max_memory_mb=0, **changes))
