@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from rnet.data.config import ImageFolderConfig
+from rnet.data.files.digest import looked_at_once
 from rnet.data.files.image_folder import list_image_folder
 from rnet.data.files.suffixes import decodable_formats, image_suffixes
 from rnet.data.loading import load_dataset, load_dataset_once
@@ -171,3 +172,19 @@ def test_notes_are_said_when_the_images_are_loaded(
     with caplog.at_level(logging.WARNING):
         load_dataset(ImageFolderConfig(folder=str(tmp_path), image_size=8, substitute_pool=3))
     assert [text for text in caplog.messages if "left out" in text] == [f"1 file of {tmp_path} left out: 1 .txt"]
+
+
+def test_names_that_are_no_unicode_are_read_and_named(tmp_path: Path, write_image: Callable[..., None]) -> None:
+    odd = os.fsdecode(b"caf\xe9")  # Latin-1
+    for i in range(12):
+        write_image(tmp_path / "images" / ("a", odd)[i % 2] / f"{i}{odd}.png", i)
+    config = ImageFolderConfig(folder=str(tmp_path / "images"), image_size=8, substitute_pool=3)
+    (tmp_path / "store").mkdir()
+    for _ in range(2):
+        with looked_at_once(tmp_path / "store"):
+            dataset = load_dataset_once(config)
+    assert dataset.class_names == ("a", odd)
+    (tmp_path / "images" / odd / f"1{odd}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"the file is empty") as error:
+        load_dataset(config)
+    assert str(error.value).encode("ascii").decode().isprintable()
