@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnet.errors import UserError
+from rnet.models.mismatch import remedy
 
 _NAMES_SHOWN = 4
 
@@ -18,8 +20,9 @@ class Classifier(nn.Module):
 
     mean_C, std_C: per channel, over [0, 1] pixels; buffers that are not part of the state, so that exported weights are
     the backbone's own. input_size: images are first resized to this many pixels a side (bilinear, no antialiasing, the
-    identity for images of that size already); None takes them as they are. architecture: the name shown in messages.
-    cut_layers: where it may be cut, from input to output.
+    identity for images of that size already); None takes them as they are. Gray images are repeated where mean_C and
+    std_C are for more channels. architecture: the name shown in messages. cut_layers: where it may be cut, from input
+    to output. about: what it was built from, which is written beside its weights.
     """
 
     mean: Tensor
@@ -34,6 +37,7 @@ class Classifier(nn.Module):
         input_size: int | None = None,
         architecture: str | None = None,
         cut_layers: Sequence[str] = (),
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(mean_C) != len(std_C):
@@ -46,6 +50,7 @@ class Classifier(nn.Module):
         self.input_size = input_size
         self.architecture = architecture or type(backbone).__name__
         self.cut_layers = tuple(cut_layers)
+        self.about = dict(about or {})
         for name, values_C in (("mean", mean_C), ("std", std_C)):
             values_1C11 = torch.tensor(list(values_C), dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, values_1C11, persistent=False)
@@ -85,29 +90,9 @@ class Classifier(nn.Module):
             ),
         ]
         if any(problems):
-            remedy = _other_classes(own, state) if not any(problems[:2]) else None
-            raise UserError(
-                f"the weights do not fit {self.architecture}: {'; '.join(filter(None, problems))}. "
-                + (
-                    remedy
-                    or "Name the architecture they were made with: model.name, model.stem, model.width, the "
-                    "dataset's classes"
-                )
-            )
+            what = "; ".join(filter(None, problems))
+            raise UserError(f"the weights do not fit {self.architecture}: {what}. {remedy(own, state)}")
         self.backbone.load_state_dict(state)
-
-
-def _other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
-    """What to say of weights that fit but for the number of classes; None for others."""
-    differing = [name for name, value in own.items() if state[name].shape != value.shape]
-    counts = {(state[name].shape[:1], own[name].shape[:1]) for name in differing}
-    if len(counts) > 1 or any(state[name].shape[1:] != own[name].shape[1:] for name in differing):
-        return None
-    (theirs,), (ours,) = counts.pop()
-    return (
-        f"Their last layer, {differing[0].rpartition('.')[0]}, was trained for {theirs} classes, and this dataset has "
-        f"{ours}: choose the dataset with the classes that it was trained on"
-    )
 
 
 def _listing(what: str, names: list[str]) -> str:

@@ -16,7 +16,7 @@ from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.weights import Weights, choose_weights, read_weights
 
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Names that torch.compile, FSDP and activation checkpointing put anywhere in a parameter's name."""
 _COUNTERS = ("num_batches_tracked",)
 """Buffers of batch norm that files older than torch 0.4.1 lack; inference does not read them."""
@@ -86,7 +86,7 @@ def _plain(name: str, own: Mapping[str, Tensor]) -> str:
     """The name without wrappers, as the architecture spells it now."""
     if name in own:
         return name
-    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
     return name if name in own else _OLD_DENSENET.sub(r"\1\2", name)
 
 

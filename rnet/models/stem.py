@@ -13,26 +13,29 @@ _UNSTRIDED = {"MobileNetV2": ("features.0.0",), "MobileNetV3": ("features.0.0", 
 _SMALL_ALREADY = ("SmallResNet", "VGG")
 
 
-def shrink_stem(backbone: nn.Module) -> bool:
-    """Gives the backbone a stem for small images, in place; returns whether it is of a family with a known one."""
+def has_small_stem(backbone: nn.Module) -> bool:
+    """Whether it is of a family whose published stem is for small images already."""
+    return not {base.__name__ for base in type(backbone).__mro__}.isdisjoint(_SMALL_ALREADY)
+
+
+def shrink_stem(backbone: nn.Module) -> str | None:
+    """Gives the backbone a stem for small images, in place; the name of what it changed, None if nothing is known."""
     families = {base.__name__ for base in type(backbone).__mro__}
     modules = dict(backbone.named_modules())
-    if not families.isdisjoint(_SMALL_ALREADY):
-        return True
     for family, name in _REPLACED.items():
         old = modules.get(name)
         if family in families and isinstance(old, nn.Conv2d):
             new = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=old.bias is not None)
             nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
             backbone.set_submodule(name, new)
-            return True
+            return name
     for family, names in _UNSTRIDED.items():
         for name in names:
             conv = modules.get(name)
             if family in families and isinstance(conv, nn.Conv2d):
                 conv.stride = (1, 1)
-                return True
-    return False
+                return name
+    return None
 
 
 def fit_channels(backbone: nn.Module, channels: int) -> None:

@@ -9,12 +9,13 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from rnet.errors import UserError, first_line
@@ -25,6 +26,17 @@ _WHOLE = ""
 """The name of a set of weights that is the whole file."""
 _BESIDE = [argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("int64"))]
 """What training scripts save beside weights and cannot run code: command lines, and numbers of numpy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """What a file holds: its sets of weights by where they stand, and what it says about them, as it was found.
+
+    about: of safetensors, the metadata, texts by name; of what torch.save wrote, all that is no set of weights.
+    """
+
+    sets: dict[str, Weights]
+    about: dict[str, Any]
 
 
 def load_weights(path: Path | str) -> Weights:
@@ -53,6 +65,14 @@ def choose_weights(found: Mapping[str, Weights], path: Path | str, key: str | No
 def read_weights(path: Path | str) -> dict[str, Weights]:
     """Every set of weights in a file by where it stands ("state_dict", "model_ema", "model.module"; "" for all of it).
 
+    Raises UserError as read_file does.
+    """
+    return read_file(path).sets
+
+
+def read_file(path: Path | str) -> WeightFile:
+    """Every set of weights in a file, and what the file says about them.
+
     The file: safetensors, or what torch.save wrote, now or before torch 1.6, whatever it is called. Raises UserError
     if it is missing, unreadable, something else, or holds no tensors. Never executes code from the file.
     """
@@ -60,13 +80,15 @@ def read_weights(path: Path | str) -> dict[str, Weights]:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UserError(f"weight file {path} {what}; give the path of a file of weights (.safetensors, .pt, .pth, ...)")
-    content = _read(path)
+    content, about = _read(path)
     if not isinstance(content, Mapping):
         raise _not_weights(path, f"a {type(content).__name__} and not a dictionary")
     found = dict(_sets(content, _WHOLE))
     if not found:
         raise _not_weights(path, _what_it_holds(content))
-    return found
+    if _WHOLE not in found:
+        about = {key: value for key, value in content.items() if isinstance(key, str) and key not in found}
+    return WeightFile(sets=found, about=about)
 
 
 def _sets(content: Mapping[Any, Any], place: str) -> list[tuple[str, Weights]]:
@@ -84,16 +106,18 @@ def _what_it_holds(content: Mapping[Any, Any]) -> str:
     return "no tensors"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The content of the file, and the metadata of safetensors."""
     with path.open("rb") as file:
         start = file.read(512)
     try:
         if _is_safetensors(start, path.stat().st_size):
-            return load_file(path, device="cpu")
+            with safe_open(path, "pt", device="cpu") as opened:  # type: ignore[no-untyped-call]
+                return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         _refuse_what_is_known(path, start)
         # By an open file: torch reads safetensors by the file's name, whatever is inside.
         with path.open("rb") as file, torch.serialization.safe_globals([*_BESIDE, *_numpy_scalars()]):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True), {}
     except UserError:
         raise
     except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from rnet.cutting.cuts import usual_cut_layers
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
+from rnet.models.options import NOT_OPTIONS, build_with_options, parse_options
 from rnet.models.registry import MODELS
-from rnet.models.stem import fit_channels, shrink_stem
+from rnet.models.stem import fit_channels, has_small_stem, shrink_stem
 from rnet.rewrites.attention import project_in_place
 
 SOURCES = ("auto", "rnet", "torchvision", "timm")
@@ -41,20 +43,24 @@ def build_model(
     """
     if config.stem not in STEMS:
         raise unknown_name("model.stem", config.stem, STEMS)
-    source, name = _resolve(config)
+    source, name = find_architecture(config)
     size = config.input_size or image_size
+    taken = _channels_taken(config, channels)
+    mean_C, std_C = _normalisation(config, taken, mean_C, std_C)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        backbone = _backbone(source, name, config, num_classes=num_classes, channels=channels, size=size)
-        small = config.stem == "small" or (config.stem == "auto" and size <= SMALL_IMAGE)
-        if small and not (source != "plugin" and shrink_stem(backbone)) and config.stem == "small":
+        backbone = _backbone(source, name, config, num_classes=num_classes, channels=taken, size=size)
+        small = config.stem == "small" or (config.stem == "auto" and config.weights is None and size <= SMALL_IMAGE)
+        shrunk = small and source != "plugin" and (has_small_stem(backbone) or shrink_stem(backbone))
+        if config.stem == "small" and not shrunk:
             raise UserError(f"model.stem='small' is not known for {name}; use model.stem=auto or model.stem=imagenet")
         if source == "torchvision":
-            fit_channels(backbone, channels)
+            fit_channels(backbone, taken)
         project_in_place(backbone)
         resized = None if size == image_size else size
         cuts = config.cut_layers or usual_cut_layers(backbone)
-        model = Classifier(backbone, mean_C, std_C, input_size=resized, architecture=name, cut_layers=cuts)
+        about = _about(config, image_size, channels, num_classes, mean_C, std_C, small=isinstance(shrunk, str))
+        model = Classifier(backbone, mean_C, std_C, input_size=resized, architecture=name, cut_layers=cuts, about=about)
         for layer in config.cut_layers:
             if layer not in model.layer_names():
                 raise unknown_name("model.cut_layers", layer, model.layer_names())
@@ -62,7 +68,61 @@ def build_model(
     return model
 
 
-def _resolve(config: ModelConfig) -> tuple[str, str]:
+def _about(
+    config: ModelConfig, image_size: int, channels: int, classes: int, mean_C: Sequence[float], std_C: Sequence[float],
+    *, small: bool
+) -> dict[str, Any]:  # fmt: skip
+    """What others need to build the same function; no paths, and nothing of the machine."""
+    keys = ("name", "source", "width", "patch_size", "input_size", "in_channels", "options", "cut_layers")
+    model = {key: getattr(config, key) for key in keys}
+    model |= {"stem": "small" if small else "imagenet", "mean": [*mean_C], "std": [*std_C]}
+    return {"model": model, "image_size": image_size, "channels": channels, "num_classes": classes}
+
+
+def two_stems(config: ModelConfig) -> tuple[str, torch.Size, torch.Size] | None:
+    """The first convolution of an architecture that has a small stem as well: its name, and both shapes (OIHW).
+
+    None for an architecture with one stem, and for one that cannot be built. Nothing is computed.
+    """
+    source, name = find_architecture(config)
+    if source == "plugin":
+        return None
+    with torch.device("meta"):
+        try:
+            backbone = _backbone(source, name, config, num_classes=2, channels=3, size=config.input_size or 224)
+        except UserError:
+            return None
+        published = dict(backbone.named_parameters())
+        if not (conv := shrink_stem(backbone)):
+            return None
+    weight = f"{conv}.weight"
+    return weight, published[weight].shape, backbone.get_parameter(weight).shape
+
+
+def _channels_taken(config: ModelConfig, channels: int) -> int:
+    """How many channels the network takes of images with so many; gray images are repeated if the user says so."""
+    taken = config.in_channels or channels
+    if taken == channels or (channels == 1 and taken > 1):
+        return taken
+    remedy = "set dataset.grayscale=true" if taken == 1 else f"take it out, or set model.in_channels={channels}"
+    raise UserError(f"model.in_channels={config.in_channels}, but the images have {channels} channels; {remedy}")
+
+
+def _normalisation(
+    config: ModelConfig, taken: int, mean_C: Sequence[float], std_C: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """The model's own mean and std, or those of the data set, whose one channel may be repeated."""
+    if not config.mean:
+        return [*mean_C] * (taken // len(mean_C)), [*std_C] * (taken // len(std_C))
+    for key, values in (("mean", config.mean), ("std", config.std)):
+        if len(values) != taken:
+            raise UserError(
+                f"model.{key}={values} has {len(values)} values, but the network takes {taken} channels; give {taken}"
+            )
+    return config.mean, config.std
+
+
+def find_architecture(config: ModelConfig) -> tuple[str, str]:
     """Whose model it is ("rnet", "plugin", "torchvision" or "timm"), and its name there."""
     if config.source not in SOURCES:
         raise unknown_name("model.source", config.source, SOURCES)
@@ -115,50 +175,63 @@ def _has(source: str, name: str) -> bool:
 
 def _backbone(source: str, name: str, config: ModelConfig, *, num_classes: int, channels: int, size: int) -> nn.Module:
     """The architecture as its authors made it, but for the number of classes (and of channels, where it can)."""
+    options = parse_options(config.options)
     if source in ("rnet", "plugin"):
-        return _called(replace(config, name=name), num_classes=num_classes, in_channels=channels)
+        return _called(replace(config, name=name), options, num_classes=num_classes, in_channels=channels)
     try:
         if source == "torchvision":
-            return _torchvision(name, num_classes=num_classes, size=size)
-        return _timm(name, config.patch_size, num_classes=num_classes, channels=channels, size=size)
+            return _torchvision(name, options, num_classes=num_classes, size=size)
+        return _timm(name, options, config.patch_size, num_classes=num_classes, channels=channels, size=size)
+    except UserError:
+        raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"model={name!r} cannot be built for {size}-pixel images: {error}; set model.input_size or model.patch_size"
         ) from error
 
 
-def _torchvision(name: str, *, num_classes: int, size: int) -> nn.Module:
+def _torchvision(name: str, options: dict[str, Any], *, num_classes: int, size: int) -> nn.Module:
     from torchvision import models
 
-    options: dict[str, Any] = {}
+    sizes: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if name in ("inception_v3", "googlenet"):
-        options = {"aux_logits": False, "init_weights": True}
+        sizes |= {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):
-        options = {"image_size": size}
-    return models.get_model(name, weights=None, num_classes=num_classes, **options)
+        sizes |= {"image_size": size}
+    return build_with_options(name, models.get_model_builder(name), options, sizes)
 
 
-def _timm(name: str, patch_size: int | None, *, num_classes: int, channels: int, size: int) -> nn.Module:
+def _timm(
+    name: str, options: dict[str, Any], patch_size: int | None, *, num_classes: int, channels: int, size: int
+) -> nn.Module:
     import timm
 
-    options: dict[str, Any] = {} if patch_size is None else {"patch_size": patch_size}
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    if patch_size is not None:
+        sizes |= {"patch_size": patch_size}
     published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
-        options["img_size"] = size
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels, **options)
+        sizes |= {"img_size": size}
+    return build_with_options(name, partial(timm.create_model, name, pretrained=False), options, sizes)
 
 
-def _called(config: ModelConfig, **sizes: int) -> nn.Module:
-    """What the registered class or function makes of num_classes, in_channels and, if it asks for it, config."""
+def _called(config: ModelConfig, options: dict[str, Any], **sizes: int) -> nn.Module:
+    """What the registered class or function makes of num_classes, in_channels, config if it asks, and the options."""
     MODELS.check_class(config)
     make = MODELS.load(config.name)
-    asks = "config" in inspect.signature(make).parameters
-    arguments: dict[str, Any] = {**sizes, "config": config} if asks else {**sizes}
+    accepted = inspect.signature(make).parameters
+    arguments: dict[str, Any] = {**sizes, "config": config} if "config" in accepted else {**sizes}
     try:
         inspect.signature(make).bind(**arguments)
     except TypeError as error:
         raise UserError(f"model={config.name!r} must accept num_classes and in_channels: {error}") from error
-    backbone = make(**arguments)
+    for name in options:
+        if name not in accepted and all(p.kind is not p.VAR_KEYWORD for p in accepted.values()):
+            known = [one for one in accepted if one not in NOT_OPTIONS]
+            if not known:
+                raise UserError(f"model.options: {config.name} has no options, but {name!r} is set; take it out")
+            raise unknown_name(f"model.options of {config.name}: option", name, known)
+    backbone = make(**arguments, **options)
     if not isinstance(backbone, nn.Module):
         raise UserError(f"model={config.name!r} returned a {type(backbone).__name__}, not a torch.nn.Module")
     return backbone

@@ -62,7 +62,14 @@ def ingredients(stage: str) -> tuple[str, ...]:
 
 
 def document(stage: str, config: RunConfig) -> Document:
-    """What a stage is computed from: its own settings, and its parents' documents."""
+    """What a stage is computed from: its own settings, and its parents' documents.
+
+    Of an imported victim, what its file says is among the settings.
+    """
+    if config.model.weights is not None:
+        from rnet.models.origin import as_imported  # imports torch
+
+        config = as_imported(config)
     found: Document = {"stage": stage, "method": GRAPH[stage].method}
     for key in GRAPH[stage].own:
         value = getattr(config, key)

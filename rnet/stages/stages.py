@@ -7,6 +7,7 @@ again, and no network is built to look it up.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -36,6 +37,8 @@ from rnet.models.black_box import BlackBox
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
 from rnet.models.importing import import_weights
+from rnet.models.origin import ASSUMED, as_imported, origin_of
+from rnet.models.published import METADATA_KEY
 from rnet.models.weights import load_weights
 from rnet.models.zoo import build_model
 from rnet.parallel.collectives import rank, same_on_all, world_size
@@ -44,6 +47,8 @@ from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.store import StageFolder, Store
 from rnet.storage.files import write_atomic
 from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
+from rnet.training.import_check import check_import
+from rnet.training.import_report import import_report, report_text
 from rnet.training.loop import Run, resolve_device
 from rnet.training.signals import Preempted
 from rnet.training.victim import train_classifier
@@ -57,6 +62,7 @@ Parents = Mapping[str, StageFolder]
 def ensure(stage: str, config: RunConfig, store: Store) -> StageFolder:
     """The stage's finished folder: as found, or checked and computed now, after the parents it lacks."""
     check_settings(stage, config)
+    config = as_imported(config)
     with looked_at_once(store.root, keep=rank() == 0):
         folder = store.folder(document(stage, config))
         if folder.result() is not None:
@@ -73,6 +79,7 @@ def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = N
     """
     check_settings(stage, config)
     seen = set() if seen is None else seen
+    config = as_imported(config)
     with looked_at_once(store.root, keep=rank() == 0):
         folder = store.folder(document(stage, config))
         if folder.id in seen or folder.result() is not None:
@@ -118,20 +125,49 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
     seed = derive_seed(config.train.seed or 0, "victim")
     model = build(config.model, dataset, derive_seed(seed, "model"))
     if config.model.weights:
-        if done := import_weights(model, config.model.weights, config.model.weights_key):
-            run.say(f"{config.model.weights}: {done}")
-        model.to(run.device)
-    else:
-        train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
+        return _import(config, folder, run, model, dataset, test)
+    train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
     save_model(folder, model)
+    found = fidelity(test.labels_N, predict(model, test))
+    return {**found, "training_samples": len(dataset.train), "test_samples": len(test), **_digest_of(folder)}
+
+
+def _digest_of(folder: StageFolder) -> dict[str, str]:
+    """How the data set's files are named in the id; nothing for a set without files."""
+    about = folder.document["dataset"]
+    return {"digest": about["digest"]} if "files_sha256" in about else {}
+
+
+def _import(
+    config: RunConfig, folder: StageFolder, run: Run, model: Classifier, dataset: Dataset, test: Part
+) -> dict[str, Any]:
+    """The victim of model.weights: what it is and how that is known, and whether the user's own images bear it out."""
+    origin = origin_of(config)
+    assert config.model.weights is not None
+    done = import_weights(model, config.model.weights, config.model.weights_key)
+    model.to(run.device)
+    save_model(folder, model)
+    about = import_report(origin, dataset, model, done)
+    run.say(report_text(config.model.weights, about))
     predicted_N = predict(model, test)
-    if config.model.weights and len(test) > 1 and len(predicted_N.unique()) == 1:
-        weights, only = config.model.weights, int(predicted_N[0])
-        logger.warning("the network of %s gives every test image class %d: are these its weights?", weights, only)
-    found = fidelity(test.labels_N, predicted_N)
-    files = folder.document["dataset"]
-    digest = {"digest": files["digest"]} if "files_sha256" in files else {}
-    return {**found, "training_samples": len(dataset.train), "test_samples": len(test), **digest}
+    found = {
+        **fidelity(test.labels_N, predicted_N), "test_samples": len(test), **_digest_of(folder), "import": about
+    }  # fmt: skip
+    if rank() > 0:
+        return found
+    other_stem = None
+    if origin.fits_both_stems:
+        stem = "small" if origin.facts["stem"]["value"] == "imagenet" else "imagenet"
+        other_stem = build(replace(config.model, stem=stem), dataset, seed=0)
+        other_stem.load_exported(model.export_state())
+        other_stem.to(run.device)
+    known = origin.facts["mean"]["how"] != ASSUMED
+    checked = check_import(
+        model, replace(dataset, test=test), predicted_N, other_stem=other_stem, normalisation_known=known
+    )
+    for warning in checked["warnings"]:
+        logger.warning("%s: %s", config.model.weights, warning)
+    return {**found, "check": checked}
 
 
 def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
@@ -210,6 +246,7 @@ def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
 
 def check_victim(config: RunConfig) -> None:
     """Raises UserError if the victim cannot be trained, or imported."""
+    config = as_imported(config)
     model = _blueprint(config)
     if not config.model.weights:
         check_batch(config.engine, "train.batch_size", config.train.batch_size, model, world_size())
@@ -218,6 +255,7 @@ def check_victim(config: RunConfig) -> None:
 def check_attack(config: RunConfig) -> None:
     """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
     check_settings("attack", config)
+    config = as_imported(config)
     method: Attack = ATTACKS.build(config.attack)
     model, dataset = _blueprint(config), load_dataset_once(config.dataset)
     if method.trains and config.attack.batch_size is not None:
@@ -259,11 +297,12 @@ def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
 
 
 def save_model(folder: StageFolder, model: Classifier) -> None:
-    """Writes model.safetensors: the backbone's own state dict, so that other tools can load it."""
+    """Writes model.safetensors: the backbone's own state dict, so that other tools can load it, and what it is."""
     if rank() > 0:
         return
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.export_state().items()}
-    write_atomic(folder.path / "model.safetensors", safetensors_bytes(state))
+    metadata = {METADATA_KEY: json.dumps(model.about, sort_keys=True)}
+    write_atomic(folder.path / "model.safetensors", safetensors_bytes(state, metadata))
 
 
 def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
@@ -271,6 +310,7 @@ def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
 
     Raises UserError if the file is damaged or does not fit, and for a suspect that only answers.
     """
+    config = as_imported(config)
     dataset = load_dataset_once(config.dataset)
     if folder.document["stage"] == "attack":
         if getattr(config.attack, "function", None):

@@ -1,0 +1,125 @@
+"""model.options: further arguments of an architecture's constructor, as name=value."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from rnet.errors import UserError, first_line, unknown_name
+
+NOT_OPTIONS = {
+    "num_classes": "the data set decides it",
+    "in_chans": "write model.in_channels",
+    "in_channels": "write model.in_channels",
+    "config": "it is rnet's own",
+    "image_size": "write model.input_size",
+    "img_size": "write model.input_size",
+    "patch_size": "write model.patch_size",
+    "aux_logits": "auxiliary heads are left out",
+    "features_only": "a victim gives logits",
+    **dict.fromkeys(("weights", "progress", "init_weights"), "weights are model.weights"),
+    **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay"), "weights are model.weights"),
+    **dict.fromkeys(("checkpoint_path", "cache_dir"), "weights are model.weights"),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit"), "it makes another module of the same function"),
+}
+"""Arguments that rnet sets itself, and what to do instead."""
+
+_CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def parse_options(lines: Sequence[str]) -> dict[str, Any]:
+    """Arguments by name, their values read as YAML 1.2. Raises UserError for what is no name=value, or not for here."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        name, equals, text = str(line).partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise UserError(f"model.options={line!r} must read name=value, e.g. model.options=[transform_input=true]")
+        if name in NOT_OPTIONS:
+            raise UserError(f"model.options: {name} is no option ({NOT_OPTIONS[name]}); take it out")
+        if name in found:
+            raise UserError(f"model.options sets {name} twice; take one out")
+        found[name] = _value(line, text)
+    return found
+
+
+def build_with_options(what: str, make: Callable[..., Any], options: dict[str, Any], sizes: dict[str, Any]) -> Any:
+    """make(**sizes, **options). Raises UserError for an option that the constructor does not have or take, in one line.
+
+    what: the architecture's name. An option that a constructor would swallow without a word is refused, too.
+    """
+    if not options:
+        return make(**sizes)
+    try:
+        made = make(**{**sizes, **options})
+    except TypeError as error:
+        known, unexpected = known_options(make, sizes), re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected and unexpected[1] in options:
+            raise _unknown(what, unexpected[1], known) from None
+        raise _refused(what, options, error) from error
+    except Exception as error:  # a constructor may raise anything for a value that it does not know
+        raise _refused(what, options, error) from error
+    for name in options:
+        if _swallows(type(made)) and name not in _named_nearby(type(made)):
+            raise _unknown(what, name, _parameters(type(made)))
+    return made
+
+
+def known_options(make: Callable[..., Any], sizes: dict[str, Any]) -> list[str]:
+    """The options that a constructor names, as far as they can be known: those of the class that it makes."""
+    return [name for name in _parameters(type(make(**sizes))) if name not in NOT_OPTIONS]
+
+
+def _value(line: str, text: str) -> Any:
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"model.options={line!r}: the value is no YAML ({first_line(error)}); quote it") from None
+    return None if node is None else _of_node(line, node)
+
+
+def _of_node(line: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_of_node(line, item) for item in node.value]
+    if not isinstance(node, yaml.ScalarNode):
+        raise UserError(f"model.options={line!r}: give a word, a number or a list of them")
+    text = str(node.value)
+    if node.style is not None:
+        return text
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _parameters(kind: type) -> list[str]:
+    found = inspect.signature(kind).parameters.values()
+    return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _swallows(kind: type) -> bool:
+    """Whether the constructor takes arguments of any name: then it does not refuse those that it does not know."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
+
+
+def _named_nearby(kind: type) -> set[str]:
+    """Arguments of the class and of the functions of its module, which build it."""
+    functions = inspect.getmembers(sys.modules[kind.__module__], inspect.isfunction)
+    return {*_parameters(kind), *(name for _, function in functions for name in inspect.signature(function).parameters)}
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    return unknown_name(f"model.options of {what}: option", name, [one for one in known if one not in NOT_OPTIONS])
+
+
+def _refused(what: str, options: dict[str, Any], error: Exception) -> UserError:
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return UserError(f"model.options: {what} cannot be built with {given}: {first_line(error)}; change or take it out")

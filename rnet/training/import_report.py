@@ -1,0 +1,64 @@
+"""What is said of a victim at its import: each thing that decides its function, its value, and who said so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rnet.data.images import Dataset
+from rnet.models.classifier import Classifier
+from rnet.models.origin import ASSUMED, GIVEN, READ, Fact, Origin
+
+
+def import_report(origin: Origin, dataset: Dataset, model: Classifier, names_changed: str) -> dict[str, Any]:
+    """By subject {"value", "how", "from"}, and "notes". names_changed: what was done to the names in the file."""
+    facts = {name: dict(fact) for name, fact in origin.facts.items()}
+    for key, buffer in (("mean", model.mean), ("std", model.std)):
+        if facts[key]["value"] is None:
+            facts[key]["value"] = [round(value, 6) for value in buffer.flatten().tolist()]
+    order, notes = _class_order(origin, dataset)
+    changed = {"value": names_changed or "none", "how": READ, "from": "the file"}
+    return {**facts, "class order": order, "names changed": changed, "notes": [*origin.notes, *notes]}
+
+
+def report_text(file: str, report: Mapping[str, Any]) -> str:
+    """The report as a block of lines."""
+    lines = [f"imported {file}"]
+    for name, fact in report.items():
+        if name != "notes":
+            lines.append(f"  {name:14} {_shown(fact['value'])}   [{fact['how']}: {fact['from']}]")
+    return "\n".join([*lines, *(f"  note: {note}" for note in report["notes"])])
+
+
+def _class_order(origin: Origin, dataset: Dataset) -> tuple[Fact, list[str]]:
+    """How classes are numbered, and a note where the publisher's names are the data set's in another order."""
+    config, names = origin.dataset, list(getattr(dataset, "class_names", ()))
+    said = next((one for one in origin.published if one.class_names), None)
+    if getattr(config, "class_map", None):
+        return {"value": "class map", "how": GIVEN, "from": f"dataset.class_map={config.class_map}"}, []
+    order = getattr(config, "class_order", "alphabetical")
+    if order != "alphabetical":
+        return {"value": order, "how": GIVEN, "from": "dataset.class_order"}, []
+    if said is not None and names and said.class_names == names:
+        return {"value": order, "how": READ, "from": f"the class names of {said.where}"}, []
+    fact = {
+        "value": order if names else "the data set's",
+        "how": ASSUMED,
+        "from": "rnet's own; else dataset.class_order",
+    }
+    if said is not None and names and sorted(said.class_names) == sorted(names):
+        first = next(
+            index for index, (ours, theirs) in enumerate(zip(names, said.class_names, strict=True)) if ours != theirs
+        )
+        theirs = said.class_names[first]
+        return fact, [
+            f"class order: class {first} is {names[first]!r} here, and {theirs!r} in {said.where}; set dataset.class_map "
+            f"to a file of its names"
+        ]
+    return fact, []
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value) or "none"
+    return str(value)
