@@ -19,7 +19,7 @@ from rnet.command.options import (
     Root,
     import_from_here,
 )
-from rnet.command.run import Options, run_stage
+from rnet.command.run import Options, run_import, run_stage
 
 STAGES = {
     "train": "Train a victim (or import one: model.weights=FILE).",
@@ -29,6 +29,7 @@ STAGES = {
     "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function.",
 }
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, models or engines.")]
+Weights = Annotated[str, typer.Argument(metavar="FILE", help="Weights: safetensors, or what torch.save wrote.")]
 Keys = Annotated[
     list[str] | None,
     typer.Argument(
@@ -52,6 +53,7 @@ def make_app(*, completion: bool) -> typer.Typer:
     app.callback()(_start)
     for stage, summary in STAGES.items():
         add_command(app, stage, summary, partial(run_stage, stage))
+    app.command("import")(import_victim)
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
     return app
@@ -76,6 +78,19 @@ def add_command(app: typer.Typer, name: str, summary: str, action: Callable[[lis
         run(lambda: action(overrides or [], options))
 
     app.command(name, help=summary)(command)
+
+
+def import_victim(
+    file: Weights,
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+    as_json: AsJson = False,
+    print_config: PrintConfig = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Import a victim from a file of weights, say what it was taken for, and check it on your images."""
+    options = Options(root=root, as_json=as_json, print_config=print_config, config_dir=config_dir)
+    run(lambda: run_import(file, overrides or [], options))
 
 
 def list_components(kind: Kind, as_json: AsJson = False, config_dir: ConfigDir = None) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from rnet.command.imported import show_import
 from rnet.errors import UserError
 from rnet.training.signals import Preempted
 
@@ -38,6 +39,16 @@ def require_one_process(command: str) -> None:
 
     if (count := launched().world_size) > 1:
         raise UserError(f"{command} is one process, but {count} were started; start it alone")
+
+
+def run_import(file: str, overrides: Sequence[str], options: Options) -> None:
+    """Imports a victim from a file of weights, and shows what it was taken for and how it does."""
+    if not Path(file).expanduser().is_file():
+        what = "is a folder" if Path(file).expanduser().is_dir() else "does not exist"
+        raise UserError(f"the file of weights {file!r} {what}; write rnet import FILE [KEY=VALUE]...")
+    if given := [line for line in overrides if line.partition("=")[0] == "model.weights"]:
+        raise UserError(f"{given[0]!r} names weights, and so does {file!r}; take one out")
+    run_stage("train", [*overrides, f"model.weights={file}"], options)
 
 
 def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
@@ -87,6 +98,9 @@ def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
         show_json(found[0] if len(found) == 1 else {"rows": found})
         return
     for row in found:
+        if "import" in row["result"]:
+            show_import(f"Imported victim {row['id']}", row["result"], row["folder"], console())
+            continue
         show_values(f"{stage} {row['id']}", _flatten({**row["result"], "folder": row["folder"]}))
 
 

@@ -129,7 +129,7 @@ def _of_timm_file(name: str, path: Path) -> Published | None:
 
     for full in timm.list_pretrained(f"{name.partition('.')[0]}.*"):
         config = timm.get_pretrained_cfg(full)
-        if config is not None and config.url and config.url.rpartition("/")[2] == path.name:
+        if config is not None and str(config.url or "").rpartition("/")[2] == path.name:
             return _of_timm(f"timm's {full}, by the name of the file", config.to_dict())
     return None
 
@@ -141,7 +141,7 @@ def _of_timm(where: str, said: Any, options: Sequence[str] = ()) -> Published | 
     sides = said.get("input_size")
     size = _side(sides[-1]) if isinstance(sides, list | tuple) and sides else None
     share = said.get("crop_pct")
-    resize = size / share if size and _is_number(share) and 0 < share <= 1 else None
+    resize = size / share if size and isinstance(share, int | float) and 0 < share <= 1 else None
     mean, std = _normalisation(said)
     names = ("bilinear", "bicubic", "lanczos", "nearest", "hamming", "box")
     architecture, interpolation = said.get("architecture"), said.get("interpolation")

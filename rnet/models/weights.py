@@ -112,7 +112,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
         start = file.read(512)
     try:
         if _is_safetensors(start, path.stat().st_size):
-            with safe_open(path, "pt", device="cpu") as opened:  # type: ignore[no-untyped-call]
+            with safe_open(path, "pt", device="cpu") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         _refuse_what_is_known(path, start)
         # By an open file: torch reads safetensors by the file's name, whatever is inside.

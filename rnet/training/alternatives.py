@@ -70,7 +70,7 @@ def alternatives(
     own = [list(values) * (len(mean_C) // len(values)) for values in dataset_statistics]
     if len(own[0]) == len(mean_C):
         usual["the data set's own"] = (own[0], own[1])
-    ways = [("", mean_C, std_C)]
+    ways: list[tuple[str, Sequence[float], Sequence[float]]] = [("", mean_C, std_C)]
     ways += [(name, *both) for name, both in usual.items() if not _same(both, (mean_C, std_C))]
     orders = (False, True) if colour and len(mean_C) == 3 else (False,)
     found = [_alternative(model, *way, swapped=swapped) for way in ways for swapped in orders]

@@ -26,7 +26,7 @@ MARGIN = 0.03
 """Gain in accuracy by which another setting is worth a word, where nobody has said how the network was trained."""
 MARGIN_KNOWN = 0.06
 """... and where the user or the file has said it."""
-FAR_BELOW = 0.10
+FAR_BELOW = 0.15
 """Distance to a simple classifier of the same images from which a network is doubted."""
 
 
@@ -105,15 +105,15 @@ def _mended(
     way, permuted = chosen
     before, after = right[asis, False], right[way, permuted]
     remedies = [way.remedy] if way.remedy else []
-    found = {"accuracy": float(after.float().mean()), "changes": sorted(way.changes)}
+    changes = [*sorted(way.changes), *(["order of classes"] if permuted else [])]
+    found: dict[str, Any] = {"accuracy": float(after.float().mean()), "changes": changes}
     if permuted:
-        found["changes"].append("order of classes")
         how, mapping = order_remedy(maps[way], dataset, logits[way].argmax(1), labels_N)
         remedies.append(how)
         found["class_map"] = mapping
     found["warning"] = (
         f"accuracy {_percent(before)} of {len(test)} images would be {_percent(after)} with another "
-        f"{' and another '.join(found['changes'])}: if the network was trained so, {'; '.join(remedies)}"
+        f"{' and another '.join(changes)}: if the network was trained so, {'; '.join(remedies)}"
     )
     return found
 

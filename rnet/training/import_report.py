@@ -52,8 +52,8 @@ def _class_order(origin: Origin, dataset: Dataset) -> tuple[Fact, list[str]]:
         )
         theirs = said.class_names[first]
         return fact, [
-            f"class order: class {first} is {names[first]!r} here, and {theirs!r} in {said.where}; set dataset.class_map "
-            f"to a file of its names"
+            f"class order: class {first} is {names[first]!r} here, and {theirs!r} in {said.where}; a file of its names "
+            f"is a dataset.class_map"
         ]
     return fact, []
 

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rnet.attacks.registry import ATTACKS
 from rnet.config.documents import content_id
@@ -82,14 +84,14 @@ def test_imported_weights_are_read_once_and_again_when_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = tmp_path / "w.safetensors"
-    weights.write_bytes(b"first")
+    save_file({"a": torch.zeros(2)}, weights)
     reads: list[Path] = []
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: reads.append(Path(file.name)) or digest(file, kind))
     config = tiny(f"model.weights={weights}")
     ids = {stage: content_id(document(stage, config)) for stage in STAGE_NAMES}
     assert reads == [weights]
-    weights.write_bytes(b"other")
+    save_file({"a": torch.ones(2)}, weights)
     os.utime(weights, ns=(1, 1))
     assert all(content_id(document(stage, config)) != ids[stage] for stage in STAGE_NAMES)
     assert len(reads) == 2

@@ -1,0 +1,52 @@
+"""What an import says: what the victim is and who said so, and whether the user's own images bear it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_ORDER = (
+    *("architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation", "input size"),
+    *("class order", "names changed"),
+)
+
+
+def show_import(title: str, result: Mapping[str, Any], folder: str, console: Console) -> None:
+    """Two tables and the warnings, from the result of a victim that was imported."""
+    about, check = result["import"], result["check"]
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("what", "value", "how", "from"):
+        table.add_column(name, overflow="fold")
+    for name in sorted(about, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)):
+        if name != "notes":
+            fact = about[name]
+            table.add_row(name, *(escape(text) for text in (_shown(fact["value"]), fact["how"], fact["from"])))
+    console.print(table)
+    table = Table(title="Check on your own images", title_justify="left", show_header=False)
+    table.add_row("accuracy", f"{_percent(result['accuracy'])} of {check['images']} test images")
+    if reference := check.get("reference"):
+        table.add_row("reference", f"{_percent(reference['accuracy'])}: {escape(reference['by'])}")
+    for row in check.get("per_class", []):
+        name = escape(f"class {row['class']}")
+        table.add_row(name, f"{_percent(row['recall'])} of {row['images']} images")
+    for kind, lines in (("warning", check["warnings"]), ("note", [*about["notes"], *check["notes"]])):
+        for line in lines:
+            table.add_row(kind, escape(line))
+    if not check["warnings"]:
+        table.add_row("verdict", "nothing speaks against this import")
+    table.add_row("folder", escape(folder))
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value) or "none"
+    return str(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
