@@ -45,17 +45,26 @@ class Origin:
 
 
 _known: dict[str, Origin] = {}
+"""By what they depend on: of models, and of runs."""
 
 
 def as_imported(config: RunConfig) -> RunConfig:
-    """The run with what is known of its victim's file in its settings; a run that trains its victim as it is.
+    """The run with what is known of its victim's file, and of its suspect's, in its settings; other runs as they are.
 
-    Raises UserError for a file that cannot be read.
+    Raises UserError for a victim's file that cannot be read.
     """
-    if config.model.weights is None:
-        return config
-    origin = origin_of(config)
-    return replace(config, model=origin.model, dataset=origin.dataset)
+    if config.model.weights is not None:
+        origin = origin_of(config)
+        config = replace(config, model=origin.model, dataset=origin.dataset)
+    model, weights = (getattr(config.attack, key, None) for key in ("model", "weights"))
+    if weights is not None and isinstance(model, ModelConfig):
+        given = replace(model, weights=weights, weights_key=config.attack.weights_key)
+        try:
+            found = model_origin(given, image_size=config.dataset.image_size).model
+        except UserError:
+            return config  # the suspect's own stage refuses the file, while others are judged
+        config = replace(config, attack=replace(config.attack, model=replace(found, weights=None, weights_key=None)))
+    return config
 
 
 def origin_of(config: RunConfig) -> Origin:
@@ -63,19 +72,26 @@ def origin_of(config: RunConfig) -> Origin:
 
     The file is read once while it does not change. Raises UserError for one that cannot be read.
     """
-    key = _key(config)
+    key = f"{config.dataset} {_key(config.model)}"
     if key not in _known:
         origin = model_origin(config.model, image_size=config.dataset.image_size)
         dataset, facts, notes = _preprocessing(config.dataset, origin.published)
         found = replace(
             origin, dataset=dataset, facts=_in_order({**origin.facts, **facts}), notes=[*origin.notes, *notes]
         )
-        _known[key] = _known[_key(replace(config, model=found.model, dataset=dataset))] = found
+        _known[key] = _known[f"{dataset} {_key(found.model)}"] = found
     return _known[key]
 
 
 def model_origin(model: ModelConfig, *, image_size: int) -> Origin:
     """A model with weights as it is taken. image_size: of the data set, 0 for its own. Raises UserError (origin_of)."""
+    key = f"{image_size} {_key(model)}"
+    if key not in _known:
+        _known[key] = _found_out(model, image_size)
+    return _known[key]
+
+
+def _found_out(model: ModelConfig, image_size: int) -> Origin:
     model.check()
     assert model.weights is not None
     path = Path(model.weights).expanduser()
@@ -95,18 +111,18 @@ def model_origin(model: ModelConfig, *, image_size: int) -> Origin:
     return Origin(model=model, facts=facts, notes=[*notes, *note], published=published, fits_both_stems=both)
 
 
-def _key(config: RunConfig) -> str:
-    """What an import depends on; files by size and time of change."""
-    path = Path(config.model.weights or "").expanduser()
+def _key(model: ModelConfig) -> str:
+    """The model and its file, by size and time of change, and timm's config.json beside it."""
+    path = Path(model.weights or "").expanduser()
     if path.is_dir():
-        raise UserError(f"model.weights={config.model.weights!r} is a folder; name the file of weights in it")
+        raise UserError(f"model.weights={model.weights!r} is a folder; name the file of weights in it")
     beside = path.with_name("config.json")
     try:
         about = [file.stat() for file in (path, beside) if file == path or file.is_file()]
     except OSError as error:
-        raise UserError(f"model.weights={config.model.weights!r}: {error.strerror}; name a file") from None
+        raise UserError(f"model.weights={model.weights!r}: {error.strerror}; name a file") from None
     files = [(one.st_size, one.st_mtime_ns) for one in about]
-    return repr((config.model, config.dataset, path.absolute(), files))
+    return repr((model, path.absolute(), files))
 
 
 def _input_size(model: ModelConfig, image_size: int, published: Sequence[Published]) -> tuple[Fact, list[str]]:

@@ -64,9 +64,9 @@ def ingredients(stage: str) -> tuple[str, ...]:
 def document(stage: str, config: RunConfig) -> Document:
     """What a stage is computed from: its own settings, and its parents' documents.
 
-    Of an imported victim, what its file says is among the settings.
+    Of an imported victim or suspect, what its file says is among the settings.
     """
-    if config.model.weights is not None:
+    if config.model.weights is not None or getattr(config.attack, "weights", None) is not None:
         from rnet.models.origin import as_imported  # imports torch
 
         config = as_imported(config)

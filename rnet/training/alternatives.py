@@ -27,6 +27,7 @@ NORMALISATIONS: dict[int, dict[str, tuple[Sequence[float], Sequence[float]]]] = 
         "0.5 and 0.5, as of Inception and many ViTs": ((0.5,) * 3, (0.5,) * 3),
         "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "CIFAR-10's, std of images": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         "pixels of 0..255": ((0.0,) * 3, (_LEVEL,) * 3),
         "pixels of 0..255 less ImageNet's mean, as of Caffe": ((0.48501, 0.45796, 0.40760), (_LEVEL,) * 3),
     },

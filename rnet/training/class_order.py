@@ -52,11 +52,11 @@ def order_remedy(
     for order in ("natural", "alphabetical") if getattr(dataset, "class_names", ()) else ():
         numbers_K = torch.tensor(_positions(names, order))
         if (predicted_N == numbers_K[labels_N]).float().mean() >= mapped - 0.01:
-            return f"its classes are in {order} order: set dataset.class_order={order}", mapping
+            return f"set dataset.class_order={order}", mapping
     moved = {name: number for index, (name, number) in enumerate(mapping.items()) if index != number}
     shown = json.dumps(dict(list(moved.items())[:12]), ensure_ascii=True)
     more = f" and {len(moved) - 12} more" if len(moved) > 12 else ""
-    return f"it numbers classes otherwise, {shown}{more}: set dataset.class_map to a JSON file that says so", mapping
+    return f"set dataset.class_map to a JSON file with the classes' numbers, {shown}{more}", mapping
 
 
 def _positions(names: Sequence[str], order: str) -> list[int]:

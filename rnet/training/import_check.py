@@ -18,10 +18,10 @@ from rnet.training.alternatives import Alternative, alternatives, clearly_better
 from rnet.training.class_order import accuracy_renamed, class_map, class_names, order_remedy
 from rnet.training.reference import reference_predictions
 
-FLOPS = 2e12
+FLOPS = 1.5e12
 """What the check may cost in all, about: half a minute to a minute of two cores."""
 MOST_IMAGES, FEWEST_IMAGES, FIRST_IMAGES = 2000, 100, 200
-"""Images looked at by each part of the check, and by the first round of alternatives."""
+"""Images that each part of the check looks at, and at most the first round of alternatives."""
 MARGIN = 0.03
 """Gain in accuracy by which another setting is worth a word, where nobody has said how the network was trained."""
 MARGIN_KNOWN = 0.06
@@ -82,7 +82,7 @@ def _mended(
     """What change of settings would clearly raise the accuracy: {"accuracy", "warning", ...}; None if none would."""
     statistics = (dataset.mean_C, dataset.std_C)
     ways = alternatives(model, other_stem, statistics, colour=_has_colour(test))
-    first = test.subset(torch.arange(min(FIRST_IMAGES, len(test))))
+    first = test.subset(torch.arange(min(len(test), FIRST_IMAGES, max(FEWEST_IMAGES, len(test) // 3))))
     logits = dict(zip(ways, logits_of(ways, first), strict=True))
     asis = ways[0]
     worth = {
@@ -112,8 +112,8 @@ def _mended(
         remedies.append(how)
         found["class_map"] = mapping
     found["warning"] = (
-        f"accuracy {_percent(before)} of {len(test)} images would be {_percent(after)} with another "
-        f"{' and another '.join(changes)}: if the network was trained so, {'; '.join(remedies)}"
+        f"accuracy {_percent(before)} on {len(test)} images would be {_percent(after)} with another "
+        f"{' and another '.join(changes)}; if the network was trained so: {'; '.join(remedies)}"
     )
     return found
 
