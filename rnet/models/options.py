@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import yaml
-
+from rnet.config.yaml_files import Word, parse_yaml
 from rnet.errors import UserError, first_line, unknown_name
 
 NOT_OPTIONS = {
@@ -29,7 +28,7 @@ NOT_OPTIONS = {
 }
 """Arguments that rnet sets itself, and what to do instead."""
 
-_CONSTANTS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_CONSTANTS = {"true": True, "false": False, "null": None, "~": None}
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
@@ -46,7 +45,7 @@ def parse_options(lines: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"model.options: {name} is no option ({NOT_OPTIONS[name]}); take it out")
         if name in found:
             raise UserError(f"model.options sets {name} twice; take one out")
-        found[name] = _value(line, text)
+        found[name] = _value(line, parse_yaml(text, f"model.options={line!r}")) if text.strip() else None
     return found
 
 
@@ -77,26 +76,19 @@ def known_options(make: Callable[..., Any], sizes: dict[str, Any]) -> list[str]:
     return [name for name in _parameters(type(make(**sizes))) if name not in NOT_OPTIONS]
 
 
-def _value(line: str, text: str) -> Any:
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"model.options={line!r}: the value is no YAML ({first_line(error)}); quote it") from None
-    return None if node is None else _of_node(line, node)
-
-
-def _of_node(line: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        return [_of_node(line, item) for item in node.value]
-    if not isinstance(node, yaml.ScalarNode):
+def _value(line: str, written: Any) -> Any:
+    """What a word of YAML is: a constant, a number or text; of a list, its items'."""
+    if isinstance(written, list):
+        return [_value(line, item) for item in written]
+    if not isinstance(written, Word):
         raise UserError(f"model.options={line!r}: give a word, a number or a list of them")
-    text = str(node.value)
-    if node.style is not None:
+    text = str(written)
+    if not written.plain:
         return text
     if text.lower() in _CONSTANTS:
         return _CONSTANTS[text.lower()]
     if _INTEGER.fullmatch(text):
-        return int(text)
+        return int(text[:40])
     return float(text) if _FLOAT.fullmatch(text) else text
 
 

@@ -85,10 +85,10 @@ def _mended(
     first = test.subset(torch.arange(min(len(test), FIRST_IMAGES, max(FEWEST_IMAGES, len(test) // 3))))
     logits = dict(zip(ways, logits_of(ways, first), strict=True))
     asis = ways[0]
-    worth = {
-        way: max(_accuracy(one, first.labels_N), accuracy_renamed(one, first.labels_N)) for way, one in logits.items()
-    }
-    promising = [way for way in ways[1:] if worth[way] > worth[asis] + margin / 3]
+    plain = {way: _accuracy(one, first.labels_N) for way, one in logits.items()}
+    worth = {way: max(plain[way], accuracy_renamed(one, first.labels_N)) for way, one in logits.items()}
+    gains = {way: max(worth[way] - worth[asis], plain[way] - plain[asis]) for way in ways[1:]}
+    promising = [way for way in ways[1:] if gains[way] > margin / 3]
     kept = [asis, *sorted(promising, key=lambda way: -worth[way])[:6]]
     if len(test) > len(first):
         rest = logits_of(kept, test.subset(torch.arange(len(first), len(test))))

@@ -18,7 +18,8 @@ def import_report(origin: Origin, dataset: Dataset, model: Classifier, names_cha
             facts[key]["value"] = [round(value, 6) for value in buffer.flatten().tolist()]
     order, notes = _class_order(origin, dataset)
     changed = {"value": names_changed or "none", "how": READ, "from": "the file"}
-    return {**facts, "class order": order, "names changed": changed, "notes": [*origin.notes, *notes]}
+    notes = [*origin.notes, *notes, *_zero_weights(model)]
+    return {**facts, "class order": order, "names changed": changed, "notes": notes}
 
 
 def report_text(file: str, report: Mapping[str, Any]) -> str:
@@ -56,6 +57,17 @@ def _class_order(origin: Origin, dataset: Dataset) -> tuple[Fact, list[str]]:
             f"is a dataset.class_map"
         ]
     return fact, []
+
+
+def _zero_weights(model: Classifier) -> list[str]:
+    """A note on matrices and filters that are zero throughout, which no training leaves behind."""
+    weights = {name: tensor for name, tensor in model.export_state().items() if tensor.ndim >= 2}
+    zero = [name for name, tensor in weights.items() if not tensor.any()]
+    if not zero:
+        return []
+    more = f" and {len(zero) - 3} more" if len(zero) > 3 else ""
+    shown = f"{', '.join(zero[:3])}{more}"
+    return [f"{len(zero)} of {len(weights)} weights are zero throughout: {shown}; is the file what was trained?"]
 
 
 def _shown(value: Any) -> str:
