@@ -121,11 +121,11 @@ def logits_of(ways: Sequence[Alternative], part: Part) -> list[Tensor]:
 def clearly_better(right_N: Tensor, than_N: Tensor, margin: float) -> bool:
     """Whether one way is right more often than another on the same images, by the margin and beyond chance.
 
-    Beyond chance: of the images on which they differ, as many for the one have a probability below 1e-4 were both
+    Beyond chance: of the images on which they differ, as many for the one have a probability below 0.001 were both
     equally good (sign test).
     """
     won, lost = int((right_N & ~than_N).sum()), int((~right_N & than_N).sum())
-    return (won - lost) / len(right_N) >= margin and float(binom.sf(won - 1, won + lost, 0.5)) < 1e-4
+    return (won - lost) / len(right_N) >= margin and float(binom.sf(won - 1, won + lost, 0.5)) < 1e-3
 
 
 def flops_of(model: Classifier, part: Part) -> int:

@@ -5,7 +5,7 @@ Nothing here is random but the choice of images, which the data set's split has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from rnet.data.images import Dataset, Part
 from rnet.models.classifier import Classifier
-from rnet.training.alternatives import Alternative, alternatives, clearly_better, flops_of, logits_of
-from rnet.training.class_order import accuracy_renamed, class_map, class_names, order_remedy
+from rnet.training.alternatives import clearly_better, flops_of
+from rnet.training.class_order import class_names
+from rnet.training.mending import FEWEST_IMAGES, mended, percent
 from rnet.training.reference import reference_predictions
 
 FLOPS = 1.5e12
 """What the check may cost in all, about: half a minute to a minute of two cores."""
-MOST_IMAGES, FEWEST_IMAGES, FIRST_IMAGES = 2000, 100, 200
-"""Images that each part of the check looks at, and at most the first round of alternatives."""
+MOST_IMAGES = 2000
+"""Images that each part of the check looks at, at most."""
 MARGIN = 0.03
 """Gain in accuracy by which another setting is worth a word, where nobody has said how the network was trained."""
 MARGIN_KNOWN = 0.06
@@ -58,82 +59,22 @@ def check_import(
         found["notes"].append(f"{len(test)} test images are few: only gross faults would show")
     found["compared_on"] = len(test)
     right_N = predicted_N[: len(test)] == test.labels_N
-    mended = _mended(model, other_stem, dataset, train, test, MARGIN_KNOWN if normalisation_known else MARGIN)
-    if mended is not None:
-        found["warnings"].append(mended.pop("warning"))
-        found["would_be"] = mended
     references = reference_predictions(model, train, test)
-    if references:
-        by, theirs_N = max(references.items(), key=lambda item: float((item[1] == test.labels_N).float().mean()))
-        share = float((theirs_N == test.labels_N).float().mean())
-        how = f"a linear classifier of {by}, trained on {len(train)} images"
-        found["reference"] = {"accuracy": share, "by": how}
-        if clearly_better(theirs_N == test.labels_N, right_N, FAR_BELOW) and mended is None:
-            found["warnings"].append(
-                f"accuracy {_percent(right_N)} is far below the {100 * share:.1f} % of {how}: is it the network for "
-                f"these images, fed as its owner did (model.mean, model.std, model.options, dataset.resize)?"
-            )
+    by, theirs_N = max(references.items(), key=lambda item: float((item[1] == test.labels_N).float().mean()))
+    share = float((theirs_N == test.labels_N).float().mean())
+    how = f"a linear classifier of {by}, trained on {len(train)} images"
+    found["reference"] = {"accuracy": share, "by": how}
+    margin = MARGIN_KNOWN if normalisation_known else MARGIN
+    better = mended(model, other_stem, dataset, train, test, margin=margin, reference=share)
+    if better is not None:
+        found["warnings"].append(better.pop("warning"))
+        found["would_be"] = better
+    elif clearly_better(theirs_N == test.labels_N, right_N, FAR_BELOW):
+        found["warnings"].append(
+            f"accuracy {percent(right_N)} is far below the {100 * share:.1f} % of {how}: is it the network for these "
+            f"images, fed as its owner did (model.mean, model.std, model.options, dataset.resize)?"
+        )
     return found
-
-
-def _mended(
-    model: Classifier, other_stem: Classifier | None, dataset: Dataset, train: Part, test: Part, margin: float
-) -> dict[str, Any] | None:
-    """What change of settings would clearly raise the accuracy: {"accuracy", "warning", ...}; None if none would."""
-    statistics = (dataset.mean_C, dataset.std_C)
-    ways = alternatives(model, other_stem, statistics, colour=_has_colour(test))
-    first = test.subset(torch.arange(min(len(test), FIRST_IMAGES, max(FEWEST_IMAGES, len(test) // 3))))
-    logits = dict(zip(ways, logits_of(ways, first), strict=True))
-    asis = ways[0]
-    plain = {way: _accuracy(one, first.labels_N) for way, one in logits.items()}
-    worth = {way: max(plain[way], accuracy_renamed(one, first.labels_N)) for way, one in logits.items()}
-    gains = {way: max(worth[way] - worth[asis], plain[way] - plain[asis]) for way in ways[1:]}
-    promising = [way for way in ways[1:] if gains[way] > margin / 3]
-    kept = [asis, *sorted(promising, key=lambda way: -worth[way])[:6]]
-    if len(test) > len(first):
-        rest = logits_of(kept, test.subset(torch.arange(len(first), len(test))))
-        logits = {way: torch.cat([logits[way], more]) for way, more in zip(kept, rest, strict=True)}
-    labels_N = test.labels_N
-    right = {(way, False): logits[way].argmax(1) == labels_N for way in kept}
-    maps = {}
-    for way, train_logits in zip(kept, logits_of(kept, train), strict=True):
-        maps[way] = class_map(train_logits.argmax(1), train.labels_N, dataset)
-        right[way, True] = logits[way].argmax(1) == maps[way][labels_N]
-    chosen = _fewest_changes(right, logits, labels_N, asis, margin)
-    if chosen is None:
-        return None
-    way, permuted = chosen
-    before, after = right[asis, False], right[way, permuted]
-    remedies = [way.remedy] if way.remedy else []
-    changes = [*sorted(way.changes), *(["order of classes"] if permuted else [])]
-    found: dict[str, Any] = {"accuracy": float(after.float().mean()), "changes": changes}
-    if permuted:
-        how, mapping = order_remedy(maps[way], dataset, logits[way].argmax(1), labels_N)
-        remedies.append(how)
-        found["class_map"] = mapping
-    found["warning"] = (
-        f"accuracy {_percent(before)} on {len(test)} images would be {_percent(after)} with another "
-        f"{' and another '.join(changes)}; if the network was trained so: {'; '.join(remedies)}"
-    )
-    return found
-
-
-def _fewest_changes(
-    right: Mapping[tuple[Alternative, bool], Tensor], logits: Mapping[Alternative, Tensor], labels_N: Tensor,
-    asis: Alternative, margin: float,
-) -> tuple[Alternative, bool] | None:  # fmt: skip
-    """The best with one change, if it is clearly better than none, unless one with more is clearly better than that."""
-    chosen, mark = None, right[asis, False]
-    for number in (1, 2, 3):
-        options = [key for key in right if len(key[0].changes) + key[1] == number]
-        if not options:
-            continue
-        top = max(float(right[key].float().mean()) for key in options)
-        close = [key for key in options if float(right[key].float().mean()) >= top - 0.01]
-        best = min(close, key=lambda key: (key[1], _loss(logits[key[0]], labels_N) if not key[1] else -top))
-        if clearly_better(right[best], mark, margin):
-            chosen, mark = best, right[best]
-    return chosen
 
 
 def _per_class(labels_N: Tensor, predicted_N: Tensor, names: Sequence[str]) -> dict[str, Any]:
@@ -168,24 +109,6 @@ def _affordable(model: Classifier, test: Part) -> int:
     return int(min(MOST_IMAGES, max(FEWEST_IMAGES, FLOPS / (10 * flops_of(model, test)))))
 
 
-def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
-    return float((logits_NK.argmax(1) == labels_N).float().mean())
-
-
-def _loss(logits_NK: Tensor, labels_N: Tensor) -> float:
-    return float(torch.nn.functional.cross_entropy(logits_NK, labels_N))
-
-
-def _has_colour(part: Part) -> bool:
-    """Whether red and blue differ in any of the first images."""
-    x_BCHW = part.fetch(torch.arange(min(64, len(part))))
-    return x_BCHW.shape[1] == 3 and not torch.equal(x_BCHW[:, 0], x_BCHW[:, 2])
-
-
 def _listed(numbers: Sequence[int], names: Sequence[str]) -> str:
     more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
     return ", ".join(names[number] for number in numbers[:8]) + more
-
-
-def _percent(right_N: Tensor) -> str:
-    return f"{100 * float(right_N.double().mean()):.1f} %"

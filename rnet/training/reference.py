@@ -26,10 +26,11 @@ def reference_predictions(model: Classifier, train: Part, test: Part) -> dict[st
     """Classes that linear classifiers of `train` give the images of `test`, int64 (N,), by what they look at.
 
     The network's own features (what its last linear layer takes), where there are some, and the images at 12 pixels a
-    side. Ridge regression on standardised features, its penalty chosen by leave-one-out: no seed, few seconds.
+    side. Ridge regression on standardised features, its penalty chosen by leave-one-out: no seed, few seconds. Of
+    images of one class, that class.
     """
     if len(train.labels_N.unique()) < 2:
-        return {}
+        return {"the one class": train.labels_N[:1].expand(len(test))}
     found = {}
     seen = [_looked_at(model, part) for part in (train, test)]
     for name in seen[0]:

@@ -29,6 +29,7 @@ PERMUTED = torch.tensor([3, 1, 0, 2, 5, 4, 7, 8, 9, 6])
 RESNET = ["model=resnet8", "model.width=8", "dataset.image_size=8"]
 MOBILE = ["model=mobilenet_v2", "model.options=[width_mult=0.35]", "dataset.image_size=16"]
 NONE = ["model.mean=[0]", "model.std=[1]"]
+SMALL = ["model.stem=small"]
 
 
 def normalised(x_NCHW: Tensor, mean: float, std: float) -> Tensor:
@@ -85,9 +86,7 @@ WRONG = {
     "none": (RESNET, "set model.mean=[0] model.std=[1] (none)", NONE),
     "half": (RESNET, "model.mean=[0.5] model.std=[0.5]", ["model.mean=[0.5]", "model.std=[0.5]"]),
     "0..255": (RESNET, "(pixels of 0..255)", ["model.mean=[0]", "model.std=[0.00392157]"]),
-    "small stem": (
-        [*MOBILE, *NONE], "with another stem; if the network was trained so: set model.stem=small", ["model.stem=small"],
-    ),
+    "small stem": ([*MOBILE, *NONE], "another stem; if the network was trained so: set model.stem=small", SMALL),
 }  # fmt: skip
 
 
@@ -107,7 +106,7 @@ RIGHT = {
     "half": [*RESNET, "model.mean=[0.5]", "model.std=[0.5]"],
     "mnist": [*RESNET, "model.mean=[0.1307]", "model.std=[0.3081]"],
     "0..255": [*RESNET, "model.mean=[0]", "model.std=[0.00392157]"],
-    "small stem": [*MOBILE, *NONE, "model.stem=small"],
+    "small stem": [*MOBILE, *NONE, *SMALL],
 }
 
 
