@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from torch import nn
+
 from rnet.config.yaml_files import Word, parse_yaml
 from rnet.errors import UserError, first_line, unknown_name
 
@@ -92,14 +94,27 @@ def _value(line: str, written: Any) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
+def _constructors(kind: type) -> list[inspect.Signature]:
+    """The constructor, and those of the bases to which arguments of any name are handed on."""
+    found = []
+    for base in kind.__mro__:
+        if base is nn.Module or "__init__" not in vars(base):
+            continue
+        found.append(inspect.signature(vars(base)["__init__"]))
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in found[-1].parameters.values()):
+            break
+    return found
+
+
 def _parameters(kind: type) -> list[str]:
-    found = inspect.signature(kind).parameters.values()
-    return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    found = [p for signature in _constructors(kind) for p in list(signature.parameters.values())[1:]]
+    return list(dict.fromkeys(p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)))
 
 
 def _swallows(kind: type) -> bool:
-    """Whether the constructor takes arguments of any name: then it does not refuse those that it does not know."""
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
+    """Whether arguments of any name are taken, so that those that are not known go by without a word."""
+    last = _constructors(kind)[-1].parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in last)
 
 
 def _named_nearby(kind: type) -> set[str]:
