@@ -44,7 +44,7 @@ def _hashed_fields(place: str, config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if field.metadata.get("file"):
             if value is not None:
-                found[f"{field.name}_sha256"] = _file_digest(f"{place}.{field.name}", value)
+                found[f"{field.name}_sha256"] = file_digest(f"{place}.{field.name}", value)
         elif field.metadata.get("hashed_if_set") and value == _default(field):
             continue
         elif not field.metadata.get("execution_only"):
@@ -60,7 +60,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _file_digest(setting: str, path: str) -> str:
+def file_digest(setting: str, path: str) -> str:
     """The file's SHA-256. Every document that builds on it needs it, so it is read once."""
     try:
         file = Path(path).expanduser()

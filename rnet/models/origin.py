@@ -49,22 +49,14 @@ _known: dict[str, Origin] = {}
 
 
 def as_imported(config: RunConfig) -> RunConfig:
-    """The run with what is known of its victim's file, and of its suspect's, in its settings; other runs as they are.
+    """The run with what is known of its victim's file in its settings; a run that trains its victim as it is.
 
-    Raises UserError for a victim's file that cannot be read.
+    Raises UserError for a file that cannot be read.
     """
-    if config.model.weights is not None:
-        origin = origin_of(config)
-        config = replace(config, model=origin.model, dataset=origin.dataset)
-    model, weights = (getattr(config.attack, key, None) for key in ("model", "weights"))
-    if weights is not None and isinstance(model, ModelConfig):
-        given = replace(model, weights=weights, weights_key=config.attack.weights_key)
-        try:
-            found = model_origin(given, image_size=config.dataset.image_size).model
-        except UserError:
-            return config  # the suspect's own stage refuses the file, while others are judged
-        config = replace(config, attack=replace(config.attack, model=replace(found, weights=None, weights_key=None)))
-    return config
+    if config.model.weights is None:
+        return config
+    origin = origin_of(config)
+    return replace(config, model=origin.model, dataset=origin.dataset)
 
 
 def origin_of(config: RunConfig) -> Origin:

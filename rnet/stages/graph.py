@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rnet.attacks.imported.config import ImportConfig
 from rnet.attacks.independent.config import IndependentConfig
 from rnet.config.components import GROUPS
 from rnet.config.documents import hashed
@@ -66,10 +67,14 @@ def document(stage: str, config: RunConfig) -> Document:
 
     Of an imported victim or suspect, what its file says is among the settings.
     """
-    if config.model.weights is not None or getattr(config.attack, "weights", None) is not None:
+    if config.model.weights is not None:
         from rnet.models.origin import as_imported  # imports torch
 
         config = as_imported(config)
+    if "attack" in GRAPH[stage].own and isinstance(config.attack, ImportConfig) and config.attack.weights is not None:
+        from rnet.attacks.imported.origin import as_given
+
+        config = as_given(config)
     found: Document = {"stage": stage, "method": GRAPH[stage].method}
     for key in GRAPH[stage].own:
         value = getattr(config, key)

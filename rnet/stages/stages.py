@@ -19,6 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.base import Attack, AttackContext
 from rnet.attacks.imported.attack import Import
+from rnet.attacks.imported.origin import as_given, origin_report, suspect_origin
 from rnet.attacks.registry import ATTACKS
 from rnet.config.documents import content_id
 from rnet.config.run import RunConfig
@@ -176,6 +177,7 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     A suspect with other classes than the data set's has no accuracy, drop and agreement; the result says so. Of a black
     box it also says what it answers and how many images it was asked about.
     """
+    asked, config = config, as_given(config)
     method: Attack = ATTACKS.build(config.attack)
     dataset = load_dataset_once(config.dataset)
     device = resolve_device(config.engine.device)
@@ -191,7 +193,8 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
         build=partial(_suspect_blueprint, config, method, dataset), seed=config.attack.seed or 0,
     )  # fmt: skip
     suspect = method.run(dataset, context)
-    model, about = suspect.model, {"derived": suspect.derived, "cost": suspect.cost}
+    model = suspect.model
+    about: dict[str, Any] = {"derived": suspect.derived, "cost": suspect.cost}
     if isinstance(model, BlackBox):
         found = _fidelity(test, model, model.num_classes, victim_N, dataset)
         return {
@@ -202,6 +205,9 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
             "cost": {"queries": model.asked},
         }
     save_model(folder, model)
+    if isinstance(method, Import):
+        about["import"] = origin_report(suspect_origin(asked), model)
+        run.say(report_text(str(method.config.weights), about["import"]))
     return {**_fidelity(test, model, method.classes(dataset), victim_N, dataset), **about}
 
 
@@ -255,7 +261,7 @@ def check_victim(config: RunConfig) -> None:
 def check_attack(config: RunConfig) -> None:
     """Raises UserError if the attack cannot run on such a model and dataset; nothing is trained or written."""
     check_settings("attack", config)
-    config = as_imported(config)
+    config = as_given(as_imported(config))
     method: Attack = ATTACKS.build(config.attack)
     model, dataset = _blueprint(config), load_dataset_once(config.dataset)
     if method.trains and config.attack.batch_size is not None:
@@ -313,6 +319,7 @@ def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
     config = as_imported(config)
     dataset = load_dataset_once(config.dataset)
     if folder.document["stage"] == "attack":
+        config = as_given(config)
         if getattr(config.attack, "function", None):
             raise UserError(f"{folder.label} is the black box {config.attack.function}, which has no weights to load")
         model = _suspect_blueprint(config, ATTACKS.build(config.attack), dataset, seed=0)
@@ -328,6 +335,7 @@ def load_suspect(config: RunConfig, folder: StageFolder) -> Classifier | BlackBo
 
     Where its layers are not the victim's it counts as one that shows its logits: neurons cannot be compared.
     """
+    config = as_given(config)
     method: Attack = ATTACKS.build(config.attack)
     dataset = load_dataset_once(config.dataset)
     if isinstance(method, Import) and method.config.function:

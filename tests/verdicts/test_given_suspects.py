@@ -84,7 +84,8 @@ def test_a_given_file_has_the_result_of_the_same_model_made_here(store: Store, f
     config = given(**file(files["independent"]))
     same = tiny(*VICTIM, "attack=independent", "attack.seed=77", "negatives=2", "defense=ipguard", *SMALL["ipguard"])
     here, there = (stages.attack(one, store).result() or {} for one in (same, config))
-    assert {**here, "derived": None, "cost": {}} == there
+    assert {**here, "derived": None, "cost": {}} == {key: there[key] for key in here}
+    assert there["import"]["architecture"]["value"] == "resnet8"
     first, second = (stages.verify(one, store).result() for one in (same, config))
     assert first == second
 
@@ -112,8 +113,6 @@ def test_another_architecture_and_another_input_size_are_rebuilt_from_the_store(
 
 
 def test_other_mean_and_standard_deviation_are_another_function(store: Store, files: dict[str, Path]) -> None:
-    if not hasattr(ModelConfig(), "mean"):
-        pytest.skip("models have no mean of their own")
     model = ModelConfig(width=4, mean=[0.9], std=[0.1])
     same, other = examine([given(**file(files["copy"])), given(**file(files["copy"], model=model))], store)
     assert same["accuracy"] > other["accuracy"]
@@ -298,3 +297,24 @@ def test_two_processes_ask_a_black_box_as_one_does(store: Store, tmp_path: Path,
     for key in ("attack_id", "verify_id", "queries"):
         assert together[key] == alone[key]
     assert together["agreement"] == pytest.approx(alone["agreement"], abs=0.2)
+
+
+def test_what_a_file_says_of_itself_goes_before_what_the_victim_is(
+    store: Store, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Files that rnet writes say their mean and standard deviation; so do those of timm."""
+    about = {"model": {"name": "resnet8", "mean": [0.9], "std": [0.1]}}
+    said = tmp_path / "said.safetensors"
+    save_file(load_file(files["copy"]), said, {"rnet": json.dumps(about)})
+    silent = tmp_path / "silent.safetensors"
+    save_file(load_file(files["copy"]), silent)
+    results = {path.stem: stages.attack(given(**file(path)), store).result() or {} for path in (said, silent)}
+    assert results["said"]["import"]["mean"]["value"] == [0.9]
+    assert results["said"]["import"]["mean"]["how"] == "read"
+    assert results["said"]["accuracy"] < results["silent"]["accuracy"]
+    assert results["silent"]["agreement"] == 1
+    assert results["silent"]["import"]["options"]["value"] == []
+    assert results["silent"]["import"]["mean"]["value"] == pytest.approx([0.3049], abs=1e-3)
+    assert results["silent"]["import"]["mean"]["from"].startswith("the victim's; else attack.model.mean")
+    loaded = stages.load_model(given(**file(said)), stages.attack(given(**file(said)), store))
+    assert loaded.mean.item() == pytest.approx(0.9)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
 from rnet.attacks.imported.config import ImportConfig
+from rnet.attacks.imported.origin import of_a_suspect
 from rnet.attacks.imported.registry import FUNCTIONS
 from rnet.data.images import Dataset
 from rnet.errors import UserError
@@ -39,9 +38,8 @@ class Import(Attack):
             self._imported(blueprint)
 
     def architecture(self, victim: ModelConfig) -> ModelConfig:
-        """The one given, with the file as its weights; without one the victim's."""
-        given = self.config.model
-        return victim if given is None else replace(given, weights=self.config.weights)
+        """The one given; without one the victim's."""
+        return self.config.model or victim
 
     def classes(self, dataset: Dataset) -> int:
         """As many as are given, or as the data set has."""
@@ -80,19 +78,9 @@ class Import(Attack):
         try:
             return import_weights(model, self.config.weights, self.config.weights_key)
         except UserError as error:
-            raise UserError(_of_a_suspect(str(error))) from None
-
-
-def _of_a_suspect(error: str) -> str:
-    """What an import says of a victim's settings, said of a suspect's."""
-    names = "|".join(sorted((field.name for field in fields(ModelConfig)), key=len, reverse=True))
-
-    def setting(match: re.Match[str]) -> str:
-        own = match[1].startswith("weights")
-        return f"attack.{match[1]}" if own else f"attack.model.{match[1]}"
-
-    text = re.sub(rf"(?<![\w./\\-])model\.({names})\b", setting, error)
-    return f"{text}; a suspect with other classes is imported with attack.num_classes" if "classes" in text else text
+            text = of_a_suspect(str(error))
+            remedy = "; a suspect with other classes is imported with attack.num_classes" if "classes" in text else ""
+            raise UserError(f"{text}{remedy}") from None
 
 
 def _differing(first_BK: Tensor, second_BK: Tensor) -> int:

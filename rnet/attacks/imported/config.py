@@ -25,7 +25,8 @@ class ImportConfig(AttackConfig):
     weights_key: str | None = field(default=None, metadata={"hashed_if_set": True})
     """Which set of weights, where the file holds several, e.g. model_ema."""
     model: ModelConfig | None = field(default=None, metadata={"hashed_if_set": True, "registry": MODELS})
-    """The suspect's architecture and what else an imported model has, as in model.*; null takes all of the victim's."""
+    """The suspect's architecture and what else an imported model has, as in model.*; null takes what the file says
+    of itself, and else the victim's."""
     num_classes: int | None = field(default=None, metadata={"hashed_if_set": True})
     """How many classes the suspect tells apart; null for as many as the data set has."""
     function: str | None = field(default=None, metadata={"hashed_if_set": True, "registry": FUNCTIONS})

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save as safetensors_bytes
 
 from rnet.attacks.imported.config import ANSWERS, ImportConfig
+from rnet.attacks.imported.origin import as_given
 from rnet.config.documents import content_id
 from rnet.errors import UserError
 from rnet.models import answers
@@ -43,14 +46,20 @@ def test_the_kinds_of_answers_are_those_that_can_be_read() -> None:
     assert {*ANSWERS} == {*answers.ANSWERS}
 
 
+def weights(path: Path, value: float = 0.0) -> Path:
+    """A file of weights, of whatever network."""
+    path.write_bytes(safetensors_bytes({"fc.weight": torch.full((10, 4), value)}))
+    return path
+
+
 def suspect_id(*overrides: str) -> str:
     return content_id(document("attack", tiny("attack=import", *overrides)))
 
 
 def test_a_file_is_named_by_its_content_and_not_by_its_path(tmp_path: Path) -> None:
     first, same, other = (tmp_path / name for name in ("a.pt", "b.safetensors", "c"))
-    for path, content in ((first, b"one"), (same, b"one"), (other, b"two")):
-        path.write_bytes(content)
+    for path, value in ((first, 1.0), (same, 1.0), (other, 2.0)):
+        weights(path, value)
     (tmp_path / "link").symlink_to(first)
     ids = {name: suspect_id(f"attack.weights={tmp_path / name}") for name in ("a.pt", "b.safetensors", "link", "c")}
     assert ids["a.pt"] == ids["b.safetensors"] == ids["link"] == suspect_id(f"attack.weights={os.path.relpath(first)}")
@@ -63,7 +72,7 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     path = str(tmp_path / kind) if kind in ("gone", "folder", "pipe") else kind
     config = dataclasses.replace(tiny(), attack=ImportConfig(weights=path))
-    with pytest.raises(UserError, match=r"^attack\.weights='.*name a file$"):
+    with pytest.raises(UserError, match=r"^attack\.weights='.*; name a file$"):
         document("attack", config)
 
 
@@ -78,7 +87,7 @@ def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_everything_that_makes_another_suspect_makes_another_id(setting: str, tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"weights")
+    weights(tmp_path / "w")
     given = f"attack.weights={tmp_path / 'w'}"
     assert suspect_id(given, setting) != suspect_id(given)
 
@@ -124,7 +133,7 @@ def test_a_function_with_a_version_is_named_by_that(code: Path) -> None:
 
 
 def test_an_edited_architecture_of_the_users_own_has_another_id(code: Path) -> None:
-    (code / "w").write_bytes(b"weights")
+    weights(code / "w")
     found = []
     for name, text in (("given_net_a", ""), ("given_net_b", "# edited")):
         write(code, f"{name}.py", f"def net(num_classes, in_channels): ...{text}")
@@ -134,9 +143,23 @@ def test_an_edited_architecture_of_the_users_own_has_another_id(code: Path) -> N
 
 
 def test_the_settings_of_the_suspects_architecture_are_shown_flat(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"weights")
+    weights(tmp_path / "w")
     shown = hyperparameters(
         document("attack", tiny("attack=import", f"attack.weights={tmp_path / 'w'}", "attack.model=resnet14"))
     )
     assert (shown["attack"], shown["attack.model"], shown["attack.model.width"]) == ("import", "resnet14", 16)
     assert not any(isinstance(value, dict) for value in shown.values())
+
+
+def test_a_file_that_does_not_say_its_stem_is_taken_to_have_the_victims(tmp_path: Path) -> None:
+    """The stem of MobileNet leaves no trace in shapes: small for a victim trained on small images."""
+    file = weights(tmp_path / "w")
+    victim = ("model=torchvision", "model.name=mobilenet_v2")
+    for model, stem in ((victim, "auto"), ((*victim, "model.stem=imagenet"), "imagenet")):
+        taken = as_given(tiny("attack=import", f"attack.weights={file}", "model.width=16", *model))
+        assert taken.attack.model.stem == stem
+        assert taken.attack.model.weights is None
+    other = as_given(
+        tiny("attack=import", f"attack.weights={file}", "model.width=16", *victim, "attack.model.stem=small")
+    )
+    assert other.attack.model.stem == "small"
