@@ -59,7 +59,7 @@ class Registry:
     def installed(self) -> dict[str, EntryPoint]:
         """What installed packages offer to this group, by name; rnet's own names go before."""
         prefix = f"{self.group}."
-        found = {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name.startswith(prefix)}
+        found = {point.name: point for point in _entry_points(tuple(sys.path)) if point.name.startswith(prefix)}
         named = {name.removeprefix(prefix): found[name] for name in sorted(found)}
         return {name: point for name, point in named.items() if name not in self._table}
 
@@ -168,6 +168,12 @@ class Registry:
             raise UserError(f"{self.group}={name!r} must be a class that derives from {self._kind.replace(':', '.')}")
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise UserError(f"{self.group}={name!r} lacks the methods {', '.join(missing)}")
+
+
+@lru_cache(maxsize=4)
+def _entry_points(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """What the packages on the path offer; they are read once, not for each of a sweep's rows."""
+    return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def annotated_config(component: Callable[..., Any]) -> type | None:

@@ -26,7 +26,10 @@ EXIT_PREEMPTED = 143
 
 def guarded(action: Callable[[], None]) -> int:
     """Runs a command and returns the exit status; a user's mistake becomes one clear message without a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain())
+    logging.captureWarnings(True)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8
@@ -45,6 +48,16 @@ def guarded(action: Callable[[], None]) -> int:
     except Exception as error:
         return _fault(error)
     return 0
+
+
+class _Plain(logging.Formatter):
+    """The message alone, with a word before it where it is more than information."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.name == "py.warnings":  # "file:line: Kind: words", and the line of code
+            text = re.sub(r"^.*?:\d+: (\w+): ", "", text.split("\n  ")[0].strip())
+        return f"{record.levelname.lower()}: {text}" if record.levelno > logging.INFO else text
 
 
 def one_line(text: str) -> str:

@@ -76,6 +76,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
 
 
 def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
+    from rnet.data.files.digest import looked_at_once
     from rnet.parallel.collectives import rank
     from rnet.stages.stages import STAGES
     from rnet.stages.store import Store
@@ -83,8 +84,9 @@ def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
 
     store = Store(options.root)
     if stage == "verify":
-        rows = examine(configs, store)
-        separated = separations(rows, configs, store)
+        with looked_at_once(store.root, keep=rank() == 0):
+            rows = examine(configs, store)
+            separated = separations(rows, configs, store)
         if rank() == 0:
             show_verdicts(rows, separated, as_json=options.as_json)
         return

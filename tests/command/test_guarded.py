@@ -92,3 +92,14 @@ def test_a_reader_that_leaves_early_is_no_fault() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout in ("{141\n", "{0\n")  # it may have been quicker than its reader
     assert done.stderr == ""
+
+
+def test_a_warning_says_that_it_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import logging, warnings; from rnet.command.guarded import guarded\n"
+        "def action():\n"
+        "    logging.getLogger('x').info('step 1'); logging.getLogger('x').warning('odd'); warnings.warn('no effect')\n"
+        "raise SystemExit(guarded(action))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["step 1", "warning: odd", "warning: no effect"]
