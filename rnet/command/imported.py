@@ -15,9 +15,8 @@ _ORDER = (
 )
 
 
-def show_import(title: str, result: Mapping[str, Any], folder: str, console: Console) -> None:
-    """Two tables and the warnings, from the result of a victim that was imported."""
-    about, check = result["import"], result["check"]
+def show_origin(title: str, about: Mapping[str, Any], console: Console) -> None:
+    """A table of what an imported model was taken for, and who said so; then what was noted."""
     table = Table(title=escape(title), title_justify="left")
     for name in ("what", "value", "how", "from"):
         table.add_column(name, overflow="fold")
@@ -26,6 +25,13 @@ def show_import(title: str, result: Mapping[str, Any], folder: str, console: Con
             fact = about[name]
             table.add_row(name, *(escape(text) for text in (_shown(fact["value"]), fact["how"], fact["from"])))
     console.print(table)
+    for note in about["notes"]:
+        console.print(f"note: {note}", markup=False, highlight=False)
+
+
+def show_check(result: Mapping[str, Any], folder: str, console: Console) -> None:
+    """A table of how an imported victim does on the user's images, and what speaks against the import."""
+    check = result["check"]
     table = Table(title="Check on your own images", title_justify="left", show_header=False)
     table.add_row("accuracy", f"{_percent(result['accuracy'])} of {check['images']} test images")
     if reference := check.get("reference"):
@@ -33,7 +39,7 @@ def show_import(title: str, result: Mapping[str, Any], folder: str, console: Con
     for row in check.get("per_class", []):
         name = escape(f"class {row['class']}")
         table.add_row(name, f"{_percent(row['recall'])} of {row['images']} images")
-    for kind, lines in (("warning", check["warnings"]), ("note", [*about["notes"], *check["notes"]])):
+    for kind, lines in (("warning", check["warnings"]), ("note", check["notes"])):
         for line in lines:
             table.add_row(kind, escape(line))
     if not check["warnings"]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from rnet.command.imported import show_import
+from rnet.command.imported import show_check, show_origin
 from rnet.errors import UserError
 from rnet.training.signals import Preempted
 
@@ -101,7 +101,9 @@ def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
         return
     for row in found:
         if "import" in row["result"]:
-            show_import(f"Imported victim {row['id']}", row["result"], row["folder"], console())
+            show_origin(f"What {stage} {row['id']} was taken for", row["result"].pop("import"), console())
+        if "check" in row["result"]:
+            show_check(row["result"], row["folder"], console())
             continue
         show_values(f"{stage} {row['id']}", _flatten({**row["result"], "folder": row["folder"]}))
 

@@ -48,7 +48,7 @@ class DatasetConfig(ComponentConfig):
     """Image files that decoded take more MiB than this are decoded on demand instead of being kept in memory."""
     resize: int | None = field(default=None, metadata=_SET)
     """The shorter side in pixels before the middle square of image_size is cut out; None for image_size."""
-    interpolation: str = field(default="bilinear", metadata=_SET)
+    interpolation: str | None = field(default=None, metadata=_SET)
     """How images are resized: bilinear, bicubic, lanczos, nearest, hamming or box, as torchvision does with Pillow."""
     background: str = field(default="white", metadata=_SET)
     """What shows through transparent images: white, black or #rrggbb."""
@@ -70,7 +70,7 @@ class DatasetConfig(ComponentConfig):
         check_at_least_1("dataset", self, *given)
         if self.white_level is not None:
             check_positive("dataset", self, "white_level")
-        check_names("dataset.interpolation", [self.interpolation], *INTERPOLATIONS)
+        check_names("dataset.interpolation", [self.interpolation or "bilinear"], *INTERPOLATIONS)
         check_names("dataset.class_order", [self.class_order], "alphabetical", "natural")
         check_names("dataset.duplicates", [self.duplicates], "say", "together")
         check_names("dataset.digest", [self.digest], "auto", "content", "listing")

@@ -97,7 +97,7 @@ def file_sources(config: DatasetConfig, *path_lists: Sequence[str]) -> tuple[Ima
     channels = 1 if config.grayscale else 3
     reading = Reading.of(config)
     sources = [
-        FolderSource(paths, config.image_size, channels, reading, config.resize, config.interpolation)
+        FolderSource(paths, config.image_size, channels, reading, config.resize, config.interpolation or "bilinear")
         for paths in path_lists
     ]
     total_bytes = sum(len(paths) for paths in path_lists) * channels * config.image_size**2

@@ -104,7 +104,7 @@ def _fitted(source: ImageSource, config: DatasetConfig) -> ImageSource:
     return TensorSource(
         fit_images(
             source.images_NCHW, config.image_size or height, grayscale=config.grayscale, resize=config.resize,
-            interpolation=config.interpolation,
+            interpolation=config.interpolation or "bilinear",
         )
     )  # fmt: skip
 

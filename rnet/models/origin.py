@@ -5,7 +5,6 @@ It is decided once, before ids are made, so that the victim, what is derived fro
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from rnet.config.run import RunConfig
+from rnet.data.config import DatasetConfig
 from rnet.errors import UserError
 from rnet.models.config import ModelConfig
 from rnet.models.importing import WRAPPERS
@@ -37,7 +37,7 @@ class Origin:
     """
 
     model: ModelConfig
-    dataset: Any = None
+    dataset: DatasetConfig | None = None
     facts: dict[str, Fact]
     notes: list[str] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
@@ -56,6 +56,7 @@ def as_imported(config: RunConfig) -> RunConfig:
     if config.model.weights is None:
         return config
     origin = origin_of(config)
+    assert origin.dataset is not None
     return replace(config, model=origin.model, dataset=origin.dataset)
 
 
@@ -234,7 +235,9 @@ def _close(a: Sequence[float], b: Sequence[float]) -> bool:
     return len(a) == len(b) and all(abs(x - y) < 0.002 for x, y in zip(a, b, strict=True))
 
 
-def _preprocessing(dataset: Any, published: Sequence[Published]) -> tuple[Any, dict[str, Fact], list[str]]:
+def _preprocessing(
+    dataset: DatasetConfig, published: Sequence[Published]
+) -> tuple[DatasetConfig, dict[str, Fact], list[str]]:
     """The data set with what is published of resizing, where the user has not set it."""
     notes: list[str] = []
     said: dict[str, tuple[Any, str]] = {}
@@ -245,10 +248,9 @@ def _preprocessing(dataset: Any, published: Sequence[Published]) -> tuple[Any, d
             said["interpolation"] = one.interpolation, one.where
     size = dataset.image_size
     facts = {"crop": _fact(size, GIVEN, "dataset.image_size, the middle")}
-    settable = {one.name: one.default for one in dataclasses.fields(dataset) if one.name in ("resize", "interpolation")}
-    for key, default in settable.items():
-        value, usual = getattr(dataset, key), size if key == "resize" else "bilinear"
-        if value != default:
+    for key, usual in (("resize", size), ("interpolation", "bilinear")):
+        value = getattr(dataset, key)
+        if value is not None:
             facts[key] = _fact(value, GIVEN, f"dataset.{key}")
             if key in said and said[key][0] != value:
                 notes.append(f"{key}: dataset.{key}={value} as you set it; {said[key][1]} says {said[key][0]}")

@@ -299,7 +299,10 @@ train, attack, fingerprint, verify = (STAGES[stage] for stage in ("train", "atta
 
 def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
     """A freshly initialised classifier for a dataset."""
-    return build_model(config, **dataset.blueprint, seed=seed)
+    model = build_model(config, **dataset.blueprint, seed=seed)
+    if len(dataset.class_names) == dataset.num_classes:
+        model.about["class_names"] = list(dataset.class_names)
+    return model
 
 
 def save_model(folder: StageFolder, model: Classifier) -> None:

@@ -6,18 +6,17 @@ Shapes: N images, K classes.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from rnet.data.files.classes import natural_key
 from rnet.data.images import Dataset
 
 
 def class_names(dataset: Dataset) -> list[str]:
-    named = list(getattr(dataset, "class_names", ()))
+    named = list(dataset.class_names)
     return named if len(named) == dataset.num_classes else [str(number) for number in range(dataset.num_classes)]
 
 
@@ -49,23 +48,13 @@ def order_remedy(
     names = class_names(dataset)
     mapping = {name: int(number) for name, number in zip(names, theirs_K.tolist(), strict=True)}
     mapped = (predicted_N == theirs_K[labels_N]).float().mean()
-    for order in ("natural", "alphabetical") if getattr(dataset, "class_names", ()) else ():
-        numbers_K = torch.tensor(_positions(names, order))
+    for order, key in {"natural": natural_key, "alphabetical": None}.items() if dataset.class_names else ():
+        placed = sorted(names, key=key)
+        numbers_K = torch.tensor([placed.index(name) for name in names])
         if (predicted_N == numbers_K[labels_N]).float().mean() >= mapped - 0.01:
             return f"set dataset.class_order={order}", mapping
     moved = {name: number for index, (name, number) in enumerate(mapping.items()) if index != number}
     shown = json.dumps(dict(list(moved.items())[:12]), ensure_ascii=True)
     more = f" and {len(moved) - 12} more" if len(moved) > 12 else ""
-    return f"set dataset.class_map to a JSON file with the classes' numbers, {shown}{more}", mapping
-
-
-def _positions(names: Sequence[str], order: str) -> list[int]:
-    """Of each name its place in that order."""
-
-    def natural(name: str) -> list[tuple[int, str]]:
-        return [
-            (int(digits), "") if digits else (-1, text.lower()) for digits, text in re.findall(r"(\d+)|(\D+)", name)
-        ]
-
-    placed = sorted(names, key=natural if order == "natural" else None)
-    return [placed.index(name) for name in names]
+    where = "check.would_be.class_map of the result"
+    return f"set dataset.class_map to a JSON file with the classes' numbers ({where}), {shown}{more}", mapping

@@ -33,11 +33,12 @@ def report_text(file: str, report: Mapping[str, Any]) -> str:
 
 def _class_order(origin: Origin, dataset: Dataset) -> tuple[Fact, list[str]]:
     """How classes are numbered, and a note where the publisher's names are the data set's in another order."""
-    config, names = origin.dataset, list(getattr(dataset, "class_names", ()))
+    config, names = origin.dataset, list(dataset.class_names)
+    assert config is not None
     said = next((one for one in origin.published if one.class_names), None)
-    if getattr(config, "class_map", None):
+    if config.class_map:
         return {"value": "class map", "how": GIVEN, "from": f"dataset.class_map={config.class_map}"}, []
-    order = getattr(config, "class_order", "alphabetical")
+    order = config.class_order
     if order != "alphabetical":
         return {"value": order, "how": GIVEN, "from": "dataset.class_order"}, []
     if said is not None and names and said.class_names == names:

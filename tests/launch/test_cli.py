@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,41 @@ def test_an_unknown_benchmark_is_refused() -> None:
     code, _, err = rnet("bench", "fingerprints")
     assert code == 2
     assert "did you mean fingerprint" in err
+
+
+def test_import_shows_what_a_file_was_taken_for_and_how_it_does(root: Path, tmp_path: Path) -> None:
+    code, out, _ = rnet("train", "--root", root, "--json", *TINY)
+    file = tmp_path / "a=b, c.safetensors"
+    file.write_bytes(Path(json.loads(out)["folder"], "model.safetensors").read_bytes())
+    code, out, _ = rnet("import", file, "--root", root, "--json", *TINY)
+    result = json.loads(out)["result"]
+    assert code == 0
+    assert {"architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation"} <= result[
+        "import"
+    ].keys()
+    assert result["import"]["mean"]["how"] == "read"
+    assert {"images", "reference", "warnings"} <= result["check"].keys()
+    assert "training_samples" not in result
+    code, out, _ = rnet("import", file, "--root", root, *TINY)
+    assert code == 0
+    assert all(word in out for word in ("architecture", "the file's metadata", "Check on your own images", "reference"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/nowhere/w.pt"], "'/nowhere/w.pt' does not exist; write rnet import FILE"),
+        (["dataset=digits"], "'dataset=digits' does not exist; write rnet import FILE"),
+        (["/tmp"], "'/tmp' is a folder"),
+        ([__file__, "model.weights=x.pt"], "'model.weights=x.pt' names weights, and so does"),
+        ([__file__], "was refused|cannot be read"),
+    ],
+)
+def test_import_refuses_in_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    code, out, err = rnet(
+        "import", *arguments, "--root", tmp_path / "runs", *(TINY if arguments[0] == __file__ else [])
+    )
+    assert (code, out) == (2, "")
+    assert re.search(said, err)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import models
 
 from rnet.config.documents import content_id
-from rnet.config.run import RunConfig
+from rnet.config.run import RunConfig, load_config
 from rnet.errors import UserError
 from rnet.models.config import ModelConfig
 from rnet.models.origin import Origin, as_imported, model_origin, origin_of
@@ -143,6 +143,28 @@ def test_the_published_crop_keeps_its_share_of_images_of_another_size(
 ) -> None:
     (said,) = origin(hub_folder(tmp_path), "timm/resnet18").published
     assert said.resize_for(image_size) == resize
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "how"),
+    [
+        ([], (256, "bicubic"), ("read", "read")),
+        (["dataset.image_size=112"], (128, "bicubic"), ("read", "read")),
+        (["dataset.resize=300"], (300, "bicubic"), ("given", "read")),
+        (["dataset.interpolation=bilinear"], (256, "bilinear"), ("read", "given")),
+        (["dataset.resize=256", "dataset.interpolation=bicubic"], (256, "bicubic"), ("given", "given")),
+    ],
+)
+def test_the_images_are_resized_as_published_unless_the_user_says_otherwise(
+    given: list[str], expected: tuple[int, str], how: tuple[str, str], tmp_path: Path
+) -> None:
+    lines = ["dataset=digits", "dataset.image_size=224", "model=timm", "model.name=resnet18"]
+    config = load_config([*lines, f"model.weights={hub_folder(tmp_path)}", *given])
+    dataset, facts = as_imported(config).dataset, origin_of(config).facts
+    assert (dataset.resize, dataset.interpolation) == expected
+    assert (facts["resize"]["how"], facts["interpolation"]["how"]) == how
+    hashed = document("train", config)["dataset"]
+    assert (hashed["resize"], hashed["interpolation"]) == expected
 
 
 def test_what_the_user_sets_wins_and_the_contradiction_is_said(tmp_path: Path) -> None:
