@@ -5,7 +5,7 @@ It is decided once, before ids are made, so that the victim, what is derived fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rnet.models.importing import WRAPPERS
 from rnet.models.options import parse_options
 from rnet.models.published import Published, find_published
 from rnet.models.weights import Weights, read_file
-from rnet.models.zoo import find_architecture, two_stems
+from rnet.models.zoo import find_architecture, first_convolution
 
 GIVEN, READ, ASSUMED = "given", "read", "assumed"
 """By the user; in the file or about it; by neither."""
@@ -94,8 +94,10 @@ def _found_out(model: ModelConfig, image_size: int) -> Origin:
     facts: dict[str, Fact] = {"architecture": _fact(model.name, GIVEN, "model.name")}
     notes = _other_architectures(name, published)
     model = replace(model, options=_options(model, published, facts, notes))
-    model, both = _stem(model, file.sets.values(), published, facts, notes)
-    model = _normalisation(model, _channels(file.sets.values()), published, facts, notes)
+    first = first_convolution(model)
+    shapes = [shape for one in file.sets.values() if first and (shape := _shape_of(first[0], one)) is not None]
+    model, both = _stem(model, first, shapes, published, facts, notes)
+    model = _normalisation(model, {shape[1] for shape in shapes if len(shape) == 4}, published, facts, notes)
     for key in ("cut_layers", "input_size", "in_channels"):
         said = next((value for one in published if (value := getattr(one, key))), None)
         if said and not getattr(model, key):
@@ -165,18 +167,21 @@ def _options(model: ModelConfig, published: Sequence[Published], facts: dict[str
 
 def _stem(
     model: ModelConfig,
-    sets: Iterable[Weights],
+    first: tuple[str, torch.Size, torch.Size | None] | None,
+    shapes: Sequence[torch.Size],
     published: Sequence[Published],
     facts: dict[str, Fact],
     notes: list[str],
 ) -> tuple[ModelConfig, bool]:
-    """The model with its stem named, where the architecture has two, and whether the shapes in the file fit both."""
-    stems = two_stems(model)
-    if stems is None:
+    """The model with its stem named, where the architecture has two, and whether the shapes in the file fit both.
+
+    first: as of first_convolution. shapes: of its weights in the file.
+    """
+    if first is None or (small := first[2]) is None:
         facts["stem"] = _fact("as published", READ, "the architecture, which has one")
         return model, False
-    weight, imagenet, small = stems
-    fits = {tuple(shape[2:]) for shape in (_shape_of(weight, one) for one in sets) if shape is not None}
+    weight, imagenet, _ = first
+    fits = {tuple(shape[2:]) for shape in shapes}
     both = imagenet == small
     said = next((one for one in published if one.stem), None)
     if model.stem != "auto":
@@ -200,12 +205,6 @@ def _shape_of(weight: str, tensors: Weights) -> torch.Size | None:
     plain = {".".join(part for part in name.split(".") if part not in WRAPPERS): name for name in tensors}
     found = [name for name in plain if name == weight or name.endswith(f".{weight}")]
     return tensors[plain[min(found, key=len)]].shape if found else None
-
-
-def _channels(sets: Iterable[Weights]) -> set[int]:
-    """What the first convolutions in a file take, as far as its order tells."""
-    first = [next((tensor for tensor in one.values() if tensor.ndim == 4), None) for one in sets]
-    return {tensor.shape[1] for tensor in first if tensor is not None}
 
 
 def _normalisation(

@@ -79,10 +79,11 @@ def _about(
     return {"model": model, "image_size": image_size, "channels": channels, "num_classes": classes}
 
 
-def two_stems(config: ModelConfig) -> tuple[str, torch.Size, torch.Size] | None:
-    """The first convolution of an architecture that has a small stem as well: its name, and both shapes (OIHW).
+def first_convolution(config: ModelConfig) -> tuple[str, torch.Size, torch.Size | None] | None:
+    """The name of an architecture's first convolution's weights, and their shapes (OIHW): as published, and small.
 
-    None for an architecture with one stem, and for one that cannot be built. Nothing is computed.
+    The last is None for an architecture with one stem; all is None for one that has no convolution, or that cannot be
+    built without more. Nothing is computed.
     """
     source, name = find_architecture(config)
     if source == "plugin":
@@ -92,11 +93,13 @@ def two_stems(config: ModelConfig) -> tuple[str, torch.Size, torch.Size] | None:
             backbone = _backbone(source, name, config, num_classes=2, channels=3, size=config.input_size or 224)
         except UserError:
             return None
+        first = next((name for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)), None)
         published = dict(backbone.named_parameters())
-        if not (conv := shrink_stem(backbone)):
-            return None
-    weight = f"{conv}.weight"
-    return weight, published[weight].shape, backbone.get_parameter(weight).shape
+        shrunk = shrink_stem(backbone)
+    weight = f"{shrunk or first}.weight"
+    if weight not in published:
+        return None
+    return weight, published[weight].shape, backbone.get_parameter(weight).shape if shrunk else None
 
 
 def _channels_taken(config: ModelConfig, channels: int) -> int:
