@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rnet.config.checks import check_positive
+from rnet.config.checks import check_at_least_0, check_positive, check_share
 from rnet.config.component import ComponentConfig
 
 
@@ -18,15 +18,13 @@ class AttackConfig(ComponentConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubstituteConfig(AttackConfig):
-    """Of an attack that trains a copy of the victim by SGD on substitute images, which the victim has labelled."""
+class SGDConfig(AttackConfig):
+    """Of an attack that trains a network by SGD on images that the attacker has."""
 
     seed: int | None = None
     """Which images, in which order, and noise; None takes the run's seed."""
     substitute_size: int = 400
     """How many unlabelled images the attacker has."""
-    iterations: int = 500
-    """Optimizer steps."""
     batch_size: int = 64
     """Global batch size."""
     learning_rate: float = 0.01
@@ -38,6 +36,52 @@ class SubstituteConfig(AttackConfig):
     clip_norm: float | None = None
     """Largest l2 norm of all gradients together; None does not clip."""
 
+    def steps(self, images: int) -> int:
+        """How many optimizer steps are taken on so many images."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Raises UserError for a size or rate that is not above 0."""
-        check_positive("attack", self, "substitute_size", "iterations", "batch_size", "learning_rate")
+        check_positive("attack", self, "substitute_size", "batch_size", "learning_rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubstituteConfig(SGDConfig):
+    """Of an attack that trains for so many steps, as a rule a copy of the victim on images that it has labelled."""
+
+    iterations: int = 500
+    """Optimizer steps."""
+
+    def steps(self, images: int) -> int:
+        """As set, however many images there are."""
+        return self.iterations
+
+    def check(self) -> None:
+        """Also refuses a number of steps that is not above 0."""
+        check_positive("attack", self, "iterations")
+        super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig(SubstituteConfig):
+    """Of the baselines of RemovalNet's authors, who train copies on the victim's own labelled training images."""
+
+    labelled: bool = True
+    """Whether the attacker has the victim's training images and their labels; false takes substitute_size unlabelled
+    images, which the victim labels."""
+    iterations: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 200
+    """Global batch size."""
+    random_rate: bool = True
+    """Whether the learning rate is multiplied by 1 + u, with u in [0, 1) drawn with the seed, as released."""
+    momentum: float = 0.0
+    """Of SGD."""
+    linear_decay: float = 0.01
+    """Weight decay of linear layers, weights and biases, on top of weight_decay."""
+
+    def check(self) -> None:
+        """Also refuses a momentum or decay out of range."""
+        super().check()
+        check_share("attack", self, "momentum")
+        check_at_least_0("attack", self, "weight_decay", "linear_decay")

@@ -1,26 +1,33 @@
-"""Attacks that train a copy of the victim on substitute images, to which the victim has given the labels.
+"""Attacks that train a network by SGD on the attacker's images: as a rule a copy of the victim, on the victim's labels.
 
-Such an attack says what it trains and what the loss of a batch is; SGD, its cosine schedule, the labels and the loop
-are here. Shapes: N images, B samples of this process's share of a batch, C channels, K classes.
+Such an attack says what it trains, on what, and what the loss of a batch is; the optimizer, its schedule, the answers,
+the loop and the costs are here. Shapes: N images, B samples of this process's share of a batch, C channels, K classes.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
-from rnet.attacks.config import SubstituteConfig
+from rnet.attacks.config import SGDConfig
+from rnet.attacks.cost import Passes, training_passes
+from rnet.attacks.training import Objective, Training, TransferSet, keep_at_zero
 from rnet.data.batches import Batch
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.splits import substitute_subset
 from rnet.draws import derive_seed
+from rnet.errors import UserError
 from rnet.models.classifier import Classifier
+from rnet.rewrites.modes import device_of
 from rnet.training.labels import label_table
 from rnet.training.loop import Run
 
@@ -29,38 +36,49 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 Victim = Callable[[Tensor], Tensor]
-Objective = Callable[[int, Batch, Tensor], "LossOf"]
-"""(step, batch, the victim's labels of it) -> the loss of rows of that batch."""
+UNKNOWN = -1
+"""The label of an image of which nobody knows one."""
 
 
 class SubstituteAttack(Attack):
-    """Trains a copy of the victim by SGD on substitute images.
+    """Trains a network by SGD on images.
 
-    A further attack of this kind overrides `objective`, and `module`, `trained` or `period` where it needs to.
+    A further attack of this kind overrides `objective`, and others of the methods below it where it needs to.
     """
 
-    config: SubstituteConfig
+    config: SGDConfig
     period: ClassVar[float] = 1.0
     """Of the cosine schedule, in iterations: above 1 it does not come down to 0."""
+    fresh: ClassVar[bool] = False
+    """Whether it begins with an untrained network, and not with the victim."""
+    keeps_victim: ClassVar[bool] = False
+    """Whether each step asks a frozen copy of what it began as: training.teacher, whole on every process."""
+    mirrors: ClassVar[bool] = True
+    """Whether images are mirrored where a mirrored image is still a natural one."""
 
     def __call__(
-        self, victim: M, images_NCHW: Tensor, *, seed: int = 0, flip: bool = False, precision: str = "fp32"
-    ) -> M:
+        self, victim: M, images_NCHW: Tensor, labels_N: Tensor | None = None, *, start: nn.Module | None = None,
+        seed: int = 0, flip: bool = False, precision: str = "fp32",
+    ) -> M:  # fmt: skip
         """A copy of the victim, attacked, in eval mode; the victim stays as it is. Runs where the victim is.
 
-        victim: images -> logits (N, K). images_NCHW: all substitute images, without labels: floats as the victim takes
-        them, or uint8 for one that takes pixels in [0, 1]. seed: order and noise. flip: whether a mirrored image is
-        still a natural one, and may be trained on. precision: fp32, bf16 or fp16.
+        victim: images -> logits (N, K). images_NCHW: all images of the attacker: floats as the victim takes them, or
+        uint8 for one that takes pixels in [0, 1]. labels_N: their int64 labels, for an attack that has them. start: an
+        untrained network to begin with, for an attack that does; it stays as it is, too. seed: order and noise. flip:
+        whether a mirrored image is still a natural one, and may be trained on. precision: fp32, bf16 or fp16.
         """
+        if (start is None) == self.fresh:
+            given = "begins with an untrained network; give start=" if self.fresh else "begins with the victim; leave "
+            raise UserError(f"attack={self.name} {given}{'a network' if self.fresh else 'start out'}")
         device = next(victim.parameters()).device
         frozen = copy.deepcopy(victim).eval().requires_grad_(False)
-        nobodys_N = torch.zeros(len(images_NCHW), dtype=torch.int64)
+        known_N = torch.full((len(images_NCHW),), UNKNOWN) if labels_N is None else labels_N.cpu().long()
         part = Part(
-            source=TensorSource(images_NCHW.to(device)), positions_N=torch.arange(len(images_NCHW)), labels_N=nobodys_N
+            source=TensorSource(images_NCHW.to(device)), positions_N=torch.arange(len(images_NCHW)), labels_N=known_N
         )
-        training = Training(
-            self, part, frozen, copy.deepcopy(frozen), run=Run(label=self.name, device=device, precision=precision),
-            default_layer=None, seed=derive_seed(seed, self.name), flip=flip,
+        training = self._training(
+            frozen, part, copy.deepcopy(frozen if start is None else start).to(device), default_layer=None,
+            run=Run(label=self.name, device=device, precision=precision), seed=derive_seed(seed, self.name), flip=flip,
         )  # fmt: skip
         training.optimise()
         surrogate: M = training.surrogate.eval()
@@ -70,10 +88,10 @@ class SubstituteAttack(Attack):
         """Refuses what `module` and `trained` refuse, and a substitute set larger than the pool."""
         self.module(blueprint, default_layer)
         self.trained(blueprint)
-        substitute_subset(dataset, self.config.substitute_size, seed=0)
+        self.images(dataset, seed=0)
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
-        """A copy of the victim, attacked."""
+        """The surrogate, trained."""
         training = self.prepare(dataset, context)
         training.optimise()
         return Suspect(model=training.surrogate, derived=True, cost=training.cost)
@@ -81,17 +99,65 @@ class SubstituteAttack(Attack):
     def prepare(self, dataset: Dataset, context: AttackContext) -> Training:
         """Everything up to the first step."""
         seed = derive_seed(context.seed, self.name)
-        part = substitute_subset(dataset, self.config.substitute_size, seed=derive_seed(seed, "substitute"))
-        return Training(
-            self, part, context.victim_forward, context.copy_of_victim(), run=context.run,
-            default_layer=context.default_layer, seed=seed, flip=dataset.flip,
+        part = self.images(dataset, derive_seed(seed, "substitute"))
+        surrogate = context.build(derive_seed(seed, "model")) if self.fresh else context.copy_of_victim()
+        return self._training(
+            context.victim_forward, part, surrogate, default_layer=context.default_layer, run=context.run, seed=seed,
+            flip=dataset.flip,
         )  # fmt: skip
+
+    def _training(
+        self, victim: Victim, part: Part, surrogate: nn.Module, *, default_layer: str | None, run: Run, seed: int,
+        flip: bool,
+    ) -> Training:  # fmt: skip
+        config, flip = self.config, flip and self.mirrors
+        surrogate.requires_grad_(False)
+        transfer = self.transfer_set(victim, part, surrogate, run, seed=seed, flip=flip)
+        teacher = copy.deepcopy(surrogate).eval().to(run.device) if self.keeps_victim else None
+        self.begin(surrogate, seed)
+        trained = self.trained(surrogate)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        module = self.module(surrogate, default_layer)
+        passes = self.passes(module, part.pixels(torch.arange(1), device_of(surrogate)), trained)
+        hooks = keep_at_zero(self.zeros(surrogate), run.device)
+        num_steps = config.steps(len(transfer.part))
+        batches = run.batches(transfer.part, config.batch_size, derive_seed(seed, "batches"), flip=flip)
+        optimizer = self.optimizer(surrogate, trained, seed)
+        engine = run.engine(module, optimizer, self.schedule(optimizer, num_steps), clip_norm=config.clip_norm)
+        training = Training(
+            run=run, engine=engine, batches=batches, transfer=transfer, surrogate=surrogate, teacher=teacher,
+            num_steps=num_steps, batch_size=config.batch_size, seed=seed, passes=passes, hooks=hooks,
+        )  # fmt: skip
+        training.objective = self.objective(training)
+        return training
 
     # --- what an attack says
 
     @abstractmethod
     def objective(self, training: Training) -> Objective:
         """Called once, before the first step: what the loss of each batch will be."""
+
+    def images(self, dataset: Dataset, seed: int) -> Part:
+        """What the attacker has."""
+        return substitute_subset(dataset, self.config.substitute_size, seed=seed)
+
+    def transfer_set(
+        self, victim: Victim, part: Part, surrogate: nn.Module, run: Run, *, seed: int, flip: bool
+    ) -> TransferSet:
+        """Which of these images it trains on, and what it knows of them: all, and the victim's labels.
+
+        surrogate: as it begins. Called by all processes; all get the same.
+        """
+        labels_NM = label_table(victim, part, run.device, flip=flip)
+        return TransferSet(part=part, answers_NM=labels_NM, victim_queries=labels_NM.numel())
+
+    def begin(self, surrogate: nn.Module, seed: int) -> None:
+        """Changes the surrogate, in place, before anything is trained."""
+
+    def zeros(self, surrogate: nn.Module) -> Mapping[nn.Parameter, Tensor]:
+        """Where parameters are 0 and stay 0: bool masks like them."""
+        return {}
 
     def module(self, surrogate: nn.Module, default_layer: str | None) -> nn.Module:
         """What the engine trains: the surrogate, or a module around it."""
@@ -101,61 +167,47 @@ class SubstituteAttack(Attack):
         """Which parameters of the surrogate; the others stay."""
         return list(surrogate.parameters())
 
-
-class Training:
-    """A surrogate about to be trained: step(t) is its t-th step, on batches(t), with the labels of labels_N2.
-
-    run, engine, part, seed: for the attack's objective.
-    """
-
-    def __init__(
-        self, attack: SubstituteAttack, part: Part, victim: Victim, surrogate: Any, *, run: Run,
-        default_layer: str | None, seed: int, flip: bool,
-    ) -> None:  # fmt: skip
-        config = attack.config
-        self.run, self.part, self.seed, self.surrogate = run, part, seed, surrogate
-        self.num_steps: int = config.iterations
-        self.labels_N2 = label_table(victim, part, run.device)
-        trained = attack.trained(surrogate.requires_grad_(False))
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        module = attack.module(surrogate, default_layer)
-        self.batches = run.batches(part, config.batch_size, derive_seed(seed, "batches"), flip=flip)
-        optimizer = torch.optim.SGD(
+    def optimizer(self, surrogate: nn.Module, trained: list[nn.Parameter], seed: int) -> Optimizer:
+        """SGD with the configuration's settings."""
+        config = self.config
+        return torch.optim.SGD(
             trained, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(attack.period * config.iterations))
-        self.engine = run.engine(module, optimizer, scheduler, clip_norm=config.clip_norm)
-        self._objective = attack.objective(self)
 
-    @property
-    def cost(self) -> dict[str, Any]:
-        """Counts, not seconds."""
-        return {
-            "substitute_samples": len(self.part),
-            "iterations": self.num_steps,
-            "victim_queries": self.labels_N2.numel(),
-        }
+    def schedule(self, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+        """The cosine schedule."""
+        return CosineAnnealingLR(optimizer, T_max=int(self.period * num_steps))
 
-    def example(self) -> Tensor:
-        """One image, (1, C, H, W), on the device."""
-        return self.part.pixels(torch.arange(1), self.run.device)
+    def passes(self, module: nn.Module, x_1CHW: Tensor, trained: list[nn.Parameter]) -> Passes:
+        """Of one image of a step; called before the first."""
+        return training_passes(module, x_1CHW, trained)
 
-    def loss_of(self, t: int) -> tuple[LossOf, int]:
-        """The loss of the t-th batch, and how many samples it has here."""
-        batch = self.batches(t)
-        y_B = batch.look_up(self.labels_N2)
-        return self._objective(t, batch, y_B), len(y_B)
 
-    def step(self, t: int) -> dict[str, Tensor]:
-        """Takes the t-th step; what is to be reported."""
-        return self.engine.descend(*self.loss_of(t))
+def label_loss(training: Training) -> Objective:
+    """Cross-entropy with labels, or with distributions: the mean over the batch."""
 
-    def optimise(self) -> None:
-        """Takes all steps; resumes where the run was cut off."""
-        self.run.optimise(self.engine, num_steps=self.num_steps, step=self.step, seed=derive_seed(self.seed, "global"))
+    def of_batch(t: int, batch: Batch, answers_B: Tensor) -> LossOf:
+        def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            logits_BK, wanted_B = training.engine.forward(batch.x_BCHW[rows]).float(), answers_B[rows]
+            y_B = wanted_B if wanted_B.ndim == 1 else wanted_B.argmax(1)
+            return F.cross_entropy(logits_BK, wanted_B), {"agreement/batch": agreement(logits_BK, y_B)}
+
+        return loss
+
+    return of_batch
 
 
 def agreement(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Share of samples with the victim's label, 0-dim."""
+    """Share of samples with the label, 0-dim."""
     return (logits_BK.detach().argmax(1) == y_B).float().mean()
+
+
+def cut_layer(surrogate: nn.Module, layer: str | None, default_layer: str | None) -> str:
+    """The layer set as attack.layer, or the architecture's usual cut. Raises UserError where there is neither."""
+    if found := layer or default_layer:
+        return found
+    inner = surrogate.get_submodule("backbone") if hasattr(surrogate, "backbone") else surrogate
+    names = [name for name, _ in inner.named_modules() if name]
+    raise UserError(
+        f"attack.layer is not set and this architecture has no usual cut; choose one of {', '.join(names[:40])}"
+    )

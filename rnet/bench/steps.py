@@ -15,7 +15,7 @@ from torch import Tensor
 from rnet.attacks.base import AttackContext
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
-from rnet.attacks.substitutes import Training
+from rnet.attacks.training import Training
 from rnet.data.images import Dataset
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig

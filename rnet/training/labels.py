@@ -1,4 +1,4 @@
-"""The labels that a model gives to images, asked for once."""
+"""What a model says of images, asked for once."""
 
 from __future__ import annotations
 
@@ -10,22 +10,33 @@ from torch import Tensor
 from rnet.data.images import Part
 from rnet.parallel.collectives import map_rows
 
+Model = Callable[[Tensor], Tensor]
 
-@torch.no_grad()
-def label_table(
-    victim: Callable[[Tensor], Tensor], part: Part, device: torch.device, *, batch_size: int = 512
-) -> Tensor:
-    """The victim's labels for every image of a part, as is and mirrored: int64 (N, 2) on the device.
+
+def label_table(victim: Model, part: Part, device: torch.device, *, flip: bool, batch_size: int = 512) -> Tensor:
+    """The victim's labels for every image of a part, as is and, with flip, mirrored: int64 (N, 1 or 2) on the device.
 
     Images are only ever mirrored, so this is the label of the image as augmented, computed once; each process asks for
     its share.
     """
+    return _table(victim, part, device, flip, batch_size, lambda logits_BK: logits_BK.argmax(dim=1))
 
-    def labels(indices_N: Tensor) -> Tensor:
+
+def logit_table(victim: Model, part: Part, device: torch.device, *, flip: bool, batch_size: int = 512) -> Tensor:
+    """The victim's logits, float32 (N, 1 or 2, K), as label_table has its labels."""
+    return _table(victim, part, device, flip, batch_size, lambda logits_BK: logits_BK.float())
+
+
+@torch.no_grad()
+def _table(
+    victim: Model, part: Part, device: torch.device, flip: bool, batch_size: int, of: Callable[[Tensor], Tensor]
+) -> Tensor:
+    def answers(indices_N: Tensor) -> Tensor:
         found = []
         for indices_B in indices_N.split(batch_size):
             x_BCHW = part.pixels(indices_B, device)
-            found.append(torch.stack([victim(x).argmax(dim=1) for x in (x_BCHW, x_BCHW.flip(-1))], dim=1))
+            shown = (x_BCHW, x_BCHW.flip(-1)) if flip else (x_BCHW,)
+            found.append(torch.stack([of(victim(x)) for x in shown], dim=1))
         return torch.cat(found)
 
-    return map_rows(labels, torch.arange(len(part)))
+    return map_rows(answers, torch.arange(len(part)))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from rnet.training.signals import Preempted, StopFlag
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Step = Callable[[int], dict[str, Tensor]]
 Measure = Callable[[nn.Module], dict[str, float]]
 
@@ -82,6 +83,10 @@ class Run:
         """Tells the user what was chosen, once for all processes."""
         if rank() == 0 and not self.quiet:
             logger.info("%s: %s", self.label, text)
+
+    def agreed(self, value: T) -> T:
+        """The first process's value, for all: of what each works out alone, on a CPU that may round in its own way."""
+        return same_on_all(value)
 
     def optimise(self, engine: Engine, *, num_steps: int, step: Step, seed: int) -> None:
         """Calls step(t) for t = 0 .. num_steps-1, resuming after the latest checkpoint of this run if there is one.

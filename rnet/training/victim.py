@@ -15,10 +15,14 @@ from rnet.training.config import TrainConfig
 from rnet.training.loop import Run, Step
 
 
-def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> None:
-    """Trains the model in place on the part's own labels. seed drives order, augmentation and dropout."""
+def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> int:
+    """Trains the model in place on the part's own labels, and says in how many steps.
+
+    seed drives order, augmentation and dropout.
+    """
     engine, step, num_steps = prepare_training(run, model, part, config, flip=flip, seed=seed)
     run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))
+    return num_steps
 
 
 def prepare_training(

@@ -20,5 +20,10 @@ class FineTuneConfig(SubstituteConfig):
     def check(self) -> None:
         """Also refuses a fraction outside (0, 1]."""
         super().check()
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"attack.fraction={self.fraction} must be above 0 and at most 1")
+        check_fraction(self.fraction)
+
+
+def check_fraction(fraction: float) -> None:
+    """Raises UserError unless the share of trained tensors lies in (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"attack.fraction={fraction} must be above 0 and at most 1")

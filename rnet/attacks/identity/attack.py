@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.cost import cost
 from rnet.attacks.identity.config import IdentityConfig
 from rnet.data.images import Dataset
 
@@ -14,4 +15,4 @@ class Identity(Attack):
 
     def run(self, dataset: Dataset, context: AttackContext) -> Suspect:
         """An exact copy of the victim."""
-        return Suspect(model=context.copy_of_victim(), derived=True)
+        return Suspect(model=context.copy_of_victim(), derived=True, cost=cost())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.cost import cost, training_passes
 from rnet.attacks.independent.config import IndependentConfig
 from rnet.data.images import Dataset, Part
 from rnet.draws import derive_seed
@@ -21,8 +22,12 @@ class Independent(Attack):
         seed = derive_seed(context.seed, "independent")
         model = context.build(derive_seed(seed, "model"))
         part = self.portion(dataset.train)
-        train_classifier(context.run, model, part, context.train, flip=dataset.flip, seed=seed)
-        return Suspect(model=model, derived=False, cost={"training_samples": len(part)})
+        passes = training_passes(model, part.pixels(torch.arange(1)), list(model.parameters()))
+        steps = train_classifier(context.run, model, part, context.train, flip=dataset.flip, seed=seed)
+        spent = cost(
+            training_samples=len(part), iterations=steps, passes=passes.times(steps * context.train.batch_size)
+        )  # fmt: skip
+        return Suspect(model=model, derived=False, cost=spent)
 
     def portion(self, part: Part) -> Part:
         """The images this model is trained on."""

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rnet.attacks.cost import Passes, count_flops, training_passes
 from rnet.attacks.removalnet import bilevel
 from rnet.attacks.removalnet.config import RemovalNetConfig
-from rnet.attacks.substitutes import Objective, SubstituteAttack, Training, agreement
+from rnet.attacks.substitutes import SubstituteAttack, agreement, cut_layer
+from rnet.attacks.training import Objective, Training
 from rnet.cutting.split import SplitModel, channel_axis
 from rnet.data.batches import Batch
 from rnet.draws import BatchDraws
-from rnet.errors import UserError
+from rnet.rewrites.modes import frozen_eval
 
 if TYPE_CHECKING:
     from rnet.engines.base import LossOf
@@ -129,11 +131,16 @@ class RemovalNet(SubstituteAttack):
 
     def module(self, surrogate: nn.Module, default_layer: str | None) -> SplitModel:
         """The surrogate cut at config.layer, or at its architecture's usual cut."""
-        layer = self.config.layer or default_layer
-        if layer is None:
-            inner = surrogate.get_submodule("backbone") if hasattr(surrogate, "backbone") else surrogate
-            names = [name for name, _ in inner.named_modules() if name]
-            raise UserError(
-                f"attack.layer is not set and this architecture has no usual cut; choose one of {', '.join(names[:40])}"
-            )
-        return SplitModel(surrogate, layer)
+        return SplitModel(surrogate, cut_layer(surrogate, self.config.layer, default_layer))
+
+    def passes(self, module: nn.Module, x_1CHW: Tensor, trained: list[nn.Parameter]) -> Passes:
+        """Upper level; lower level once forwards; and through the tail and back for each latent step."""
+        assert isinstance(module, SplitModel)
+        upper, steps = training_passes(module, x_1CHW, trained), self.config.num_poison_steps
+        with frozen_eval(module):
+            leaf = module.head(x_1CHW).detach().requires_grad_(True)
+            module.tail(leaf)  # its first call looks at itself, with a pass of its own
+            once = count_flops(lambda: module(x_1CHW))
+            # a clone, because the counter cannot follow gradients into a leaf
+            back = count_flops(lambda: torch.autograd.grad(module.tail(leaf.clone()).sum(), leaf))
+        return upper + Passes(forward=1, flops=once) + Passes(forward=1, backward=1, flops=back).times(steps)

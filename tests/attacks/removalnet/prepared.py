@@ -10,7 +10,7 @@ import torch
 from rnet.attacks.base import AttackContext
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
-from rnet.attacks.substitutes import Training
+from rnet.attacks.training import Training
 from rnet.data.images import Dataset
 from rnet.engines.config import EngineConfig
 from rnet.models.classifier import Classifier
