@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,73 +26,39 @@ from rnet.config.run import load_config
 from rnet.cutting.split import SplitModel
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Dataset
-from rnet.data.loading import load_dataset
 from rnet.draws import BatchDraws, channel_permutations, uniform
-from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import Network, on_frozen_copy
+from rnet.errors import UserError
 from rnet.models.classifier import Classifier
-from rnet.models.config import ModelConfig
 from rnet.stages import stages
-from rnet.training.config import TrainConfig
 from rnet.training.labels import label_table
-from rnet.training.loop import Run
+from tests.attacks.table import FRESH, TABLE, TRAINED
 from tests.tiny_runs import tiny
 
 TINY_ATTACK = RemovalNetConfig(seed=1, substitute_size=48, iterations=3, batch_size=16, num_poison_steps=3, rho=0.5)
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return load_dataset(tiny().dataset)
-
-
-@pytest.fixture
-def victim(dataset: Dataset) -> Iterator[Classifier]:
-    model = stages.build(ModelConfig(width=4), dataset, seed=3).train()
-    with torch.no_grad():
-        model(dataset.train.pixels())  # moves the batch norms off their initial statistics
-    model.eval().requires_grad_(False)
-    before = copy.deepcopy(model.state_dict())
-    yield model
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the victim changed"
-    assert not any(module.training for module in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.fixture
-def context(victim: Classifier, dataset: Dataset, tmp_path: Path) -> AttackContext:
-    run = Run(
-        folder=tmp_path, label="test", config=EngineConfig(), device=torch.device("cpu"), precision="fp32",
-        identity="test", measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
-    )  # fmt: skip
-    return AttackContext(
-        copy_of_victim=lambda: copy.deepcopy(victim), victim_forward=victim,
-        train=TrainConfig(epochs=1, batch_size=50), default_layer="layer1", run=run, seed=1,
-        build=lambda seed: stages.build(ModelConfig(width=4), dataset, seed),
-    )  # fmt: skip
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["attack=identity"],
-        ["attack=finetune", "attack.substitute_size=48", "attack.iterations=3", "attack.batch_size=16"],
-        ["attack=removalnet", "attack.substitute_size=48", "attack.iterations=3", "attack.batch_size=16"],
-        ["attack=independent"],
-    ],
-)
+def test_the_table_has_every_attack_of_rnet() -> None:
+    """But for given suspects, which have tests of their own."""
+    listed = {load_config(overrides).attack.name for overrides in TABLE.values()}
+    assert listed == {*ATTACKS.own()} - {"import"}
+
+
+@pytest.mark.parametrize("case", TABLE)
 def test_an_attack_changes_its_own_model_and_never_the_victim(
-    overrides: list[str], context: AttackContext, victim: Classifier, dataset: Dataset
+    case: str, context: AttackContext, victim: Classifier, dataset: Dataset
 ) -> None:
-    suspect = ATTACKS.build(load_config(overrides).attack).run(dataset, context)
+    suspect = ATTACKS.build(load_config(TABLE[case]).attack).run(dataset, context)
     same = [torch.equal(a, b) for a, b in zip(_state(victim).values(), _state(suspect.model).values(), strict=True)]
-    assert all(same) == (overrides == ["attack=identity"])
+    assert all(same) == (case == "identity")
     assert suspect.model is not victim
-    assert suspect.derived == (overrides != ["attack=independent"])
+    assert suspect.derived == (case != "independent")
+    assert all(torch.isfinite(value).all() for value in suspect.model.state_dict().values())
+    assert not any(parameter._backward_hooks for parameter in suspect.model.parameters())
 
 
 def test_the_lower_level_leaves_gradients_parameters_and_buffers_alone(victim: Classifier, dataset: Dataset) -> None:
@@ -198,11 +163,18 @@ def test_every_target_and_distance_gives_a_finite_attack(
 
 
 def test_victim_labels_are_those_of_the_image_as_augmented(victim: Classifier, dataset: Dataset) -> None:
-    table_N2 = label_table(victim, dataset.substitute, torch.device("cpu"), batch_size=7)
+    table_N2 = label_table(victim, dataset.substitute, torch.device("cpu"), flip=True, batch_size=7)
     for index in range(len(dataset.substitute)):
         x_1CHW = dataset.substitute.pixels(torch.tensor([index]))
         assert table_N2[index, 0] == victim(x_1CHW).argmax()
         assert table_N2[index, 1] == victim(x_1CHW.flip(-1)).argmax()
+
+
+def test_a_mirrored_image_is_asked_about_only_where_images_are_mirrored(victim: Classifier, dataset: Dataset) -> None:
+    both_N2, one_N1 = (
+        label_table(victim, dataset.substitute, torch.device("cpu"), flip=flip, batch_size=7) for flip in (True, False)
+    )
+    assert torch.equal(one_N1, both_N2[:, :1])
 
 
 def test_an_attack_with_flips_uses_the_label_of_the_mirrored_image(
@@ -275,19 +247,19 @@ class Plain(nn.Module):
         return self.fc(self.layer1(x_BCHW).mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        RemovalNet(RemovalNetConfig(layer="layer1", iterations=3, batch_size=8, num_poison_steps=2)),
-        FineTune(FineTuneConfig(iterations=3, batch_size=8)),
-    ],
-    ids=lambda attack: attack.name,
-)
-def test_an_attack_in_a_notebook_takes_any_module(attack: Any) -> None:
+@pytest.mark.parametrize("case", TRAINED)
+def test_an_attack_in_a_notebook_takes_any_module(case: str) -> None:
+    config = load_config([*TABLE[case], "attack.batch_size=8"]).attack
+    if hasattr(config, "layer"):
+        config = replace(config, layer="layer1")
+    if case == "knockoff_adaptive":
+        config = replace(config, queries=12)
+    attack = ATTACKS.build(config)
     torch.manual_seed(0)
-    victim = Plain().train()
+    victim, start = Plain().train(), Plain() if case in FRESH else None
     before, images_NCHW = _state(victim), torch.randn(20, 3, 6, 6)
-    first, again, other = (attack(victim, images_NCHW, seed=seed) for seed in (1, 1, 2))
+    labels_N = torch.arange(20) % 4
+    first, again, other = (attack(victim, images_NCHW, labels_N, start=start, seed=seed) for seed in (1, 1, 2))
     assert type(first) is Plain
     assert not first.training
     assert victim.training
@@ -297,6 +269,28 @@ def test_an_attack_in_a_notebook_takes_any_module(attack: Any) -> None:
         assert torch.equal(value, again.state_dict()[name])
     assert not torch.equal(first.fc.weight, before["fc.weight"])
     assert not torch.equal(first.fc.weight, other.fc.weight)
+    if start is not None:
+        assert not torch.equal(first.fc.weight, start.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "words"),
+    [
+        ("distill", {}, ["distill", "untrained network", "start="]),
+        ("finetune", {"start": Plain()}, ["finetune", "leave start out"]),
+        ("retrain", {}, ["true labels", "labels_N", "attack.labelled=false"]),
+        ("knockoff", {"start": Plain(), "queries": 30}, ["attack.queries=30", "20 images"]),
+        ("knockoff_adaptive", {"start": Plain(), "groups": "labels", "queries": 12}, ["labels_N", "clusters"]),
+        ("knockoff_adaptive", {"start": Plain(), "clusters": 21, "queries": 12}, ["attack.clusters=21", "20 images"]),
+    ],
+)
+def test_what_a_notebook_does_not_give_is_asked_for(case: str, settings: dict[str, Any], words: list[str]) -> None:
+    config, start = load_config(TABLE[case]).attack, settings.get("start")
+    attack = ATTACKS.build(replace(config, **{key: value for key, value in settings.items() if key != "start"}))
+    with pytest.raises(UserError) as caught:
+        attack(Plain(), torch.randn(20, 3, 6, 6), start=start)
+    for word in words:
+        assert word in str(caught.value)
 
 
 def test_removalnet_is_imported_by_name_and_its_configuration_without_torch() -> None:

@@ -22,11 +22,17 @@ from tests.tiny_runs import tiny
 
 # Ids of default settings: whoever changes one has made every store out there useless, so it must be meant.
 IDS = {
+    ("attack", "attack=distill"): "6efd43504b2de7f5",
+    ("attack", "attack=feature_distill"): "1afa10cffe141ef9",
     ("attack", "attack=finetune"): "8a30def46693c4d6",
+    ("attack", "attack=finetune_labelled"): "c4ff5fed5986bbdd",
     ("attack", "attack=identity"): "e0485feeefb85131",
     ("attack", "attack=import"): "e6193067052844f4",
     ("attack", "attack=independent"): "af568185b1b359c5",
+    ("attack", "attack=knockoff"): "9f7e8e3c9c4776bc",
+    ("attack", "attack=prune"): "05b585babb68e909",
     ("attack", "attack=removalnet"): "aca615acc444e3b4",
+    ("attack", "attack=retrain"): "e07d030bef9d1205",
     ("fingerprint", "defense=akh"): "09b32d30b245d894",
     ("verify", "defense=akh"): "c193709b6e461529",
     ("fingerprint", "defense=dataset_inference"): "7ce10f4f278bdb18",

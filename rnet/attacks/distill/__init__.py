@@ -1,0 +1,1 @@
+"""Knowledge distillation of the victim into an untrained network."""

@@ -1,0 +1,1 @@
+"""Distillation of the victim's features into a copy of it."""

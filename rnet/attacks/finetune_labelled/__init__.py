@@ -1,0 +1,1 @@
+"""Fine-tuning on the victim's labelled training images."""

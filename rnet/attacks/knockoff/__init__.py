@@ -1,0 +1,1 @@
+"""Knockoff Nets: model stealing with a budget of questions."""

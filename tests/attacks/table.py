@@ -1,0 +1,31 @@
+"""Every attack of rnet, so small that it takes a moment: what the tests that concern all of them are driven by."""
+
+from __future__ import annotations
+
+STEPS = ["attack.iterations=3", "attack.batch_size=16"]
+FEW = ["attack.substitute_size=48", *STEPS]
+ASKED = ["attack.substitute_size=40", "attack.epochs=2", "attack.batch_size=16"]
+TABLE: dict[str, list[str]] = {
+    "identity": ["attack=identity"],
+    "independent": ["attack=independent"],
+    "finetune": ["attack=finetune", *FEW],
+    "finetune_last": ["attack=finetune_last", *FEW],
+    "finetune_labelled": ["attack=finetune_labelled", *STEPS],
+    "finetune_labelled_half": ["attack=finetune_labelled", "attack.fraction=0.5", *STEPS],
+    "retrain": ["attack=retrain", *STEPS],
+    "retrain_layers": ["attack=retrain", "attack.trained=layers", *STEPS],
+    "retrain_unlabelled": ["attack=retrain", "attack.labelled=false", *FEW],
+    "prune": ["attack=prune", "attack.rate=0.8", "attack.momentum=0.9", *STEPS],
+    "prune_linear": ["attack=prune", "attack.linear=true", "attack.labelled=false", *FEW],
+    "distill": ["attack=distill", "attack.temperature=4", *FEW],
+    "feature_distill": ["attack=feature_distill", "attack.learning_rate=0.01", *FEW],
+    "knockoff": ["attack=knockoff", *ASKED],
+    "knockoff_labels": ["attack=knockoff", "attack.answers=labels", "attack.queries=20", *ASKED],
+    "knockoff_adaptive": ["attack=knockoff_adaptive", "attack.queries=21", "attack.round_size=5", *ASKED],
+    "removalnet": ["attack=removalnet", "attack.num_poison_steps=3", "attack.rho=0.5", *FEW],
+}
+"""Name of the case -> overrides."""
+TRAINED = [name for name in TABLE if name not in ("identity", "independent")]
+"""The cases that a SubstituteAttack trains."""
+FRESH = [name for name in TABLE if name.startswith(("distill", "knockoff"))]
+"""The cases that begin with an untrained network."""
