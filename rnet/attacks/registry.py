@@ -9,8 +9,11 @@ from rnet.attacks.identity.config import IdentityConfig
 from rnet.attacks.imported.config import ImportConfig
 from rnet.attacks.independent.config import IndependentConfig
 from rnet.attacks.knockoff.config import KnockoffConfig
+from rnet.attacks.obfuscate.config import ObfuscateConfig
 from rnet.attacks.prune.config import PruneConfig
+from rnet.attacks.quantise.config import QuantiseConfig
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.attacks.rescale_logits.config import RescaleLogitsConfig
 from rnet.attacks.retrain.config import RetrainConfig
 from rnet.registry import Registry
 
@@ -28,6 +31,9 @@ ATTACKS = Registry(
         "distill": (DistillConfig, "rnet.attacks.distill.attack:Distill"),
         "feature_distill": (FeatureDistillConfig, "rnet.attacks.feature_distill.attack:FeatureDistill"),
         "knockoff": (KnockoffConfig, "rnet.attacks.knockoff.attack:Knockoff"),
+        "obfuscate": (ObfuscateConfig, "rnet.attacks.obfuscate.attack:Obfuscate"),
+        "quantise": (QuantiseConfig, "rnet.attacks.quantise.attack:Quantise"),
+        "rescale_logits": (RescaleLogitsConfig, "rnet.attacks.rescale_logits.attack:RescaleLogits"),
         "removalnet": (RemovalNetConfig, "rnet.attacks.removalnet.attack:RemovalNet"),
     },
     kind="rnet.attacks.base:Attack",

@@ -1,0 +1,1 @@
+"""The victim with its logits divided by a temperature."""
