@@ -117,8 +117,8 @@ def logits_target(
 def upper_loss(
     logits_BK: Tensor,
     z: Tensor,
-    z1: Tensor,
-    q_BK: Tensor,
+    z1: Tensor | None,
+    q_BK: Tensor | None,
     y_B: Tensor,
     *,
     T: float,
@@ -129,13 +129,19 @@ def upper_loss(
     """alpha*T^2*KL(q || softmax(S/T)) + beta*MSE(z, z1) + gamma*CE(S, y), and its parts before alpha, beta and gamma.
 
     KL is summed over classes and averaged over the batch, MSE is the mean over every element, CE the batch mean. z1 and
-    q are constants. The reported "kl" includes T^2.
+    q are constants; without one of them its term is left out. The reported "kl" includes T^2.
     """
-    on_logits, parts = distillation_loss(
-        logits_BK, q_BK, y_B, temperature=T, alpha=alpha, gamma=gamma, soften_target=False
-    )
+    if q_BK is None:
+        ce = F.cross_entropy(_at_least_float32(logits_BK), y_B)
+        on_logits, parts = gamma * ce, {"ce": ce.detach()}
+    else:
+        on_logits, parts = distillation_loss(
+            logits_BK, q_BK, y_B, temperature=T, alpha=alpha, gamma=gamma, soften_target=False
+        )
+    if z1 is None:
+        return on_logits, parts
     mse = F.mse_loss(_at_least_float32(z), _at_least_float32(z1.detach()))
-    return on_logits + beta * mse, {"kl": parts["kl"], "mse": mse.detach(), "ce": parts["ce"]}
+    return on_logits + beta * mse, {**parts, "mse": mse.detach()}
 
 
 def _cosine_distances(z1: Tensor, z: Tensor) -> Tensor:
