@@ -22,10 +22,20 @@ TABLE: dict[str, list[str]] = {
     "knockoff": ["attack=knockoff", *ASKED],
     "knockoff_labels": ["attack=knockoff", "attack.answers=labels", "attack.queries=20", *ASKED],
     "knockoff_adaptive": ["attack=knockoff_adaptive", "attack.queries=21", "attack.round_size=5", *ASKED],
+    "permute": ["attack=permute"],
+    "rescale_channels": ["attack=rescale_channels"],
+    "rescale_logits": ["attack=rescale_logits"],
+    "quantise": ["attack=quantise"],
     "removalnet": ["attack=removalnet", "attack.num_poison_steps=3", "attack.rho=0.5", *FEW],
+    "removalnet_victim": ["attack=removalnet", "attack.latent_start=victim", "attack.num_poison_steps=3", *FEW],
+    "removalnet_latent": ["attack=removalnet_latent", "attack.num_poison_steps=3", *FEW],
+    "removalnet_logits": ["attack=removalnet_logits", *FEW],
+    "removalnet_ce": ["attack=removalnet_ce", *FEW],
 }
 """Name of the case -> overrides."""
-TRAINED = [name for name in TABLE if name not in ("identity", "independent")]
+CONTROLS = ["permute", "rescale_channels", "rescale_logits", "quantise"]
+"""The cases that change weights and train nothing."""
+TRAINED = [name for name in TABLE if name not in ("identity", "independent", *CONTROLS)]
 """The cases that a SubstituteAttack trains."""
 FRESH = [name for name in TABLE if name.startswith(("distill", "knockoff"))]
 """The cases that begin with an untrained network."""

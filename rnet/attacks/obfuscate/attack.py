@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.cost import cost
 from rnet.attacks.obfuscate.channels import find_groups
 from rnet.attacks.obfuscate.config import ObfuscateConfig
 from rnet.attacks.obfuscate.groups import Group, free_groups, permute, rescale
@@ -39,7 +40,7 @@ class Obfuscate(Attack):
         x_BCHW = dataset.substitute.pixels(torch.arange(min(_IMAGES, len(dataset.substitute))))
         counts = self.change(model, x_BCHW, derive_seed(context.seed, self.name))
         context.run.say(", ".join(f"{count} channels {done}" for done, count in counts.items()))
-        return Suspect(model=model, derived=True, cost={f"{done}_channels": count for done, count in counts.items()})
+        return Suspect(model=model, derived=True, cost=cost())
 
     def change(self, model: nn.Module, x_BCHW: Tensor, seed: int) -> dict[str, int]:
         """Changes a frozen model on the CPU in place; how many channels were permuted and rescaled.

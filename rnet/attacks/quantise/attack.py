@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.cost import cost
 from rnet.attacks.quantise.config import QuantiseConfig
 from rnet.data.images import Dataset
 from rnet.errors import UserError
@@ -27,7 +28,7 @@ class Quantise(Attack):
         """A copy of the victim, rounded."""
         model = context.copy_of_victim()
         self.change(model)
-        return Suspect(model=model, derived=True)
+        return Suspect(model=model, derived=True, cost=cost())
 
     @torch.no_grad()
     def change(self, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rnet.attacks.base import Attack, AttackContext, Suspect
+from rnet.attacks.cost import cost
 from rnet.attacks.rescale_logits.config import RescaleLogitsConfig
 from rnet.data.images import Dataset
 from rnet.errors import UserError
@@ -27,7 +28,7 @@ class RescaleLogits(Attack):
         """A copy of the victim whose logits are divided by the temperature."""
         model = context.copy_of_victim()
         self.change(model, dataset.substitute.pixels(torch.arange(min(_IMAGES, len(dataset.substitute)))))
-        return Suspect(model=model, derived=True)
+        return Suspect(model=model, derived=True, cost=cost())
 
     @torch.no_grad()
     def change(self, model: nn.Module, x_BCHW: torch.Tensor) -> None:
