@@ -5,7 +5,7 @@ class, or the parameter of a function. rnet's own are listed beside theirs, so t
 A package offers components by the entry points "rnet.plugins", each named by its group and what to write after it:
 
     [project.entry-points."rnet.plugins"]
-    "attack.prune" = "mylab.prune:Prune"        # attack=prune
+    "attack.lab_prune" = "mylab.prune:Prune"        # attack=lab_prune
 """
 
 from __future__ import annotations

@@ -188,6 +188,8 @@ class DeepSpeedEngine(Engine):
         """Whole tensors; where they are divided on rank 0 only, in the host's memory, gathered one by one."""
         if self._stage == 0:
             return super()._optimizer_state()
+        if self._stage < 3:
+            self._link_state()
         found: dict[str, dict[str, Any]] = {}
         for name, parameter in self._trained():
             for key in self._state_keys():
@@ -261,7 +263,12 @@ class DeepSpeedEngine(Engine):
             for key in keys:
                 state[flat].setdefault(key, torch.zeros_like(flat.data))
         if self._stage < 3:
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+            self._link_state()
+
+    def _link_state(self) -> None:
+        """Tells parameters where their state is. DeepSpeed does so after the step of the first group alone."""
+        self._engine.optimizer._hp_optimizer_states_linked = False
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _dissolve(self) -> None:
         """Ordinary parameters in place of DeepSpeed's, and none of its hooks."""

@@ -26,6 +26,7 @@ from rnet.config.documents import content_id, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
+from rnet.stages.memory import peak_memory, start_peak
 from rnet.storage.files import NO_ROOM, make_folder, unwritable, write_atomic
 from rnet.storage.json_files import read_json, write_json
 from rnet.training.signals import Preempted
@@ -72,7 +73,7 @@ class StageFolder:
         return read_json(self.path / "result.json", remedy=f"delete {self.path}")
 
     def status(self) -> dict[str, Any]:
-        """State, attempt, seconds and versions of the latest attempt; empty if there was none."""
+        """State, attempt, seconds, peak memory (bytes) and versions of the latest attempt; empty if there was none."""
         return read_json(self.path / "status.json") or {}
 
     @contextmanager
@@ -99,6 +100,7 @@ class StageFolder:
                     self._attempt = before.get("attempt", 0) + 1
                     self._seconds_before = before.get("seconds", 0.0)
                     self._started = time.monotonic()
+                    start_peak()
                     write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())
                     self.write_status("running")
                 wait_for_all()
@@ -152,6 +154,7 @@ class StageFolder:
             "state": state,
             "attempt": self._attempt,
             "seconds": round(self._seconds_before + time.monotonic() - self._started, 3),
+            "peak_memory": peak_memory(),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "pid": os.getpid(),
             "host": platform.node(),

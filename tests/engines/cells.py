@@ -23,8 +23,10 @@ from torchvision.models import VisionTransformer
 from rnet.attacks.base import AttackContext
 from rnet.attacks.finetune.attack import FineTune
 from rnet.attacks.finetune.config import FineTuneConfig
+from rnet.attacks.registry import ATTACKS
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.config.run import load_config
 from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
@@ -40,6 +42,7 @@ from rnet.training.config import TrainConfig
 from rnet.training.loop import Run
 from rnet.training.signals import Preempted
 from rnet.training.victim import train_classifier
+from tests.attacks.table import TABLE
 from tests.tiny_runs import tiny
 
 STEPS = 6
@@ -55,6 +58,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sharded": {"victim": "zero3"},
 }
 STOP_AT = 3
+BASELINES = {
+    "labelled": "finetune_labelled", "retrain": "retrain_layers", "prune": "prune", "distill": "distill",
+    "features": "feature_distill", "knockoff": "knockoff", "adaptive": "knockoff_adaptive",
+}  # fmt: skip
+"""Task -> the case of tests/attacks/table.py that it runs."""
 
 
 class WithoutNorm(nn.Module):
@@ -158,6 +166,8 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
         common: dict[str, Any] = {"seed": 1, "substitute_size": 48, "iterations": STEPS, "batch_size": 16}
         if task == "finetune":
             attack: Any = FineTune(FineTuneConfig(**common, fraction=0.5, clip_norm=clip_norm))
+        elif task in BASELINES:
+            attack = ATTACKS.build(load_config([*TABLE[BASELINES[task]], "attack.batch_size=16"]).attack)
         else:
             distance = "cosine" if "cosine" in extras else "l2"
             attack = RemovalNet(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnet.training.signals import Preempted
-from tests.engines.cells import train_cell
+from tests.engines.cells import BASELINES, train_cell
 from tests.parallel.multiprocess import run_ranks
 
 ZERO = [f"zero{stage}" for stage in range(4)]
@@ -26,6 +26,9 @@ FURTHER = [
     "removalnet-flat-ddp-accumulate", "removalnet-flat-zero2-accumulate", "train-norm-ddp-clip",
     "train-norm-zero2-clip", "removalnet-norm-ddp-cosine", "removalnet-norm-ddp-sharded", "removalnet-norm-offload",
     "train-norm-ddp-checkpointing", "removalnet-vit-zero3-checkpointing",
+    *(f"{task}-{'flat' if task in ('knockoff', 'adaptive') else 'norm'}-ddp" for task in BASELINES),
+    "labelled-norm-zero2", "prune-norm-zero1", "prune-norm-zero2",
+    "prune-norm-zero3", "features-norm-zero3", "adaptive-flat-zero3", "distill-norm-ddp-sharded",
     "removalnet-wide-ddp", "removalnet-wide-zero2", "removalnet-attention-ddp", "removalnet-attention-zero3",
 ]  # fmt: skip
 BF16 = ["removalnet-norm-ddp-bf16", "train-norm-ddp-bf16", "removalnet-norm-zero3-bf16", "train-flat-zero2-bf16"]
