@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user can put right. The command line prints the message and exits with status 2."""
+    """Something the user can put right. The command line prints the message, one line, and exits with status 2."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """A message without line ends and other control characters, which names of files and of tensors may hold."""
+    text = re.sub(r"\s*[\n\r]+\s*", " ", text)
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rnet import __version__
-from rnet.errors import UserError, first_line
+from rnet.errors import UserError, first_line, one_line
 from rnet.training.signals import Preempted
 
 EXIT_FAULT = 1
@@ -58,12 +58,6 @@ class _Plain(logging.Formatter):
         if record.name == "py.warnings":  # "file:line: Kind: words", and the line of code
             text = re.sub(r"^.*?:\d+: (\w+): ", "", text.split("\n  ")[0].strip())
         return f"{record.levelname.lower()}: {text}" if record.levelno > logging.INFO else text
-
-
-def one_line(text: str) -> str:
-    """A message without line ends and other control characters, which names of files may hold."""
-    text = re.sub(r"\s*[\n\r]+\s*", " ", text)
-    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
 
 
 def _say(message: str, status: int) -> int:
