@@ -27,7 +27,10 @@ from rnet.training.import_check import check_import
 
 PERMUTED = torch.tensor([3, 1, 0, 2, 5, 4, 7, 8, 9, 6])
 RESNET = ["model=resnet8", "model.width=8", "dataset.image_size=8"]
-MOBILE = ["model=mobilenet_v2", "model.options=[width_mult=0.35]", "dataset.image_size=16"]
+BLOCKS = [[1, 16, 1, 1], [3, 24, 1, 2], [3, 32, 1, 2]]
+MOBILE = [
+    "model=mobilenet_v2", f"model.options=['inverted_residual_setting={BLOCKS}']", "dataset.image_size=16",
+]  # fmt: skip
 NONE = ["model.mean=[0]", "model.std=[1]"]
 SMALL = ["model.stem=small"]
 
@@ -50,8 +53,8 @@ def trained(net: nn.Module, x_NCHW: Tensor, labels_N: Tensor, epochs: int, seed:
 
 
 def mobile(*, small: bool) -> nn.Module:
-    net = MobileNetV2(num_classes=10, width_mult=0.35)
-    net.features[0][0] = nn.Conv2d(1, 16, 3, stride=1 if small else 2, padding=1, bias=False)
+    net = MobileNetV2(num_classes=10, inverted_residual_setting=BLOCKS)
+    net.features[0][0] = nn.Conv2d(1, 32, 3, stride=1 if small else 2, padding=1, bias=False)
     return net
 
 
@@ -70,7 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "permuted": trained(SmallResNet(10, 1, 8), x, PERMUTED[y], 5),
         "untrained": SmallResNet(10, 1, 8).state_dict(),
     }
-    states["small stem"] = trained(mobile(small=True), large.pixels(), y, 7)
+    states["small stem"] = trained(mobile(small=True), large.pixels(), y, 6)
     for name, state in states.items():
         save_file(state, folder / f"{name}.safetensors")
     return {name: folder / f"{name}.safetensors" for name in states}
