@@ -19,9 +19,9 @@ from rnet.training.class_order import class_names
 from rnet.training.mending import FEWEST_IMAGES, mended, percent
 from rnet.training.reference import reference_predictions
 
-FLOPS = 1.5e12
+FLOPS = 1e12
 """What the check may cost in all, about: half a minute to a minute of two cores."""
-MOST_IMAGES = 2000
+MOST_IMAGES = 1000
 """Images that each part of the check looks at, at most."""
 MARGIN = 0.03
 """Gain in accuracy by which another setting is worth a word, where nobody has said how the network was trained."""

@@ -16,8 +16,8 @@ from rnet.models.classifier import Classifier
 from rnet.training.alternatives import Alternative, alternatives, clearly_better, logits_of
 from rnet.training.class_order import accuracy_renamed, class_map, order_remedy
 
-FEWEST_IMAGES, FIRST_IMAGES = 100, 200
-"""Images of the first round, which looks at all alternatives: at least and at most."""
+FEWEST_IMAGES, FIRST_IMAGES, SECOND_ROUND = 100, 150, 4
+"""Images of the first round, which looks at all alternatives, at least and at most; alternatives of the second."""
 
 
 def mended(
@@ -38,7 +38,7 @@ def mended(
     worth = {way: max(plain[way], accuracy_renamed(one, first.labels_N)) for way, one in logits.items()}
     gains = {way: max(worth[way] - worth[asis], plain[way] - plain[asis]) for way in ways[1:]}
     promising = [way for way in ways[1:] if gains[way] > margin / 3]
-    kept = [asis, *sorted(promising, key=lambda way: -worth[way])[:6]]
+    kept = [asis, *sorted(promising, key=lambda way: -gains[way])[:SECOND_ROUND]]
     if len(test) > len(first):
         rest = logits_of(kept, test.subset(torch.arange(len(first), len(test))))
         logits = {way: torch.cat([logits[way], more]) for way, more in zip(kept, rest, strict=True)}
