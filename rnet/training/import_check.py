@@ -27,7 +27,7 @@ MARGIN = 0.03
 """Gain in accuracy by which another setting is worth a word, where nobody has said how the network was trained."""
 MARGIN_KNOWN = 0.06
 """... and where the user or the file has said it."""
-FAR_BELOW = 0.15
+FAR_BELOW = 0.20
 """Distance to a simple classifier of the same images from which a network is doubted."""
 
 
