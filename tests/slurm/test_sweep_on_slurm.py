@@ -151,7 +151,7 @@ def test_what_slurm_refuses_is_told_in_its_own_words_and_leaves_nothing(
     plan, root = make_plan(tmp_path / "tiny.yaml", ["cluster=mine"], config_dir=tmp_path), tmp_path / "store"
     with pytest.raises(UserError) as caught:
         submit(plan, root)
-    assert str(caught.value).startswith("sbatch: ")
+    assert str(caught.value).startswith("train (1 CPU, 0.5 GB, 60 min): sbatch: ")
     assert all(word.lower() in str(caught.value).lower() for word in words)
     assert [record.state for record in submissions.read_all(root)] == ["void"]
     assert [cell.state for cell in StoreState(plan, root, fresh=True).cells] == ["not submitted"]
