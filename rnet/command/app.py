@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rnet import __version__
-from rnet.command.guarded import guarded
+from rnet.command.guarded import guarded, leave_at_once
 from rnet.command.options import (
     DEFAULT_ROOT,
     AsJson,
@@ -61,7 +61,9 @@ def make_app(*, completion: bool) -> typer.Typer:
 
 def run(action: Callable[[], None]) -> None:
     """Ends the process with the status of the action."""
-    raise typer.Exit(guarded(action))
+    status = guarded(action)
+    leave_at_once(status)
+    raise typer.Exit(status)
 
 
 def add_command(app: typer.Typer, name: str, summary: str, action: Callable[[list[str], Options], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import platform
@@ -58,6 +59,21 @@ class _Plain(logging.Formatter):
         if record.name == "py.warnings":  # "file:line: Kind: words", and the line of code
             text = re.sub(r"^.*?:\d+: (\w+): ", "", text.split("\n  ")[0].strip())
         return f"{record.levelname.lower()}: {text}" if record.levelno > logging.INFO else text
+
+
+def leave_at_once(status: int) -> None:
+    """Ends a process that was one of several, without the interpreter's teardown; does nothing in others.
+
+    Threads that torch leaves behind abort there now and then ("terminate called without an active exception"), and the
+    launcher takes a run that has succeeded for a failed one. MPI wants its own end.
+    """
+    processes = sys.modules.get("rnet.parallel.processes")
+    if processes is None or not processes.has_met() or "mpi4py.MPI" in sys.modules:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _say(message: str, status: int) -> int:

@@ -78,6 +78,7 @@ def process_group(
                 timeout=timedelta(seconds=timeout_seconds),
                 device_id=device if backend == "nccl" else None,
             )
+            _met.append(launch.world_size)
             leaving: BaseException | None = None
             try:
                 yield
@@ -91,6 +92,14 @@ def process_group(
     watch.finish()
     if leaving is not None:
         raise leaving
+
+
+def has_met() -> bool:
+    """Whether this process is, or was, one of a group of several."""
+    return bool(_met)
+
+
+_met: list[int] = []
 
 
 def _backend(device_type: str, backend: str) -> str:
