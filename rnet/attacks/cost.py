@@ -8,16 +8,15 @@ answers, whose number stands beside. Seconds and memory are in status.json: they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from rnet.rewrites.modes import frozen_eval
+from rnet.training.flops import count_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +36,6 @@ class Passes:
     def times(self, count: int) -> Passes:
         """Of so many images instead of one."""
         return Passes(forward=count * self.forward, backward=count * self.backward, flops=count * self.flops)
-
-
-def count_flops(work: Callable[[], object]) -> int:
-    """FLOPs of what work does; attention as its matrix products, which fused kernels for CPUs hide from the counter."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        work()
-    return counter.get_total_flops()
 
 
 def training_passes(model: nn.Module, x_1CHW: Tensor, trained: Sequence[nn.Parameter]) -> Passes:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
@@ -30,6 +29,7 @@ from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.rewrites.attention import project_as_torch
+from rnet.training.flops import count_flops
 
 LOWER_LEVEL = "its lower level"
 
@@ -123,15 +123,10 @@ def _as_torch_has_it(model: Classifier) -> Classifier:
 def _flops(split: SplitModel, x_BCHW: torch.Tensor, steps: int) -> tuple[int, int]:
     """Of the bare passes of both levels: a backward pass costs its forward pass for data and again for weights."""
     split.eval()
-    counts = []
     with torch.no_grad():
         z = split.head(x_BCHW)
         split.tail(z)  # its first call looks at itself, with a pass of its own
-        for work in (lambda: split.tail(z), lambda: split(x_BCHW)):
-            with FlopCounterMode(display=False) as counter:
-                work()
-            counts.append(counter.get_total_flops())
-    tail, whole = counts
+        tail, whole = count_flops(lambda: split.tail(z)), count_flops(lambda: split(x_BCHW))
     return steps * 2 * tail + whole, 3 * whole
 
 

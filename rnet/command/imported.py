@@ -9,21 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_ORDER = (
-    *("architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation", "input size"),
-    *("class order", "names changed"),
-)
-
 
 def show_origin(title: str, about: Mapping[str, Any], console: Console) -> None:
     """A table of what an imported model was taken for, and who said so; then what was noted."""
+    from rnet.models.origin import ORDER  # imports torch
+    from rnet.training.import_report import shown_value
+
     table = Table(title=escape(title), title_justify="left")
     for name in ("what", "value", "how", "from"):
         table.add_column(name, overflow="fold")
-    for name in sorted(about, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)):
-        if name != "notes":
-            fact = about[name]
-            table.add_row(name, *(escape(text) for text in (_shown(fact["value"]), fact["how"], fact["from"])))
+    for name in ORDER:
+        if fact := about.get(name):
+            table.add_row(name, *(escape(text) for text in (shown_value(fact["value"]), fact["how"], fact["from"])))
     console.print(table)
     for note in about["notes"]:
         console.print(f"note: {note}", markup=False, highlight=False)
@@ -46,12 +43,6 @@ def show_check(result: Mapping[str, Any], folder: str, console: Console) -> None
         table.add_row("verdict", "nothing speaks against this import")
     table.add_row("folder", escape(folder))
     console.print(table)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value) or "none"
-    return str(value)
 
 
 def _percent(share: float) -> str:

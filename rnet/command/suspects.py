@@ -28,9 +28,11 @@ def runs_of(stage: str, overrides: Sequence[str]) -> list[list[str]]:
     from rnet.attacks.imported.folder import files_of
 
     rest = [line for line in overrides if not line.startswith("suspects=")]
-    named = any(line.startswith("attack=") for line in rest)
-    runs = expand_choices([line for line in rest if _field(line) not in _OF_FILES]) if named else []
-    common = [line for line in rest if _field(line) in (None, *_OF_FILES, *_OF_ALL) and not line.startswith("attack=")]
+    runs, common = [], rest
+    if any(line.startswith("attack=") for line in rest):
+        runs = expand_choices([line for line in rest if _field(line) not in _OF_FILES])
+        of_files = (None, *_OF_FILES, *_OF_ALL)
+        common = [line for line in rest if _field(line) in of_files and not line.startswith("attack=")]
     for folder in folders:
         for file in files_of(Path(folder)):
             runs += expand_choices([*common, "attack=import", f"attack.weights={file}"])

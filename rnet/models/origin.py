@@ -25,6 +25,12 @@ from rnet.models.zoo import find_architecture, first_convolution
 GIVEN, READ, ASSUMED = "given", "read", "assumed"
 """By the user; in the file or about it; by neither."""
 
+ORDER = (
+    *("architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation", "input size"),
+    *("class order", "names changed"),
+)
+"""What is said of an imported model, as people read it."""
+
 Fact = dict[str, Any]
 """{"value", "how": given, read or assumed, "from": where}: what is shown of a victim at its import."""
 
@@ -263,5 +269,4 @@ def _preprocessing(
 
 def _in_order(facts: Mapping[str, Fact]) -> dict[str, Fact]:
     """As people read them."""
-    order = ("architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation", "input size")
-    return {name: facts[name] for name in (*order, *facts) if name in facts}
+    return {name: facts[name] for name in ORDER if name in facts}

@@ -100,6 +100,7 @@ def has_met() -> bool:
 
 
 _met: list[int] = []
+"""The sizes of the groups that this process has been in."""
 
 
 def _backend(device_type: str, backend: str) -> str:

@@ -252,7 +252,6 @@ def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
 
 def check_victim(config: RunConfig) -> None:
     """Raises UserError if the victim cannot be trained, or imported."""
-    config = as_imported(config)
     model = _blueprint(config)
     if not config.model.weights:
         check_batch(config.engine, "train.batch_size", config.train.batch_size, model, world_size())

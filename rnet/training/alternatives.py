@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from scipy.stats import binom
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from rnet.data.batches import evaluation_batches
 from rnet.data.images import Part
 from rnet.models.classifier import Classifier
 from rnet.rewrites.modes import device_of, frozen_eval
+from rnet.training.flops import count_flops
 
 _BATCH = 128
 _LEVEL = 1 / 255
@@ -129,11 +129,10 @@ def clearly_better(right_N: Tensor, than_N: Tensor, margin: float) -> bool:
 
 
 def flops_of(model: Classifier, part: Part) -> int:
-    """Floating-point operations of one image, counted: the same on every machine."""
+    """FLOPs of one image."""
     x_BCHW = part.pixels(torch.tensor([0]), device_of(model))
-    with frozen_eval(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x_BCHW)
-    return max(1, counter.get_total_flops())
+    with frozen_eval(model), torch.no_grad():
+        return max(1, count_flops(lambda: model(x_BCHW)))
 
 
 @contextmanager

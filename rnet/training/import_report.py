@@ -27,7 +27,7 @@ def report_text(file: str, report: Mapping[str, Any]) -> str:
     lines = [f"imported {file}"]
     for name, fact in report.items():
         if name != "notes":
-            lines.append(f"  {name:14} {_shown(fact['value'])}   [{fact['how']}: {fact['from']}]")
+            lines.append(f"  {name:14} {shown_value(fact['value'])}   [{fact['how']}: {fact['from']}]")
     return "\n".join([*lines, *(f"  note: {note}" for note in report["notes"])])
 
 
@@ -71,7 +71,8 @@ def _zero_weights(model: Classifier) -> list[str]:
     return [f"{len(zero)} of {len(weights)} weights are zero throughout: {shown}; is the file what was trained?"]
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """The value of a fact, for people."""
     if isinstance(value, list):
         return ", ".join(f"{one:.4g}" if isinstance(one, float) else str(one) for one in value) or "none"
     return str(value)

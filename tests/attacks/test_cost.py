@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnet.attacks.base import AttackContext
-from rnet.attacks.cost import Passes, cost, count_flops, training_passes
+from rnet.attacks.cost import Passes, cost, training_passes
 from rnet.attacks.registry import ATTACKS
 from rnet.config.run import load_config
 from rnet.data.images import Dataset
 from rnet.models.classifier import Classifier
+from rnet.training.flops import count_flops
 from tests.attacks.table import CONTROLS, TABLE, TRAINED
 
 

@@ -40,6 +40,12 @@ def test_suspects_of_a_folder_stand_beside_the_attacks_that_are_named(folder: Pa
     assert load_config(runs_of("verify", [*lines[:2], lines[3]][1:])[0]).attack.batch_size == 8
 
 
+def test_a_setting_of_no_suspect_of_the_folder_is_refused(folder: Path) -> None:
+    (run, _) = runs_of("verify", [f"suspects={folder}", "attack.iterations=3"])
+    with pytest.raises(UserError, match=r"key='attack\.iterations' does not exist"):
+        load_config(run)
+
+
 def test_only_verify_judges_a_folder(folder: Path) -> None:
     with pytest.raises(UserError, match="only rnet verify judges a folder"):
         runs_of("attack", [f"suspects={folder}"])

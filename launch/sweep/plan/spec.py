@@ -183,7 +183,7 @@ def _values(setting: str, values: Any) -> tuple[str, ...]:
 def _lines(setting: str, lines: list[Any]) -> tuple[str, ...]:
     for line in lines:
         if not isinstance(line, str) or "=" not in line:
-            raise UserError(f"{place_of(line)}{setting} has {_said(line)}; write key=value, e.g. train.epochs=2")
+            raise UserError(f"{place_of(line)}{setting} has {shown(line)}; write key=value, e.g. train.epochs=2")
         try:
             parse_override(line)
         except UserError as error:
@@ -194,7 +194,7 @@ def _lines(setting: str, lines: list[Any]) -> tuple[str, ...]:
 def _word(document: Mapping[str, Any], key: str, default: str) -> str:
     value = document.get(key, default)
     if not isinstance(value, str) or (isinstance(value, Word) and value.absent):
-        raise UserError(f"{place_of(value)}{key}={_said(value)} must be a word, e.g. {default}")
+        raise UserError(f"{place_of(value)}{key}={shown(value)} must be a word, e.g. {default}")
     return value
 
 
@@ -203,19 +203,14 @@ def _list(document: Mapping[str, Any], key: str) -> list[Any]:
     if value is None or (isinstance(value, Word) and value.absent):
         return []
     if not isinstance(value, list):
-        raise UserError(f"{place_of(value)}{key}={_said(value)} must be a list")
+        raise UserError(f"{place_of(value)}{key}={shown(value)} must be a list")
     return value
 
 
 def _mapping(value: Any, setting: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{place_of(value)}{setting} must map names to values, not be {_said(value)}")
+        raise UserError(f"{place_of(value)}{setting} must map names to values, not be {shown(value)}")
     return value
-
-
-def _said(value: Any) -> str:
-    """A value for a message."""
-    return shown(value) if isinstance(value, str) else repr(value)
 
 
 def _check_keys(what: str, document: Mapping[str, Any], known: Sequence[str]) -> None:

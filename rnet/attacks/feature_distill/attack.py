@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rnet.attacks.cost import Passes, count_flops, training_passes
+from rnet.attacks.cost import Passes, training_passes
 from rnet.attacks.feature_distill.config import FeatureDistillConfig
 from rnet.attacks.substitutes import SubstituteAttack, agreement, cut_layer
 from rnet.attacks.training import Objective, Training
 from rnet.cutting.split import SplitModel
 from rnet.data.batches import Batch
 from rnet.rewrites.modes import frozen_eval
+from rnet.training.flops import count_flops
 
 if TYPE_CHECKING:
     from rnet.engines.base import LossOf

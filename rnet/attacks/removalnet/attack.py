@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rnet.attacks.base import AttackContext, Suspect
-from rnet.attacks.cost import Passes, count_flops, training_passes
+from rnet.attacks.cost import Passes, training_passes
 from rnet.attacks.removalnet import bilevel
 from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.attacks.substitutes import SubstituteAttack, agreement, cut_layer
@@ -25,6 +25,7 @@ from rnet.data.batches import Batch
 from rnet.data.images import Dataset
 from rnet.draws import BatchDraws, moved_channels
 from rnet.rewrites.modes import device_of, frozen_eval
+from rnet.training.flops import count_flops
 
 if TYPE_CHECKING:
     from rnet.engines.base import LossOf
