@@ -181,13 +181,10 @@ class RemovalNet(SubstituteAttack):
 
     def levels(self) -> str:
         """What is trained on, and what is left out."""
-        config = self.config
-        terms = {"latent level": config.beta, "logits level": config.alpha, "cross-entropy": config.gamma}
-        keys = {"latent level": "beta", "logits level": "alpha", "cross-entropy": "gamma"}
-        used = " and ".join(term for term, weight in terms.items() if weight)
-        left_out = ", ".join(
-            f"without the {term} (attack.{keys[term]}=0)" for term, weight in terms.items() if not weight
-        )
+        terms = (("latent level", "beta"), ("logits level", "alpha"), ("cross-entropy", "gamma"))
+        weights = {key: getattr(self.config, key) for _, key in terms}
+        used = " and ".join(term for term, key in terms if weights[key])
+        left_out = ", ".join(f"without the {term} (attack.{key}=0)" for term, key in terms if not weights[key])
         return f"trains on {used}" + (f", {left_out}" if left_out else "")
 
     def module(self, surrogate: nn.Module, default_layer: str | None) -> SplitModel:
