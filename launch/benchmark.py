@@ -60,7 +60,8 @@ def _measure_fingerprint(overrides: Sequence[str], options: Options) -> Document
     from rnet.bench.fingerprint import bench_fingerprint
     from rnet.config.run import load_config
     from rnet.data.loading import load_dataset
-    from rnet.stages.stages import load_model, train
+    from rnet.stages.models import load_model
+    from rnet.stages.stages import train
     from rnet.stages.store import Store
     from rnet.training.loop import resolve_device
 
@@ -96,7 +97,7 @@ def _measure_attack(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.steps import require_removalnet
     from rnet.config.run import load_config
     from rnet.data.loading import load_dataset
-    from rnet.stages.stages import build
+    from rnet.stages.models import build
     from rnet.training.loop import resolve_device
 
     rounds, rest = _number("rounds", overrides, default=5)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from rnet.models.classifier import Classifier
     from rnet.models.config import ModelConfig
     from rnet.report.plots import plot_suspects
-    from rnet.stages.stages import attack, fingerprint, load_model, train, verify
+    from rnet.stages.models import load_model
+    from rnet.stages.stages import attack, fingerprint, train, verify
     from rnet.stages.store import Store
     from rnet.verdicts.examine import examine
 
@@ -55,7 +56,8 @@ _HOMES = {
     "rnet.models.classifier": ("Classifier",),
     "rnet.models.config": ("ModelConfig",),
     "rnet.report.plots": ("plot_suspects",),
-    "rnet.stages.stages": ("attack", "fingerprint", "load_model", "train", "verify"),
+    "rnet.stages.models": ("load_model",),
+    "rnet.stages.stages": ("attack", "fingerprint", "train", "verify"),
     "rnet.stages.store": ("Store",),
     "rnet.verdicts.examine": ("examine",),
 }

@@ -32,7 +32,7 @@ from rnet.data.loading import load_dataset
 from rnet.engines.choice import check_batch, check_engine
 from rnet.errors import UserError, unknown_name
 from rnet.models.classifier import Classifier
-from rnet.stages.stages import build
+from rnet.stages.models import build
 from rnet.training.loop import resolve_device
 
 logger = logging.getLogger(__name__)

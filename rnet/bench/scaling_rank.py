@@ -26,7 +26,7 @@ from rnet.engines.base import Engine
 from rnet.parallel.collectives import gather_objects, rank, wait_for_all
 from rnet.parallel.launch import launched
 from rnet.parallel.processes import process_group
-from rnet.stages.stages import build, frozen_victim
+from rnet.stages.models import build, frozen_victim
 from rnet.training.loop import Step, resolve_device
 
 WARM_UP = 2  # the first step makes the optimizer's state, and finds the fastest convolutions

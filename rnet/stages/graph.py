@@ -40,8 +40,8 @@ class Stage:
 GRAPH: Mapping[str, Stage] = {
     "train": Stage(method=2, own=("dataset", "model", "train", "precision"), parents={}),
     "attack": Stage(method=2, own=("attack", "precision"), parents={"victim": "train"}),
-    "fingerprint": Stage(method=2, own=("defense", "seed"), parents={"victim": "train"}),
-    "verify": Stage(method=2, own=(), parents={"suspect": "attack", "fingerprint": "fingerprint"}),
+    "fingerprint": Stage(method=3, own=("defense", "seed"), parents={"victim": "train"}),
+    "verify": Stage(method=3, own=(), parents={"suspect": "attack", "fingerprint": "fingerprint"}),
 }
 """Parents stand before their children."""
 

@@ -9,13 +9,19 @@ import pytest
 
 from rnet.config.compose import option_names
 from rnet.config.documents import content_id
-from rnet.config.run import load_config
+from rnet.config.run import RunConfig, load_config
 from rnet.data.config import DatasetConfig
 from rnet.data.files.digest import Look
 from rnet.stages.graph import document
 
 IDS = json.loads(Path(__file__).with_name("ids.json").read_text())
-"""Overrides -> id of the verify stage, as stores have it; an option alone is with seed=3."""
+"""Overrides -> id of the verify stage, as stores have it; `python -m tests.write_ids` writes them anew."""
+
+
+def configuration(text: str) -> RunConfig:
+    """Of a line of the table: an option alone is with seed=3."""
+    lines = text.split()
+    return load_config(lines if len(lines) > 1 else [*lines, "seed=3"])
 
 
 def look_at(config: DatasetConfig) -> Look | None:
@@ -26,9 +32,7 @@ def look_at(config: DatasetConfig) -> Look | None:
 def test_every_shipped_option_has_the_id_that_stores_know_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rnet.stages.graph.look_at", look_at)
     for text, expected in IDS.items():
-        lines = text.split()
-        config = load_config(lines if len(lines) > 1 else [*lines, "seed=3"])
-        assert content_id(document("verify", config)) == expected, text
+        assert content_id(document("verify", configuration(text))) == expected, text
 
 
 def test_the_ids_are_those_of_every_option_with_a_file() -> None:

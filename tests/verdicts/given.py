@@ -12,7 +12,7 @@ from torch import Tensor
 from rnet.data.loading import load_dataset_once
 from rnet.models.classifier import Classifier
 from rnet.models.weights import load_weights
-from rnet.stages.stages import build
+from rnet.stages.models import build
 from tests.tiny_runs import tiny
 
 
