@@ -11,7 +11,7 @@ import pytest
 from rnet.config.overrides import expand_choices
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
-from rnet.stages import models
+from rnet.stages import models, stages
 from rnet.stages.graph import negative_configs
 from rnet.stages.store import Store
 from rnet.verdicts.examine import check, examine, separations
@@ -70,7 +70,7 @@ def test_a_finished_examination_builds_no_network_and_refuses_wrong_settings_all
     configs = [tiny(*line, *(SMALL["ipguard"] if "defense=ipguard" in line else SMALL["random"])) for line in lines]
     rows = examine(configs, store)
     built: list[object] = []
-    build = stages.build_model
+    build = models.build_model
     monkeypatch.setattr(models, "build_model", lambda *given, **named: built.append(given) or build(*given, **named))
     assert examine(configs, store) == rows
     separations(rows, configs, store)
@@ -84,7 +84,7 @@ def test_a_finished_examination_builds_no_network_and_refuses_wrong_settings_all
 
 def test_suspects_are_checked_once_for_all_defences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[object] = []
-    build = stages.build_model
+    build = models.build_model
     monkeypatch.setattr(models, "build_model", lambda *given, **named: built.append(given) or build(*given, **named))
     configs = [tiny(*TINY_FINETUNE, f"defense={defense}") for defense in SMALL]
     check(configs, Store(tmp_path))
