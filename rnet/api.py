@@ -18,6 +18,7 @@ from torch import Tensor
 from rnet.attacks.base import Attack
 from rnet.attacks.registry import ATTACKS
 from rnet.config.compose import option_settings
+from rnet.config.profiles import with_profile
 from rnet.config.typed import component, typed_dataclass
 from rnet.data.config import DatasetConfig
 from rnet.data.images import Dataset, RawImages, TensorSource
@@ -66,5 +67,8 @@ def dataset_of(
 
 
 def _configured(group: str, option: str, settings: Mapping[str, Any]) -> Any:
-    """The configuration of an option: what its file sets differently, then the settings."""
-    return component(group, {**option_settings(group, option), **settings})
+    """The configuration of an option: what its file sets differently, a defence's profile, then the settings."""
+    chosen = option_settings(group, option)
+    if group == "defense":
+        chosen = with_profile(chosen, settings)
+    return component(group, {**chosen, **settings})

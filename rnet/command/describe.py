@@ -14,7 +14,7 @@ KINDS = {"attacks": "attack", "defenses": "defense", "datasets": "dataset", "mod
 
 
 def show_list(kind: str, options: Options) -> None:
-    """A table of names, or {"group", "options": [{"name", "summary", "origin"}, ...]}."""
+    """A table of names, or {"group", "options": [{"name", "summary", "origin"}, ...]}; of defences also "profiles"."""
     from rnet.config.explain import list_options
 
     if kind not in KINDS:
@@ -25,10 +25,12 @@ def show_list(kind: str, options: Options) -> None:
         show_json({"group": group, "options": rows})
         return
     table = Table(title=f"{group}=", title_justify="left")
-    for name in ("name", "what", "from"):
-        table.add_column(name, overflow="fold")
+    columns = {"name": "name", "summary": "what", "profiles": "profiles", "origin": "from"}
+    shown = [key for key in columns if key in rows[0]]
+    for key in shown:
+        table.add_column(columns[key], overflow="fold")
     for row in rows:
-        table.add_row(*(escape(row[key]) for key in ("name", "summary", "origin")))
+        table.add_row(*(escape(row[key]) for key in shown))
     console().print(table)
     print(f"One of your own: {group}=package.module:Name. Its keys: rnet explain {group}=NAME")  # noqa: T201
 

@@ -18,6 +18,7 @@ from typing import Any
 from rnet.config.component import ComponentConfig
 from rnet.config.components import GROUPS, REGISTRIES, TOP_LEVEL
 from rnet.config.compose import config_folder, option_files, option_names
+from rnet.config.profiles import profiles_of
 from rnet.config.run import RunConfig, load_config
 from rnet.config.typed import held_components
 from rnet.config.yaml_files import read_mapping
@@ -25,7 +26,7 @@ from rnet.errors import unknown_name
 
 
 def list_options(group: str, config_dir: Path | None = None) -> list[dict[str, str]]:
-    """What may be written after group=: {"name", "summary", "origin"} of each."""
+    """What may be written after group=: {"name", "summary", "origin"} of each, and of defences "profiles"."""
     files, installed = option_files(group, config_dir), REGISTRIES[group].installed()
     found = []
     for name in option_names(group, config_dir):
@@ -38,6 +39,8 @@ def list_options(group: str, config_dir: Path | None = None) -> list[dict[str, s
         if not summary and component and (reference := REGISTRIES[group].reference(component)):
             summary = summary_of(reference)
         found.append({"name": name, "summary": summary, "origin": origin})
+        if group == "defense":
+            found[-1]["profiles"] = ", ".join(profiles_of(component, config_dir))
     return found
 
 
@@ -48,7 +51,7 @@ def explain(wanted: Sequence[str], config_dir: Path | None = None) -> list[dict[
     what does not exist.
     """
     overrides = [word for word in wanted if "=" in word]
-    rows = _rows(load_config(overrides, config_dir=config_dir))
+    rows = _rows(load_config(overrides, config_dir=config_dir), config_dir)
     shown = {word for word in wanted if "=" not in word}
     shown |= {key.removesuffix("_preset").partition(".")[0] for key in (line.partition("=")[0] for line in overrides)}
     known = [*GROUPS, *(row["key"] for row in rows)]
@@ -89,13 +92,18 @@ def field_meanings(kind: type) -> dict[str, str]:
     return found
 
 
-def _rows(run: RunConfig) -> list[dict[str, Any]]:
+def _rows(run: RunConfig, config_dir: Path | None) -> list[dict[str, Any]]:
     meanings = field_meanings(RunConfig)
     rows = [
         {"key": key, "type": kind.__name__, "value": getattr(run, key), "meaning": meanings[key]}
         for key, kind in TOP_LEVEL.items()
     ]
-    return rows + [row for group in GROUPS for row in _keys(group, type(getattr(run, group)), getattr(run, group))]
+    rows += [row for group in GROUPS for row in _keys(group, type(getattr(run, group)), getattr(run, group))]
+    for row in rows:
+        if row["key"] == "defense.profile":
+            known = ", ".join(profiles_of(run.defense.name, config_dir)) or "none"
+            row["meaning"] += f" Profiles of {run.defense.name}: {known}."
+    return rows
 
 
 def _keys(prefix: str, kind: type, config: Any) -> list[dict[str, Any]]:

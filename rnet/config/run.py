@@ -18,6 +18,7 @@ from typing import Any
 from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
 from rnet.config.compose import defaults, option_names, option_settings
 from rnet.config.overrides import parse_override
+from rnet.config.profiles import with_profile
 from rnet.config.typed import component, without_files
 from rnet.config.values import field_types, typed
 from rnet.data.config import DatasetConfig
@@ -135,6 +136,8 @@ class Configurations:
     def _made(self, recipe: Recipe, run: Mapping[str, Any]) -> Any:
         group, option, preset, given = recipe[:4]
         settings = dict(self._option(group, option))
+        if group == "defense":
+            settings = with_profile(settings, dict(given), self._config_dir)
         if preset is not None:
             settings |= self._option(f"{group}_preset", preset)
         for field, text in given:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetInferenceConfig(ComponentConfig):
+class DatasetInferenceConfig(DefenseConfig):
     """Hyperparameters of Dataset Inference; the defaults are the authors' for 32 px colour images."""
 
     name: str = "dataset_inference"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_1, check_names
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepJudgeConfig(ComponentConfig):
+class DeepJudgeConfig(DefenseConfig):
     """Hyperparameters of DeepJudge; the defaults are the authors', with queries kept in [0, 1]."""
 
     name: str = "deepjudge"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_1, check_names
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPGuardConfig(ComponentConfig):
+class IPGuardConfig(DefenseConfig):
     """Hyperparameters of IPGuard; the defaults are those of the paper with the margin most used since."""
 
     name: str = "ipguard"

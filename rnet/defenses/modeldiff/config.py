@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_1, check_names
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelDiffConfig(ComponentConfig):
+class ModelDiffConfig(DefenseConfig):
     """Hyperparameters of ModelDiff."""
 
     name: str = "modeldiff"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.defenses.sizes import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomQueriesConfig(ComponentConfig):
+class RandomQueriesConfig(DefenseConfig):
     """How many clean images are used."""
 
     name: str = "random"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_names
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.defenses.sizes import check_sizes
 from rnet.errors import UserError
 
@@ -13,7 +13,7 @@ SAC_INPUTS = ("wrong", "cutmix", "jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SACConfig(ComponentConfig):
+class SACConfig(DefenseConfig):
     """What the models are asked."""
 
     name: str = "sac"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.config.checks import check_names
-from rnet.config.component import ComponentConfig
+from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZestConfig(ComponentConfig):
+class ZestConfig(DefenseConfig):
     """How ZEST approximates and compares models."""
 
     name: str = "zest"
