@@ -7,7 +7,7 @@ them and are never written to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -45,6 +45,19 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a test of one suspect found: scores by metric, and the metrics left out with the reasons.
+
+    representation: what `Defense.between` compares two suspects by; CPU tensors, none where a defence has no such
+    thing. The verify stage keeps that of independent models.
+    """
+
+    scores: dict[str, float]
+    left_out: dict[str, str]
+    representation: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a defence says of one suspect: by metric, and, where the defence decides by more than one, its vote."""
 
@@ -60,7 +73,8 @@ class Judgement:
 class Defense(ABC):
     """An ownership test. Hyperparameters in the constructor (a config dataclass), data in the calls.
 
-    config: annotate it with your own dataclass; its fields are the keys of the command line.
+    config: annotate it with your own dataclass; its fields are the keys of the command line. metrics: what it scores,
+    the first being the one that decides. Where the victim has a say in what else is scored, `metrics_of` names that.
     """
 
     config: ComponentConfig
@@ -86,6 +100,19 @@ class Defense(ABC):
         A metric that `left_out` names need not be computed; its score would not be used.
         """
 
+    def represent(self, fingerprint: Fingerprint, suspect: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What `verify` returns, and the suspect's representation: none, unless a defence says what that is."""
+        return self.verify(fingerprint, suspect), {}
+
+    def between(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, float]:
+        """The scores of two suspects compared with each other, from their representations; nothing without any."""
+        return {}
+
+    def metrics_of(self, names: Iterable[str]) -> list[Metric]:
+        """The metrics with these names of scores, in the order of tables; other names are passed over."""
+        known = {*names}
+        return [metric for metric in self.metrics if metric.name in known]
+
     def asked_for(self) -> Sequence[Metric]:
         """The metrics that this configuration computes."""
         return self.metrics
@@ -102,8 +129,8 @@ class Defense(ABC):
             if not suffices(access_of(suspect), self.access(metric))
         }
 
-    def test(self, fingerprint: Fingerprint, suspect: nn.Module) -> tuple[dict[str, float], dict[str, str]]:
-        """The suspect's scores, and the metrics that are left out with the reasons.
+    def test(self, fingerprint: Fingerprint, suspect: nn.Module) -> Measured:
+        """The suspect's scores, its representation, and the metrics that are left out with the reasons.
 
         Raises UserError if that is all of them, and what `verify` raises.
         """
@@ -114,8 +141,9 @@ class Defense(ABC):
                 f"defense={self.name} needs {' or '.join(needed)}, but the suspect {limits_of(suspect)}; `rnet list "
                 "defenses` says what the others need"
             )
-        scores = self.verify(fingerprint, suspect)
-        return {name: score for name, score in scores.items() if name not in left_out}, left_out
+        scores, representation = self.represent(fingerprint, suspect)
+        kept = {name: score for name, score in scores.items() if name not in left_out}
+        return Measured(scores=kept, left_out=left_out, representation=representation)
 
     def judge(
         self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float

@@ -46,6 +46,7 @@ from rnet.stages.models import (
     save_model,
     suspect_blueprint,
 )  # fmt: skip
+from rnet.stages.pairs import save_representation
 from rnet.stages.store import StageFolder, Store
 from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
 from rnet.training.import_check import check_import
@@ -236,15 +237,20 @@ def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> di
 
 
 def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
-    """The defence's scores for the suspect, named defence/metric; what is left out and why; a black box's cost."""
+    """The defence's scores for the suspect, named defence/metric; what is left out and why; a black box's cost.
+
+    Of a suspect that is known to be independent the defence's representation is kept, for pair_scores.
+    """
     defense: Defense = DEFENSES.build(config.defense)
     victim_id = content_id(parents["fingerprint"].document["victim"])
     made = load_fingerprint(parents["fingerprint"].path, victim_id=victim_id)
     suspect = load_suspect(config, parents["suspect"]).to(resolve_device(config.engine.device))
-    scores, left_out = defense.test(made, suspect)
-    found: dict[str, Any] = {"scores": {f"{defense.name}/{name}": score for name, score in scores.items()}}
-    if left_out:
-        found["left_out"] = {f"{defense.name}/{name}": reason for name, reason in left_out.items()}
+    measured = defense.test(made, suspect)
+    found: dict[str, Any] = {"scores": {f"{defense.name}/{name}": score for name, score in measured.scores.items()}}
+    if measured.left_out:
+        found["left_out"] = {f"{defense.name}/{name}": reason for name, reason in measured.left_out.items()}
+    if measured.representation and (parents["suspect"].result() or {}).get("derived") is False:
+        found["representation_sha256"] = save_representation(folder, measured.representation)
     if isinstance(suspect, BlackBox):
         found["cost"] = {"queries": suspect.asked}
     return found

@@ -73,25 +73,27 @@ def test_a_black_box_gets_the_scores_of_its_weights_for_what_it_shows(name: str,
         with pytest.raises(UserError, match=f"^defense={name} needs logits, but the suspect shows {ACCESS[kind]} only"):
             defense.test(extracted(name), black_box(suspect, kind))
         return
-    scores, left_out = defense.test(extracted(name), black_box(suspect, kind))
-    assert scores == pytest.approx({metric: expected[metric] for metric in shown}, rel=1e-4, abs=1e-6)
-    assert left_out.keys() == expected.keys() - shown
-    assert all(reason.endswith(f"but the suspect shows {ACCESS[kind]} only") for reason in left_out.values())
+    found = defense.test(extracted(name), black_box(suspect, kind))
+    assert found.scores == pytest.approx({metric: expected[metric] for metric in shown}, rel=1e-4, abs=1e-6)
+    assert found.left_out.keys() == expected.keys() - shown
+    assert all(reason.endswith(f"but the suspect shows {ACCESS[kind]} only") for reason in found.left_out.values())
 
 
 @pytest.mark.parametrize("name", sorted(NEEDED))
 def test_a_model_with_weights_is_tested_by_everything(name: str) -> None:
-    scores, left_out = make(name).test(extracted(name), tiny_model(5))
-    assert scores == make(name).verify(extracted(name), tiny_model(5))
-    assert left_out == {}
+    found = make(name).test(extracted(name), tiny_model(5))
+    assert found.scores == make(name).verify(extracted(name), tiny_model(5))
+    assert found.left_out == {}
 
 
 def test_a_model_of_another_architecture_is_not_compared_neuron_by_neuron() -> None:
     suspect = tiny_model(5, width=7)
     limit_access(suspect, "logits", "is another network")
-    scores, left_out = make("deepjudge").test(extracted("deepjudge"), suspect)
-    assert scores.keys() == {"robd", "jsd"}
-    assert set(left_out.values()) == {"needs weights in the victim's architecture, but the suspect is another network"}
+    found = make("deepjudge").test(extracted("deepjudge"), suspect)
+    assert found.scores.keys() == {"robd", "jsd"}
+    assert set(found.left_out.values()) == {
+        "needs weights in the victim's architecture, but the suspect is another network"
+    }
 
 
 @pytest.mark.parametrize("name", ["ipguard", "modeldiff", "zest"])
@@ -133,16 +135,16 @@ def test_scores_of_metrics_that_are_left_out_are_not_used() -> None:
             return {**super().verify(fingerprint, suspect), "entropy": 1.0}
 
     defense = Careless(RandomQueriesConfig(num_queries=24))
-    scores, left_out = defense.test(extracted("random"), black_box(tiny_model(5), "labels"))
-    assert [*scores] == ["agreement"]
-    assert [*left_out] == ["entropy"]
+    found = defense.test(extracted("random"), black_box(tiny_model(5), "labels"))
+    assert [*found.scores] == ["agreement"]
+    assert [*found.left_out] == ["entropy"]
     assert "jsd" not in make("deepjudge").verify(extracted("deepjudge"), black_box(tiny_model(5), "labels"))
 
 
 def test_a_vote_is_held_among_the_metrics_that_are_there() -> None:
     defense = make("deepjudge")
     negatives = [defense.verify(extracted("deepjudge"), tiny_model(seed)) for seed in (6, 7, 8)]
-    scores, _ = defense.test(extracted("deepjudge"), black_box(tiny_model(0), "labels"))
+    scores = defense.test(extracted("deepjudge"), black_box(tiny_model(0), "labels")).scores
     judged = defense.judge(scores, negatives, 0.05)
     assert [*judged.metrics] == ["robd"]
     assert judged.vote is not None

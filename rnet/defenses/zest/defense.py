@@ -99,7 +99,19 @@ class Zest(Defense):
 
         Raises UserError for non-finite logits, and for another number of classes when align="never".
         """
-        victim_TK, suspect_TJ = fingerprint.tensors["weights_TK"], self.weights(fingerprint, suspect)
+        return self.represent(fingerprint, suspect)[0]
+
+    def represent(self, fingerprint: Fingerprint, suspect: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The distances, and the suspect's weights_TK (float32)."""
+        weights_TJ = self.weights(fingerprint, suspect)
+        scores = self._distances(fingerprint.tensors["weights_TK"], weights_TJ)
+        return scores, {"weights_TK": weights_TJ.float()}
+
+    def between(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, float]:
+        """The same distances between two suspects, the first in the place of the victim."""
+        return self._distances(one["weights_TK"].double(), other["weights_TK"].double())
+
+    def _distances(self, victim_TK: Tensor, suspect_TJ: Tensor) -> dict[str, float]:
         return {metric.name: distance(victim_TK, suspect_TJ, metric.name, self.config.align) for metric in self.metrics}
 
     def judge(

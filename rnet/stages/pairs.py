@@ -1,0 +1,51 @@
+"""Independent models compared with each other: what verify stages keep of them, and the scores of all their pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import combinations
+
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from rnet.defenses.base import Defense
+from rnet.errors import UserError
+from rnet.parallel.collectives import rank
+from rnet.stages.store import StageFolder
+from rnet.storage.files import write_atomic
+
+FILE = "representation.safetensors"
+
+
+def save_representation(folder: StageFolder, representation: dict[str, Tensor]) -> str:
+    """Writes representation.safetensors; returns its SHA-256, for the stage's result."""
+    data = tensors_to_bytes({name: tensor.contiguous() for name, tensor in representation.items()})
+    if rank() == 0:
+        write_atomic(folder.path / FILE, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def pair_scores(defense: Defense, folders: Sequence[StageFolder]) -> list[dict[str, float]]:
+    """What `Defense.between` says of every two of these finished verify stages, in the order of itertools.combinations.
+
+    It is nothing, {}, for a stage that keeps no representation: of a derived suspect, of a defence without any. Raises
+    UserError for a representation that is missing or damaged.
+    """
+    kept = [_representation(folder) for folder in folders]
+    return [defense.between(one, other) if one and other else {} for one, other in combinations(kept, 2)]
+
+
+def _representation(folder: StageFolder) -> dict[str, Tensor]:
+    digest = (folder.result() or {}).get("representation_sha256")
+    if digest is None:
+        return {}
+    file, remedy = folder.path / FILE, f"delete {folder.path} and run the command again"
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); {remedy}") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{file} is truncated or altered; {remedy}")
+    return tensors_from_bytes(data)
