@@ -96,7 +96,7 @@ def test_a_model_of_another_architecture_is_not_compared_neuron_by_neuron() -> N
     }
 
 
-@pytest.mark.parametrize("name", ["ipguard", "modeldiff", "zest"])
+@pytest.mark.parametrize("name", ["ipguard", "modeldiff"])
 def test_verification_in_train_mode_needs_the_model_itself(name: str) -> None:
     defense = make(name, released_port=["train_mode_verification"])
     with pytest.raises(UserError, match="needs weights in the victim's architecture"):

@@ -16,12 +16,16 @@ from skimage.segmentation import quickshift
 from torch import Tensor, nn
 
 from rnet.bench.sequential_zest import sequential_verify, sequential_weights
+from rnet.config.run import load_config
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.zest import defense as zest
+from rnet.defenses.zest import masking
+from rnet.defenses.zest.comparing import ORDERS, distance, match_classes, normalise
 from rnet.defenses.zest.config import ZestConfig
-from rnet.defenses.zest.defense import ORDERS, Zest, distance, match_classes, normalise
+from rnet.defenses.zest.defense import REDRAWN, Zest
 from rnet.errors import UserError
+from rnet.models.access import limit_access
 from tests.defenses.tiny import tiny_dataset, tiny_model
 
 KINDS = {"l1": "cityblock", "l2": "euclidean", "linf": "chebyshev", "cosine": "cosine"}
@@ -133,7 +137,7 @@ def test_scores_are_scipys_distances_between_independently_fitted_weights(
 ) -> None:
     suspect = tiny_model(1)
     a, b = (sequential_weights(fingerprint, model).reshape(1, -1) for model in (victim, suspect))
-    scores = make().verify(fingerprint, suspect)
+    scores = make(align="never").verify(fingerprint, suspect)
     assert scores == pytest.approx(sequential_verify(fingerprint, suspect), rel=1e-5)
     for order, kind in KINDS.items():
         assert scores[order] == pytest.approx(float(cdist(a, b, kind)[0, 0]), rel=1e-5)
@@ -150,7 +154,7 @@ def test_absent_segments_take_the_mean_colour_and_present_ones_are_untouched() -
     x_CHW, mean_C = torch.rand(3, 4, 5), torch.tensor([0.1, 0.2, 0.3])
     segments_HW = torch.arange(20).view(4, 5).int() % 3
     masks_BM = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.uint8)
-    result = zest.masked(x_CHW, segments_HW, masks_BM, mean_C)
+    result = masking.masked(x_CHW, segments_HW, masks_BM, mean_C)
     for b in range(2):
         for row in range(4):
             for column in range(5):
@@ -177,14 +181,14 @@ def test_segments_are_quickshift_on_the_255_scale(dataset: Dataset, fingerprint:
 def test_a_photograph_sized_32_has_many_segments_and_would_have_hardly_any_on_the_unit_scale() -> None:
     images_NCHW = smooth_images(2, 32).double()
     config = ZestConfig()
-    assert (zest.segment(images_NCHW, config)[1] >= 10).all()
-    assert (zest.segment(images_NCHW / 255, config)[1] <= 3).all()
+    assert (masking.segment(images_NCHW, config)[1] >= 10).all()
+    assert (masking.segment(images_NCHW / 255, config)[1] <= 3).all()
 
 
 def test_grey_images_are_segmented_as_if_repeated_to_three_channels() -> None:
     grey_N1HW = smooth_images(2, 10, channels=1)
     fingerprint = make(num_images=2).extract(tiny_model(0, channels=1), with_images(grey_N1HW), seed=0)
-    expected, _ = zest.segment(grey_N1HW.double().repeat(1, 3, 1, 1), ZestConfig())
+    expected, _ = masking.segment(grey_N1HW.double().repeat(1, 3, 1, 1), ZestConfig())
     assert torch.equal(fingerprint.tensors["segments_NHW"], expected)
     assert fingerprint.metadata["input_shape"] == [1, 10, 10]
 
@@ -195,7 +199,7 @@ def test_segments_do_not_depend_on_the_number_of_threads() -> None:
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(zest.segment(images_NCHW, ZestConfig())[0])
+        results.append(masking.segment(images_NCHW, ZestConfig())[0])
     torch.set_num_threads(before)
     assert torch.equal(*results)
 
@@ -214,10 +218,10 @@ def test_masks_are_fair_coins_whose_first_row_shows_everything() -> None:
 def test_masks_are_stored_eight_to_a_byte_and_come_back() -> None:
     counts_N = torch.tensor([9, 4])
     masks_NSM = zest.draw_masks(counts_N, 5, torch.Generator().manual_seed(1))
-    packed = torch.from_numpy(np.packbits(masks_NSM.numpy(), axis=-1, bitorder="little"))
+    packed = masking.pack_masks(masks_NSM)
     assert packed.shape == (2, 5, 2)
     stored = Fingerprint(tensors={"masks_NSP": packed, "num_segments_N": counts_N})
-    assert torch.equal(zest.unpack_masks(stored), masks_NSM)
+    assert torch.equal(masking.unpack_masks(stored), masks_NSM)
 
 
 def test_every_suspect_sees_the_stored_masks(
@@ -329,51 +333,116 @@ def test_images_with_fewer_than_two_segments_are_counted_and_warned_about(
 
 def test_images_that_are_neither_grey_nor_colour_are_refused() -> None:
     with pytest.raises(UserError, match="images of 2 channels"):
-        zest.segment(torch.zeros(1, 2, 8, 8, dtype=torch.float64), ZestConfig())
+        masking.segment(torch.zeros(1, 2, 8, 8, dtype=torch.float64), ZestConfig())
 
 
-def test_port_redrawn_masks_put_the_victim_away_from_itself(fingerprint: Fingerprint, victim: nn.Module) -> None:
-    scores = make(released_port=["redraw_masks"]).verify(fingerprint, victim)
-    assert min(scores.values()) > 1e-3
-    assert scores == make(released_port=["redraw_masks"]).verify(fingerprint, victim)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("changes", [{"masks": "redrawn"}, {"model_mode": "train"}, {"images": "test"}])
+def test_whatever_the_settings_the_victim_is_at_distance_zero_from_itself(
+    dataset: Dataset, changes: dict[str, str], dropout: float
+) -> None:
+    victim = tiny_model(0)
+    victim.dropout.p = dropout
+    defense = make(**changes)
+    assert defense.verify(defense.extract(victim, dataset, seed=3), victim) == dict.fromkeys(ORDERS, 0.0)
 
 
-def test_port_train_mode_makes_answers_depend_on_the_batch_and_on_dropout(
+def test_suspects_see_one_of_eight_draws_of_masks_as_the_victim_did(dataset: Dataset, victim: nn.Module) -> None:
+    defense = make(masks="redrawn")
+    made = defense.extract(victim, dataset, seed=3)
+    assert made.tensors["weights_RTK"].shape[0] == REDRAWN
+    assert not {"masks_NSP", "weights_TK"} & made.tensors.keys()
+    suspects = [tiny_model(seed) for seed in range(1, 9)]
+    draws = [defense._draw_of(made, suspect) for suspect in suspects]
+    assert len({*draws}) > 2
+    for suspect, draw in zip(suspects[:3], draws, strict=False):
+        scores, representation = defense.represent(made, suspect)
+        masks_NSM = masking.draw_masks(
+            made.tensors["num_segments_N"], 40, zest.seeded_generator(3, f"zest/masks {draw}")
+        )
+        stored = dataclasses.replace(made, tensors={**made.tensors, "masks_NSP": masking.pack_masks(masks_NSM)})
+        ours, theirs = (torch.from_numpy(sequential_weights(stored, model)) for model in (victim, suspect))
+        assert scores == pytest.approx({name: distance(ours, theirs, name) for name in ORDERS}, rel=1e-5)
+        assert representation == {}, "suspects with other masks cannot be compared with each other"
+
+
+def test_train_mode_makes_answers_depend_on_the_batch_and_on_dropout(
     dataset: Dataset, fingerprint: Fingerprint
 ) -> None:
-    port = make(released_port=["train_mode_verification"])
-    victim = tiny_model(0)
+    defense, victim = make(model_mode="train"), tiny_model(0)
     before = {name: tensor.clone() for name, tensor in victim.state_dict().items()}
-    noisy = port.extract(victim, dataset, seed=3)
-    assert port.verify(noisy, victim)["l2"] > 1e-2  # dropout: the victim is away from itself
+    noisy = defense.extract(victim, dataset, seed=3).tensors["weights_TK"]
     victim.dropout.p = 0.0
-    without_dropout = port.extract(victim, dataset, seed=3)
-    assert port.verify(without_dropout, victim)["l2"] == 0
-    shift = distance(without_dropout.tensors["weights_TK"], fingerprint.tensors["weights_TK"], "l2")
-    assert shift > 1e-2  # batch statistics of masked copies of one image
+    without_dropout = defense.extract(victim, dataset, seed=3).tensors["weights_TK"]
+    for one, other in ((noisy, without_dropout), (without_dropout, fingerprint.tensors["weights_TK"])):
+        assert distance(one, other, "l2") > 1e-2  # dropout; batch statistics of masked copies of one image
     assert not victim.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in victim.state_dict().items())
 
 
-def test_port_train_mode_has_batches_of_its_own_whatever_the_memory(
+def test_train_mode_has_batches_of_its_own_whatever_the_memory(
     dataset: Dataset, victim: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = make(released_port=["train_mode_verification"])
-    expected = port.extract(victim, dataset, seed=3)
+    defense = make(model_mode="train")
+    expected = defense.extract(victim, dataset, seed=3)
     monkeypatch.setattr(zest, "images_per_forward", lambda *_: 7)
-    again = port.extract(victim, dataset, seed=3)
+    again = defense.extract(victim, dataset, seed=3)
     assert torch.equal(again.tensors["weights_TK"], expected.tensors["weights_TK"])
 
 
-def test_port_segmentation_unnormalises_only_the_first_images(dataset: Dataset) -> None:
+def test_train_mode_needs_the_model_itself(dataset: Dataset, victim: nn.Module) -> None:
+    defense, suspect = make(model_mode="train"), tiny_model(1)
+    made = defense.extract(victim, dataset, seed=3)
+    limit_access(suspect, "logits", "only answers")
+    with pytest.raises(UserError, match="needs weights in the victim's architecture, but the suspect only answers"):
+        defense.test(made, suspect)
+
+
+def test_images_of_the_test_part_are_drawn_from_it(victim: nn.Module) -> None:
+    dataset = tiny_dataset(image_size=12)
+    made, other = (make(images="test").extract(victim, dataset, seed=seed) for seed in (3, 4))
+    shown = {tuple(image.flatten().tolist()) for image in dataset.test.fetch(torch.arange(len(dataset.test)))}
+    drawn = [tuple(image.flatten().tolist()) for image in made.tensors["images_NCHW"]]
+    assert len({*drawn}) == 4
+    assert {*drawn} <= shown
+    assert drawn != [tuple(image.flatten().tolist()) for image in other.tensors["images_NCHW"]]
+    with pytest.raises(UserError, match="num_images=49 but the test part of dataset tiny has 48"):
+        make(images="test", num_images=49).extract(victim, dataset, seed=3)
+
+
+def test_of_normalised_images_only_the_first_three_get_their_scale_back(dataset: Dataset) -> None:
     images_NCHW = dataset.train.fetch(torch.arange(6))
-    port = make(released_port=["segment_first_three"])._as_segmented(images_NCHW, dataset)
+    seen = masking.colours_of(images_NCHW, dataset, "first_three")
     mean_C11, std_C11 = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (dataset.mean_C, dataset.std_C))
     scored_NCHW = (images_NCHW.double() / 255 - mean_C11) / std_C11
     for n in range(6):
         expected = scored_NCHW[n] * dataset.std_C[n] + dataset.mean_C[n] if n < 3 else scored_NCHW[n]
-        torch.testing.assert_close(port[n], expected.clamp(0, 1) * 255)
-    whole = make()._as_segmented(images_NCHW, dataset)
+        torch.testing.assert_close(seen[n], expected.clamp(0, 1) * 255)
+    whole = masking.colours_of(images_NCHW, dataset, "pixels")
     torch.testing.assert_close(whole, images_NCHW.double())
-    port_counts, counts = (zest.segment(colours, ZestConfig())[1] for colours in (port, whole))
-    assert not torch.equal(port_counts[3:], counts[3:])
+    seen_counts, counts = (masking.segment(colours, ZestConfig())[1] for colours in (seen, whole))
+    assert not torch.equal(seen_counts[3:], counts[3:])
+    made = make(segmented="first_three").extract(tiny_model(0), dataset, seed=0)
+    assert torch.equal(made.tensors["num_segments_N"], seen_counts[:4])
+
+
+PROFILES = {
+    "original": {
+        "num_images": 128, "images": "train", "num_masks": 1000, "masks": "stored", "segmented": "pixels",
+        "kernel_size": 4.0, "max_dist": 200.0, "ratio": 0.2, "align": "always", "model_mode": "eval",
+    },
+    "released": {
+        "num_images": 128, "images": "test", "num_masks": 500, "masks": "redrawn", "segmented": "first_three",
+        "kernel_size": 4.0, "max_dist": 200.0, "ratio": 0.2, "align": "always", "model_mode": "train",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_sets_all_choices_of_its_source(profile: str, victim: nn.Module, dataset: Dataset) -> None:
+    config = load_config(["defense=zest", f"defense.profile={profile}"]).defense
+    chosen = {key: value for key, value in dataclasses.asdict(config).items() if key in PROFILES[profile]}
+    assert chosen == PROFILES[profile]
+    assert dataclasses.asdict(config).keys() == {*PROFILES[profile], "name", "profile", "memory_mb"}
+    small = Zest(dataclasses.replace(config, num_images=4, num_masks=40))
+    assert small.verify(small.extract(victim, dataset, seed=1), victim) == dict.fromkeys(ORDERS, 0.0)
