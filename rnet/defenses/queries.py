@@ -75,8 +75,8 @@ def train_mode_logits(
 ) -> Tensor:
     """Logits (N, K) of a model in train mode: batch statistics and dropout, so a query's answer depends on its batch.
 
-    A defect of the released port of IPGuard, ModelDiff and ZEST, kept for comparison with its numbers. The model's
-    modes and buffers and the global random state are put back; dropout draws from `seed`. Raises as `logits_of`.
+    For comparison with programs that forget to leave train mode. The model's modes and buffers and the global random
+    state are put back; dropout draws from `seed`. Raises as `logits_of`.
     """
     device = device_of(model)
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}

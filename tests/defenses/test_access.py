@@ -96,9 +96,9 @@ def test_a_model_of_another_architecture_is_not_compared_neuron_by_neuron() -> N
     }
 
 
-@pytest.mark.parametrize("name", ["ipguard", "modeldiff"])
-def test_verification_in_train_mode_needs_the_model_itself(name: str) -> None:
-    defense = make(name, released_port=["train_mode_verification"])
+@pytest.mark.parametrize(("name", "setting"), [("ipguard", "suspect_mode"), ("modeldiff", "model_mode")])
+def test_verification_in_train_mode_needs_the_model_itself(name: str, setting: str) -> None:
+    defense = make(name, **{setting: "train"})
     with pytest.raises(UserError, match="needs weights in the victim's architecture"):
         defense.test(extracted(name), black_box(tiny_model(5), "logits"))
 

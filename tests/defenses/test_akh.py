@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.akh.config import AKHConfig
-from rnet.defenses.akh.defense import AKH, find_mistakes
+from rnet.defenses.akh.defense import AKH, filled_up, find_mistakes
 from rnet.defenses.base import Fingerprint
 from tests.defenses.tiny import tiny_dataset, tiny_model
 
@@ -118,3 +118,49 @@ def test_fewer_mistakes_than_asked_for_are_all_used_and_counted() -> None:
     fingerprint = make(num_queries=1000).extract(VICTIM, DATASET, seed=0)
     assert fingerprint.metadata["num_queries"] == len(fingerprint.tensors["labels_N"]) == total
     assert fingerprint.metadata["num_queries_asked"] == 1000
+
+
+def test_mixtures_fill_up_where_the_test_part_has_too_few_mistakes() -> None:
+    natural = wrong_images(VICTIM, DATASET, "test")
+    unreadable = dataclasses.replace(DATASET.train, source=Unreadable())
+    only_test = dataclasses.replace(DATASET, train=unreadable)
+    found = make(num_queries=100, fill="cutmix").extract(VICTIM, only_test, seed=1)
+    queries_NCHW = found.tensors["queries_NCHW"]
+    assert found.metadata["num_queries"] == len(queries_NCHW) == 100
+    assert found.metadata["num_from_test"] == len(natural)
+    assert same_set(list(queries_NCHW[: len(natural)]), natural)
+    with torch.no_grad():
+        assert torch.equal(found.tensors["labels_N"], VICTIM(queries_NCHW).argmax(dim=1))
+    enough = make(num_queries=len(natural), fill="cutmix").extract(VICTIM, only_test, seed=1)
+    assert same_set(list(enough.tensors["queries_NCHW"]), natural)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mixture_is_one_box_of_the_next_image_and_its_two_mirror_images(seed: int) -> None:
+    images_NCHW = DATASET.test.pixels(torch.arange(12))
+    filled_NCHW = filled_up(images_NCHW, 12 + 36 + 10, seed)
+    assert len(filled_NCHW) == 58
+    assert torch.equal(filled_NCHW[:12], images_NCHW)
+    mixed_NCHW, mirrored_NCHW, upside_down_NCHW = filled_NCHW[12:48].chunk(3)
+    assert torch.equal(mirrored_NCHW, mixed_NCHW.flip(3))
+    assert torch.equal(upside_down_NCHW, mixed_NCHW.flip(2))
+    pasted = (mixed_NCHW != images_NCHW).any(dim=1)
+    assert bool((pasted == pasted[0]).all())
+    rows, columns = (pasted[0].any(dim=dim).nonzero().squeeze(1).tolist() for dim in (1, 0))
+    assert int(pasted[0].sum()) == len(rows) * len(columns)
+    for n in range(12):
+        assert torch.equal(mixed_NCHW[n][:, pasted[0]], images_NCHW[n - 1][:, pasted[0]])
+    other_NCHW = filled_NCHW[48:]
+    assert not torch.equal(other_NCHW, mixed_NCHW[:10])
+
+
+def test_boxes_have_an_area_of_one_half_on_average_before_they_are_cut() -> None:
+    zeros_and_ones = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 64, 64)
+    shares = []
+    for seed in range(300):
+        mixed = filled_up(zeros_and_ones, 4, seed)[2:]
+        shares.append(float(mixed[0].mean()))
+        assert float(mixed[1].mean()) == pytest.approx(1 - shares[-1])
+    # Uniform areas in (0, 1) around uniform centres: a box of half-side h keeps (1 - h/2)^2 of (2h)^2 on average.
+    expected = sum((2 * h * (1 - h / 2)) ** 2 for h in (0.5 * ((i + 0.5) / 1000) ** 0.5 for i in range(1000))) / 1000
+    assert sum(shares) / len(shares) == pytest.approx(expected, abs=0.04)

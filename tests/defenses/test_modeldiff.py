@@ -1,4 +1,4 @@
-"""ModelDiff: the pairs, the two similarities and what the released port did differently."""
+"""ModelDiff: the pairs, the two similarities, and each choice in which published programs differ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.modeldiff import defense as modeldiff
+from rnet.defenses.modeldiff import gradient_pairs
 from rnet.defenses.modeldiff.config import ModelDiffConfig
-from rnet.defenses.modeldiff.defense import (
-    ModelDiff,
-    ddm_similarity,
-    ddv_similarity,
-    decision_distances,
-    shift_objective,
-)
+from rnet.defenses.modeldiff.defense import ModelDiff
+from rnet.defenses.modeldiff.gradient_pairs import shift_objective
+from rnet.defenses.modeldiff.search import Score
+from rnet.defenses.modeldiff.similarity import ddm_similarity, ddv_similarity, decision_distances
 from rnet.defenses.queries import seeded_generator
 from rnet.errors import UserError
 from tests.defenses.tiny import digits_dataset, fitted, tiny_dataset, tiny_model, unchanged
@@ -202,7 +200,7 @@ def test_the_chunks_of_the_search_do_not_change_the_pairs(pairs: str, monkeypatc
             sizes.append(len(x_BCHW))
             return VICTIM(x_BCHW)
 
-    monkeypatch.setattr(modeldiff, "samples_per_chunk", lambda model, x_NCHW, memory_mb: memory_mb)
+    monkeypatch.setattr(gradient_pairs, "samples_per_chunk", lambda model, x_NCHW, memory_mb: memory_mb)
     chunked = diff(pairs=pairs, memory_mb=5).extract(Watched(), DATASET, 7)
     assert set(sizes) == {5, 2, NUM}
     for name, tensor in whole.tensors.items():
@@ -227,24 +225,94 @@ def test_reported_numbers_are_those_of_the_pairs(fingerprint: Fingerprint) -> No
     assert fingerprint.metadata["mean_decision_distance"] == pytest.approx(mean, abs=1e-5)
 
 
-def test_the_port_compares_models_in_train_mode_so_that_even_the_victim_differs_from_itself() -> None:
-    victim, port = tiny_model(0), diff(released_port=["train_mode_verification"])
+def test_in_train_mode_even_the_victim_differs_from_itself() -> None:
+    victim, port = tiny_model(0), diff(model_mode="train")
     with unchanged(victim):
         scores = port.verify(port.extract(victim, DATASET, 7), victim)
     assert scores["ddv"] < 0.99
     assert scores["ddm"] < 0.999
 
 
-def test_the_port_looks_at_the_seeds_so_that_nothing_is_perturbed_and_the_score_is_zero() -> None:
-    port = diff(released_port=["shift_on_seeds"])
-    found = port.extract(VICTIM, DATASET, 7)
-    assert torch.equal(found.tensors["seeds_NCHW"], found.tensors["perturbed_NCHW"])
-    assert found.metadata["mean_decision_distance"] == 0.0
-    assert port.verify(found, VICTIM)["ddv"] == 0.0
+def plain_search(goal: str, box: bool, tries: int, seed: int, x_NCHW: Tensor) -> Tensor:
+    """The paper's search with every output asked for again at every try, in float64; only the draws are shared."""
+    victim, found = tiny_model(0, dtype=torch.float64), x_NCHW.double()
+    size = x_NCHW[0].numel()
+    generator = seeded_generator(seed, "modeldiff/search")
+    pixels = torch.randint(0, size, (tries,), generator=generator).tolist()
+    images = torch.randint(0, len(x_NCHW), (tries,), generator=generator).tolist()
+    start: Rows = victim(found).tolist()
+
+    def score(candidate: Tensor) -> float:
+        rows: Rows = victim(candidate).tolist()
+        n = len(rows)
+        diversity = sum(math.dist(a, b) for a in rows for b in rows) / n / n
+        shift = sum(math.dist(a, b) for a, b in zip(rows, start, strict=True)) / n
+        return diversity if goal == "diversity" else diversity * shift
+
+    best = score(found)
+    for pixel, image in zip(pixels, images, strict=True):
+        candidates = []
+        for sign in (1, -1):
+            candidate = found.clone()
+            moved = candidate[image].view(-1)
+            moved[pixel] += sign * 0.2 * DATASET.std_C[pixel * 3 // size]
+            candidates.append(candidate.clamp(0, 1) if box else candidate)
+        up, down = (score(candidate) for candidate in candidates)
+        if up > best or down > best:
+            found, best = (candidates[0], up) if up > down else (candidates[1], down)
+    return found
 
 
-def test_the_port_pairs_one_half_of_its_images_with_the_other(fingerprint: Fingerprint) -> None:
-    port = diff(released_port=["halves_as_pairs"])
+@pytest.mark.parametrize(("goal", "box"), [("distance_and_diversity", True), ("diversity", True), ("diversity", False)])
+def test_the_search_equals_asking_for_everything_again_at_every_try(goal: str, box: bool) -> None:
+    found = diff(pairs="search", steps=80, goal=goal, box=box, num_pairs=6).extract(VICTIM, DATASET, 5).tensors
+    expected_NCHW = plain_search(goal, box, 80, 5, found["seeds_NCHW"])
+    torch.testing.assert_close(found["perturbed_NCHW"].double(), expected_NCHW, atol=1e-6, rtol=0)
+    moved = (found["perturbed_NCHW"] != found["seeds_NCHW"]).flatten(1).sum(dim=1)
+    assert 30 <= int(moved.sum()) <= 80
+
+
+def test_the_search_raises_its_score_and_needs_no_gradient() -> None:
+    class NoGradient(nn.Module):
+        def forward(self, x_BCHW: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return VICTIM(x_BCHW)
+
+    found = diff(pairs="search", steps=60).extract(NoGradient(), DATASET, 7).tensors
+    score = Score(found["logits_seeds_NK"], shift=True)
+    assert score.value == 0.0
+    for index, row_K in enumerate(found["logits_perturbed_NK"].double()):
+        score.replace_row(index, row_K)
+    assert score.value > 0.01
+    outside = diff(pairs="search", steps=60, box=False).extract(VICTIM, DATASET, 7).tensors["perturbed_NCHW"]
+    assert 0 <= float(found["perturbed_NCHW"].min()) <= float(found["perturbed_NCHW"].max()) <= 1
+    assert float(outside.min()) < 0
+    assert float(outside.max()) > 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), shift=st.booleans())
+def test_a_score_kept_up_to_date_is_the_score_of_its_rows(seed: int, shift: bool) -> None:
+    start, rows = random_logits(seed, 2, 5, 3)
+    score = Score(start, shift=shift)
+    current = start.clone()
+    for index in (3, 0, 3, 4):
+        foreseen = score.with_row(index, rows[index] * (index + 1))
+        score.replace_row(index, rows[index] * (index + 1))
+        current[index] = rows[index] * (index + 1)
+        diversity = sum(loop_ddm(current.tolist())) / 25
+        distance = sum(math.dist(a, b) for a, b in zip(current.tolist(), start.tolist(), strict=True)) / 5
+        assert score.value == foreseen == pytest.approx(diversity * distance if shift else diversity, rel=1e-9)
+
+
+def test_seeds_can_be_test_images() -> None:
+    found = diff(images="test").extract(VICTIM, DATASET, 7).tensors["seeds_NCHW"]
+    pool_NCHW = DATASET.test.pixels()
+    assert all(bool((x == pool_NCHW).flatten(1).all(dim=1).any()) for x in found)
+
+
+def test_halves_pair_one_half_of_the_perturbed_images_with_the_other(fingerprint: Fingerprint) -> None:
+    port = diff(partners="halves")
     found = port.extract(VICTIM, DATASET, 7)
     both_NCHW = torch.cat((found.tensors["seeds_NCHW"], found.tensors["perturbed_NCHW"]))
     assert torch.equal(both_NCHW, fingerprint.tensors["perturbed_NCHW"])
@@ -252,18 +320,6 @@ def test_the_port_pairs_one_half_of_its_images_with_the_other(fingerprint: Finge
     assert port.verify(found, VICTIM) == {"ddv": 1.0, "ddm": 1.0}
     storages = [t.untyped_storage().data_ptr() for t in found.tensors.values()]
     assert len(set(storages)) == len(storages)  # safetensors stores no shared memory
-
-
-def test_the_port_prints_one_minus_ddm_and_calls_ddm_ddv(fingerprint: Fingerprint) -> None:
-    suspect = tiny_model(1)
-    true = diff().verify(fingerprint, suspect)
-    assert diff(released_port=["one_minus_ddm"]).verify(fingerprint, suspect) == {
-        "ddv": true["ddv"],
-        "ddm": 1 - true["ddm"],
-    }
-    assert diff(released_port=["ddm_as_ddv"]).verify(fingerprint, suspect) == {"ddv": true["ddm"], "ddm": true["ddm"]}
-    both = diff(released_port=["ddm_as_ddv", "one_minus_ddm"]).verify(fingerprint, VICTIM)
-    assert both == {"ddv": 0.0, "ddm": 0.0}
 
 
 def test_a_victim_that_cannot_be_fingerprinted_is_refused() -> None:

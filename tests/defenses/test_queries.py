@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.ipguard.config import IPGuardConfig
 from rnet.defenses.queries import (
     check_suspect,
     is_light,
@@ -219,12 +218,6 @@ def test_measuring_the_chunk_size_leaves_the_model_as_it_was() -> None:
     model = tiny_model(1).train()
     with unchanged(model), torch.no_grad():
         samples_per_chunk(model, PIXELS, 16)
-
-
-def test_an_unknown_defect_of_the_released_port_is_refused_with_the_nearest_name() -> None:
-    IPGuardConfig(released_port=["no_box"]).check()
-    with pytest.raises(UserError, match=r"defense.released_port='nobox'.*no_box"):
-        IPGuardConfig(released_port=["nobox"]).check()
 
 
 @pytest.mark.parametrize(

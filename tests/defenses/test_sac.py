@@ -18,6 +18,7 @@ from torch import Tensor
 from rnet.data.images import TensorSource
 from rnet.defenses.akh.defense import find_mistakes
 from rnet.defenses.base import Fingerprint
+from rnet.defenses.queries import seeded_indices
 from rnet.defenses.sac.config import SAC_INPUTS, SACConfig
 from rnet.defenses.sac.defense import SAC, correlation, correlation_distance, patch_span, through_jpeg
 from rnet.errors import UserError
@@ -114,18 +115,58 @@ def test_cutmix_inputs_are_test_images_with_one_shared_patch_of_another_test_ima
     assert all(donor != base for donor, base in zip(donors, bases, strict=True))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(side=st.integers(1, 64), share=st.floats(0.01, 0.9), seed=st.integers(0, 9))
 def test_the_patch_has_its_full_side_and_lies_near_a_border(side: int, share: float, seed: int) -> None:
-    span = patch_span(side, share, torch.Generator().manual_seed(seed))
+    span = patch_span(side, share, torch.Generator().manual_seed(seed), cut=False)
     assert 0 <= span.start < span.stop <= side
-    assert span.stop - span.start == max(1, int(share * side))
+    assert span.stop - span.start == max(1, 2 * (int(share * side) // 2))
     nearest = min(span.start, side - span.stop)
     assert nearest <= side / 6
 
 
+@pytest.mark.parametrize(("side", "length"), [(32, 6), (28, 4), (16, 2), (12, 2), (8, 1), (224, 44)])
+def test_a_fifth_of_the_side_is_rounded_to_an_even_patch_as_the_authors_do(side: int, length: int) -> None:
+    span = patch_span(side, 0.2, torch.Generator(), cut=False)
+    assert span.stop - span.start == length
+
+
+@settings(deadline=None, max_examples=60)
+@given(side=st.integers(10, 64), seed=st.integers(0, 99))
+def test_a_cut_patch_is_the_authors_box_clipped_to_the_image(side: int, seed: int) -> None:
+    cut = patch_span(side, 0.2, torch.Generator().manual_seed(seed), cut=True)
+    centres = [c for c in range(side) if not side / 6 < c < side * 5 / 6]
+    centre = centres[int(torch.randint(len(centres), (1,), generator=torch.Generator().manual_seed(seed)))]
+    reach = int(side * 0.2) // 2
+    low, high = np.clip([centre - reach, centre + reach], 0, side)
+    assert (cut.start, cut.stop) == (low, high)
+
+
+def test_cut_patches_are_sometimes_smaller_and_inside_ones_never() -> None:
+    sizes = {}
+    for cut in (False, True):
+        spans = [patch_span(32, 0.2, torch.Generator().manual_seed(seed), cut=cut) for seed in range(40)]
+        sizes[cut] = {span.stop - span.start for span in spans}
+    assert sizes[False] == {6}
+    assert {3, 6} <= sizes[True] <= {3, 4, 5, 6}
+
+
+def test_the_border_is_set_by_its_setting() -> None:
+    areas = {}
+    for border in ("inside", "cut"):
+        areas[border] = set()
+        for seed in range(12):
+            queries = make(inputs=["cutmix"], border=border, patch=0.5).extract(VICTIM, DATASET, seed)
+            images = DATASET.test.pixels(seeded_indices(len(DATASET.test), 20, seed, "sac/cutmix"))
+            changed = queries.tensors["queries_cutmix_NCHW"] != images
+            areas[border].add(int(changed.any(dim=1).any(dim=0).sum()))
+    assert areas["inside"] == {36}
+    assert min(areas["cut"]) < 36
+
+
 def test_the_patch_visits_both_ends_of_an_axis() -> None:
-    starts = {patch_span(32, 0.2, torch.Generator().manual_seed(seed)).start for seed in range(40)}
+    spans = [patch_span(32, 0.2, torch.Generator().manual_seed(seed), cut=False) for seed in range(40)]
+    starts = {span.start for span in spans}
     assert min(starts) < 6
     assert max(starts) > 20
 

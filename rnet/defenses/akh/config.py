@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.defenses.config import DefenseConfig
+from rnet.config.checks import check_names
 from rnet.defenses.sizes import check_sizes
 
 
@@ -15,9 +16,13 @@ class AKHConfig(DefenseConfig):
     name: str = "akh"
     num_queries: int = 100
     """Mistakes to use; if the victim makes fewer, all of them are used, and fewer than 10 are an error."""
+    fill: str = "train"
+    """What follows test images that the victim gets wrong if there are too few: "train" (training images that it gets
+    wrong) or "cutmix" (mixtures of the wrong test images and their mirror images, as in QuRD's program)."""
     batch_size: int = field(default=256, metadata={"execution_only": True})
     """Images sent to a model at once."""
 
     def check(self) -> None:
-        """Raises UserError for sizes that are too small."""
+        """Raises UserError for sizes that are too small, and for names that are not known."""
+        check_names("defense.fill", [self.fill], "train", "cutmix")
         check_sizes(self.num_queries, self.batch_size)

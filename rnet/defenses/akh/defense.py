@@ -8,6 +8,7 @@ Shapes: N queries, C channels, H height, W width, K classes, B images of a batch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from rnet.data.images import Dataset
 from rnet.defenses.akh.config import AKHConfig
 from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.metric import Metric
-from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
+from rnet.defenses.queries import check_suspect, logits_of, seeded_generator, seeded_indices
 from rnet.defenses.sizes import FEWEST_QUERIES
 from rnet.errors import UserError
 from rnet.rewrites.modes import device_of
@@ -36,17 +37,23 @@ class AKH(Defense):
     config: AKHConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
-        """Finds images that the victim gets wrong, in the test part first, then in the training part.
+        """Finds images that the victim gets wrong, in the test part first, then in the training part or by mixing them.
 
         Raises UserError when there are fewer than 10. Metadata says how many came from the test part.
         """
-        mistakes = find_mistakes(victim, dataset, self.config.num_queries, seed, self.config.batch_size)
+        fill, batch_size = self.config.fill, self.config.batch_size
+        parts = ("test", "train") if fill == "train" else ("test",)
+        mistakes = find_mistakes(victim, dataset, self.config.num_queries, seed, batch_size, parts)
         count = len(mistakes.queries_NCHW)
         if count < FEWEST_QUERIES:
             raise UserError(f"{mistakes}; AKH needs at least {FEWEST_QUERIES} of them: add test images to the dataset")
-        tensors = {"queries_NCHW": mistakes.queries_NCHW, "labels_N": mistakes.logits_NK.argmax(dim=1)}
+        queries_NCHW, labels_N = mistakes.queries_NCHW, mistakes.logits_NK.argmax(dim=1)
+        if fill == "cutmix" and count < self.config.num_queries:
+            queries_NCHW = filled_up(queries_NCHW, self.config.num_queries, seed)
+            labels_N = logits_of(victim, queries_NCHW, batch_size, role="victim").argmax(dim=1).cpu()
+        tensors = {"queries_NCHW": queries_NCHW, "labels_N": labels_N}
         return Fingerprint.of(
-            self, dataset, seed, tensors, num_classes=mistakes.logits_NK.shape[1], num_queries=count,
+            self, dataset, seed, tensors, num_classes=mistakes.logits_NK.shape[1], num_queries=len(queries_NCHW),
             num_queries_asked=self.config.num_queries, num_from_test=mistakes.from_test,
         )  # fmt: skip
 
@@ -62,27 +69,40 @@ class AKH(Defense):
 class Mistakes:
     """Images that a victim gets wrong; as text, the sentence that says how many there are.
 
-    queries_NCHW: pixels. logits_NK: the victim's. from_test: how many are test images; they come first. All on the CPU.
+    queries_NCHW: pixels. logits_NK: the victim's. from_test: how many are test images; they come first. parts: where
+    they were looked for. All on the CPU.
     """
 
     queries_NCHW: Tensor
     logits_NK: Tensor
     from_test: int
     dataset: Dataset
+    parts: Sequence[str]
 
     def __str__(self) -> str:
-        sizes = f"{len(self.dataset.test)} test and {len(self.dataset.train)} training images"
-        return f"the victim gets only {len(self.queries_NCHW)} of the {sizes} of dataset {self.dataset.name} wrong"
+        sizes = {"test": f"{len(self.dataset.test)} test", "train": f"{len(self.dataset.train)} training"}
+        looked = " and ".join(sizes[name] for name in self.parts)
+        return (
+            f"the victim gets only {len(self.queries_NCHW)} of the {looked} images of dataset {self.dataset.name} wrong"
+        )
 
 
-def find_mistakes(victim: nn.Module, dataset: Dataset, count: int, seed: int, batch_size: int) -> Mistakes:
-    """Up to `count` images whose label is not the victim's argmax: test part, then training part, in seeded order.
+def find_mistakes(
+    victim: nn.Module,
+    dataset: Dataset,
+    count: int,
+    seed: int,
+    batch_size: int,
+    parts: Sequence[str] = ("test", "train"),
+) -> Mistakes:
+    """Up to `count` images whose label is not the victim's argmax: part by part, each in seeded order.
 
     Stops looking as soon as there are enough, so a large dataset is rarely read to its end.
     """
     queries, logits, from_test = [], [], 0
     found = 0
-    for part, name in ((dataset.test, "test"), (dataset.train, "train")):
+    for name in parts:
+        part = dataset.test if name == "test" else dataset.train
         order_N = seeded_indices(len(part), len(part), seed, f"mistakes/{name}")
         for indices_B in order_N.split(batch_size):
             if found >= count:
@@ -96,4 +116,28 @@ def find_mistakes(victim: nn.Module, dataset: Dataset, count: int, seed: int, ba
             found += len(chosen)
         if name == "test":
             from_test = found
-    return Mistakes(queries_NCHW=torch.cat(queries), logits_NK=torch.cat(logits), from_test=from_test, dataset=dataset)
+    return Mistakes(
+        queries_NCHW=torch.cat(queries), logits_NK=torch.cat(logits), from_test=from_test, dataset=dataset, parts=parts
+    )
+
+
+def filled_up(mistakes_NCHW: Tensor, count: int, seed: int) -> Tensor:
+    """The images followed by CutMix of them until there are `count` (Yun et al. 2019, alpha 1, as in QuRD's program).
+
+    A round pastes one box of every image into the next one and adds the mixtures, mirrored ones, and ones upside down.
+    """
+    generator = seeded_generator(seed, "akh/cutmix")
+    height, width = mistakes_NCHW.shape[2:]
+    queries, found = [mistakes_NCHW], len(mistakes_NCHW)
+    while found < count:
+        # The box has the share 1 - lambda of the area, lambda uniform: Beta(1, 1).
+        half = 0.5 * float(torch.rand((), generator=generator)) ** 0.5
+        spans = []
+        for side in (height, width):
+            centre = int(torch.randint(side, (1,), generator=generator))
+            spans.append(slice(max(centre - int(half * side), 0), min(centre + int(half * side), side)))
+        mixed_NCHW = mistakes_NCHW.clone()
+        mixed_NCHW[:, :, spans[0], spans[1]] = mistakes_NCHW.roll(1, dims=0)[:, :, spans[0], spans[1]]
+        queries += [mixed_NCHW, mixed_NCHW.flip(3), mixed_NCHW.flip(2)]
+        found += 3 * len(mixed_NCHW)
+    return torch.cat(queries)[:count]

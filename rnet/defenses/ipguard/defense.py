@@ -49,34 +49,32 @@ class IPGuard(Defense):
     )
     config: IPGuardConfig
 
-    def __init__(self, config: IPGuardConfig) -> None:
-        super().__init__(config)
-        self.port = frozenset(config.released_port)
-
     def access(self, metric: Metric) -> Access:
         """Train mode needs the model itself."""
-        return "white_box" if "train_mode_verification" in self.port else metric.access
+        return "white_box" if self.config.suspect_mode == "train" else metric.access
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
-        """Moves training images across the victim's boundary (section 4 of the paper).
+        """Moves images across the victim's boundary (section 4 of the paper).
 
-        Raises UserError when the dataset has too few training images or the victim no usable logits. Queries that did
+        Raises UserError when the dataset has too few images or the victim no usable logits. Queries that did
         not converge are kept; metadata says how many did.
         """
         x_NCHW, i_N, j_N = self.starting_points(victim, dataset, seed)
         size = samples_per_chunk(victim, x_NCHW, self.config.memory_mb)
+        unit_C11 = torch.ones(x_NCHW.shape[1], 1, 1, device=x_NCHW.device)
+        if self.config.units == "normalised":
+            unit_C11 *= torch.tensor(dataset.std_C, device=x_NCHW.device).view(-1, 1, 1)
         with frozen_eval(victim):
             searched = quick_copy(victim)
 
             def search(*starts_N: Tensor) -> tuple[Tensor, ...]:
-                chunks = [
-                    self._search(searched, *part) for part in zip(*(t.split(size) for t in starts_N), strict=True)
-                ]
+                parts = zip(*(t.split(size) for t in starts_N), strict=True)
+                chunks = [self._search(searched, unit_C11, *part) for part in parts]
                 return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
             queries_NCHW, done_N, steps_N = map_rows(search, x_NCHW, i_N, j_N)
         logits_NK = logits_of(victim, queries_NCHW, role="victim")
-        converged_N = done_N | (objective(logits_NK, i_N, j_N, self.config.k) <= CONVERGED)
+        converged_N = done_N | self._arrived(logits_NK, objective(logits_NK, i_N, j_N, self.config.k), j_N)
         tensors = {
             "queries_NCHW": queries_NCHW.cpu().contiguous(),
             "labels_N": logits_NK.argmax(dim=1).cpu(),
@@ -90,7 +88,7 @@ class IPGuard(Defense):
     def verify(self, fingerprint: Fingerprint, suspect: nn.Module) -> dict[str, float]:
         """{"matching_rate": share of queries to which the suspect gives the victim's label}, in [0, 1]."""
         queries_NCHW = fingerprint.tensors["queries_NCHW"]
-        if "train_mode_verification" in self.port:
+        if self.config.suspect_mode == "train":
             logits_NK = train_mode_logits(suspect, queries_NCHW, seed=int(fingerprint.metadata["seed"]))
         else:
             logits_NK = logits_of(suspect, queries_NCHW)
@@ -98,15 +96,16 @@ class IPGuard(Defense):
         return {"matching_rate": matching_rate(fingerprint.tensors["labels_N"], logits_NK)}
 
     def starting_points(self, victim: nn.Module, dataset: Dataset, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Training images (N, C, H, W), their classes i (N,), the classes j to reach (N,); on the victim's device."""
-        count = self.config.num_queries
-        if len(dataset.train) < count:
+        """Images (N, C, H, W), their classes i (N,), the classes j to reach (N,); on the victim's device."""
+        count, named = self.config.num_queries, self.config.images
+        part = dataset.train if named == "train" else dataset.test
+        if len(part) < count:
             raise UserError(
-                f"defense.num_queries={count} needs as many training images, but dataset {dataset.name} has "
-                f"{len(dataset.train)}; lower defense.num_queries"
+                f"defense.num_queries={count} needs as many {named} images, but dataset {dataset.name} has "
+                f"{len(part)}; lower defense.num_queries"
             )
-        indices_N = seeded_indices(len(dataset.train), count, seed, "ipguard/images")
-        x_NCHW = dataset.train.pixels(indices_N, device_of(victim))
+        indices_N = seeded_indices(len(part), count, seed, "ipguard/images")
+        x_NCHW = part.pixels(indices_N, device_of(victim))
         logits_NK = logits_of(victim, x_NCHW, role="victim")
         classes = logits_NK.shape[1]
         if classes < 2:
@@ -117,19 +116,28 @@ class IPGuard(Defense):
             j_N = logits_NK.argmin(dim=1)
             return x_NCHW, i_N, torch.where(j_N == i_N, (i_N + 1) % classes, j_N)
         generator = seeded_generator(seed, "ipguard/targets")
+        if self.config.target == "any":
+            return x_NCHW, i_N, torch.randint(0, classes, (count,), generator=generator).to(i_N.device)
         draw_N = torch.randint(0, classes - 1, (count,), generator=generator).to(i_N.device)
         return x_NCHW, i_N, draw_N + (draw_N >= i_N)  # skips class i
 
-    def _search(self, victim: nn.Module, x_NCHW: Tensor, i_N: Tensor, j_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _arrived(self, logits_NK: Tensor, loss_N: Tensor, j_N: Tensor) -> Tensor:
+        """Which queries have come where they are sent, by the rule of `stop`; (N,) booleans."""
+        return loss_N <= CONVERGED if self.config.stop == "margin" else logits_NK.argmax(dim=1) == j_N
+
+    def _search(
+        self, victim: nn.Module, unit_C11: Tensor, x_NCHW: Tensor, i_N: Tensor, j_N: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Final pixels, whether each converged, and the Adam steps of each. One Adam on the sum of all objectives.
 
-        A query is frozen where its objective is first at most 1e-5: Adam's momentum would carry it on. Frozen queries
-        leave the batch at a look that finds enough of them.
+        A query is frozen where its objective is first at most 1e-5: Adam's momentum would carry it on. With stop=flip
+        the step from the first point labelled j is still made. Frozen queries leave the batch at a look that finds
+        enough of them. unit_C11: what a step of 1 is in pixels.
         """
         found_NCHW, done_N = x_NCHW.clone(), torch.zeros_like(i_N, dtype=torch.bool)
         steps_N, live_M = torch.zeros_like(i_N), torch.arange(len(i_N), device=i_N.device)
         x_MCHW, i_M, j_M, done_M = x_NCHW, i_N, j_N, done_N
-        adam = RowAdam.start(x_NCHW)
+        adam = self._new_adam(x_NCHW)
         every = CHECK_EVERY if x_NCHW.is_cuda else CHECK_EVERY_ON_CPU
         age, light = 0, is_light(victim)
         for step in range(self.config.steps):
@@ -143,19 +151,24 @@ class IPGuard(Defense):
                     adam = adam.select(keep)
             with torch.enable_grad(), without_onednn(x_MCHW, light):
                 leaf_MCHW = x_MCHW.detach().requires_grad_(True)
-                loss_M = objective(victim(leaf_MCHW).float(), i_M, j_M, self.config.k)
+                logits_MK = victim(leaf_MCHW).float()
+                loss_M = objective(logits_MK, i_M, j_M, self.config.k)
                 (gradient_MCHW,) = torch.autograd.grad(loss_M.sum(), leaf_MCHW)
-            done_M = done_M | (loss_M.detach() <= CONVERGED)
-            steps_N[live_M] += ~done_M
-            if "adam_rebuilt" in self.port:
-                age, adam = 0, RowAdam.start(x_MCHW)
+            before_M, done_M = done_M, done_M | self._arrived(logits_MK, loss_M.detach(), j_M)
+            frozen_M = done_M if self.config.stop == "margin" else before_M
+            steps_N[live_M] += ~frozen_M
+            if self.config.rebuild_adam:
+                age, adam = 0, self._new_adam(x_MCHW)
             age += 1
-            moved_MCHW = x_MCHW - adam.step(gradient_MCHW, age, self.config.learning_rate)
-            if "no_box" not in self.port:
+            moved_MCHW = x_MCHW - unit_C11 * adam.step(gradient_MCHW * unit_C11, age, self.config.learning_rate)
+            if self.config.box:
                 moved_MCHW = moved_MCHW.clamp_(0.0, 1.0)
-            x_MCHW = torch.where(done_M[:, None, None, None], x_MCHW, moved_MCHW)
+            x_MCHW = torch.where(frozen_M[:, None, None, None], x_MCHW, moved_MCHW)
         found_NCHW[live_M], done_N[live_M] = x_MCHW, done_M
         return found_NCHW, done_N, steps_N
+
+    def _new_adam(self, x_MCHW: Tensor) -> RowAdam:
+        return RowAdam.start(x_MCHW, keras=self.config.adam == "keras")
 
 
 def objective(logits_NK: Tensor, i_N: Tensor, j_N: Tensor, k: float) -> Tensor:

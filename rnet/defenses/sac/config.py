@@ -23,9 +23,13 @@ class SACConfig(DefenseConfig):
     """Kinds of inputs, each a metric: wrong (images the victim gets wrong), cutmix (test images with a patch of another
     one), jpeg (compressed test images). A kind that is left out has no score."""
     patch: float = 0.2
-    """CutMix: side of the patch as a share of the image's sides (0.2 in the authors' code)."""
+    """CutMix: share of an image's side from which the patch is made (0.2 in the authors' code): an even number of
+    pixels, 2 * (int(patch * side) // 2), and at least one."""
+    border: str = "inside"
+    """CutMix: a patch that would cross the border is moved "inside", or "cut" there as in the authors' code."""
     jpeg_quality: int = 25
-    """JPEG quality of Pillow, 1 to 95; 25 is the first severity of the corruption the authors use."""
+    """JPEG quality of Pillow, 1 to 95. 25 is the first severity of ImageNet-C, 80 that of CIFAR-10-C; the authors
+    published no code for this kind."""
     batch_size: int = field(default=256, metadata={"execution_only": True})
     """Images sent to a model at once."""
 
@@ -37,5 +41,6 @@ class SACConfig(DefenseConfig):
             raise UserError(f"defense.inputs is empty; name at least one of {', '.join(SAC_INPUTS)}")
         if not 0 < self.patch < 1:
             raise UserError(f"defense.patch={self.patch} must lie between 0 and 1")
+        check_names("defense.border", [self.border], "inside", "cut")
         if not 1 <= self.jpeg_quality <= 95:
             raise UserError(f"defense.jpeg_quality={self.jpeg_quality} must be 1 to 95")

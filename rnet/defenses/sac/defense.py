@@ -2,7 +2,8 @@
 Correlation for Fingerprinting Deep Neural Networks", NeurIPS 2022).
 
 Two models are compared by their n x n matrices of distances between their own answers, never answer by answer; so their
-label spaces may differ. Three kinds of inputs: the victim's mistakes (SAC-w), CutMix (SAC-m), JPEG (SAC-JC).
+label spaces may differ. Three kinds of inputs: the victim's mistakes (SAC-source in the authors' code), CutMix (SAC-m),
+JPEG (SAC-JC).
 
 Shapes: N queries, C channels, H height, W width, K classes.
 """
@@ -89,7 +90,8 @@ class SAC(Defense):
         images_NCHW = self._test_images(dataset, seed, "sac/cutmix")
         height, width = images_NCHW.shape[2:]
         generator = seeded_generator(seed, "sac/patch")
-        rows, columns = (patch_span(side, self.config.patch, generator) for side in (height, width))
+        cut = self.config.border == "cut"
+        rows, columns = (patch_span(side, self.config.patch, generator, cut=cut) for side in (height, width))
         # The images are in random order, so each takes its patch from a random other one.
         mixed_NCHW = images_NCHW.clone()
         mixed_NCHW[:, :, rows, columns] = images_NCHW.roll(1, dims=0)[:, :, rows, columns]
@@ -124,16 +126,19 @@ def correlation_distance(victim_NK: Tensor, suspect_NJ: Tensor) -> float:
     return float((correlation(suspect_NJ) - correlation(victim_NK)).abs().mean())
 
 
-def patch_span(side: int, share: float, generator: torch.Generator) -> slice:
-    """Where the patch lies along one axis of an image: max(1, int(share * side)) pixels near one end.
+def patch_span(side: int, share: float, generator: torch.Generator, *, cut: bool) -> slice:
+    """Where the patch lies along one axis of an image: max(1, 2 * (int(share * side) // 2)) pixels near one end.
 
-    As in the authors' code its centre is drawn from the outer sixths of the image, where it hides little; a patch that
-    would cross the border is moved inside (theirs is cut).
+    As in the authors' code its centre is drawn from the outer sixths of the image, where it hides little. A patch that
+    would cross the border is moved inside, or cut there: theirs reaches half its length to both sides of the centre.
     """
-    length = max(1, int(share * side))
+    half = int(share * side) // 2
+    length = max(1, 2 * half)
     centres = [c for c in range(side) if not side / 6 < c < side * 5 / 6]
     centre = centres[int(torch.randint(len(centres), (1,), generator=generator))]
-    start = min(max(centre - length // 2, 0), side - length)
+    if cut and half > 0:
+        return slice(max(centre - half, 0), min(centre + half, side))
+    start = min(max(centre - half, 0), side - length)
     return slice(start, start + length)
 
 
