@@ -100,6 +100,9 @@ REFUSED_SETTINGS = [
     ("dataset_inference", {"sample_size": 1}, "sample_size=1 must be at least 2"),
     ("dataset_inference", {"max_multiple": 0}, "max_multiple=0 must be at least 1"),
     ("dataset_inference", {"l1_scale": 0.0}, "l1_scale=0.0 must be greater than 0"),
+    ("dataset_inference", {"walk": "blinde"}, "walk='blinde'.*did you mean blind"),
+    ("dataset_inference", {"rows": "images"}, "rows='images'.*did you mean image"),
+    ("dataset_inference", {"capped_multiple": 0}, "capped_multiple=0 must be at least 1"),
     ("random", {"num_queries": 9}, "num_queries=9"),
     ("random", {"batch_size": 0}, "batch_size=0"),
 ]

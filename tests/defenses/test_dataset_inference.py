@@ -19,16 +19,11 @@ from torch import Tensor, nn
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.calibration import verdict
+from rnet.defenses.dataset_inference.blind_walk import directions
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
-from rnet.defenses.dataset_inference.defense import (
-    DatasetInference,
-    draw_samples,
-    harmonic_mean,
-    regress,
-    scaling,
-    train_regressor,
-    welch_p_values,
-)
+from rnet.defenses.dataset_inference.defense import DatasetInference
+from rnet.defenses.dataset_inference.p_values import draw_samples, harmonic_mean, welch_p_values
+from rnet.defenses.dataset_inference.regressor import mixed_rows, regress, scaling, train_regressor
 from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
@@ -183,7 +178,7 @@ def test_margins_equal_one_walk_at_a_time(victim: TinyCNN, dataset: Dataset, mos
     with frozen_eval(victim):
         for n in range(4):
             x_1CHW = images_NCHW[n : n + 1].float() / 255
-            delta_FCHW = defense.directions(x_1CHW, torch.tensor([n]), 0, "walks")[0]
+            delta_FCHW = directions(defense.config, x_1CHW, torch.tensor([n]), 0, "walks")[0]
             for f, order in enumerate(("linf", "linf", "l2", "l2", "l1", "l1")):
                 expected = loop_margin(victim, x_1CHW[0], int(label_N[n]), delta_FCHW[f], most, order)
                 assert float(found_NF[n, f]) == pytest.approx(expected, rel=1e-5)
@@ -207,11 +202,31 @@ def test_a_walk_ends_where_the_label_is_first_lost_even_if_it_comes_back() -> No
     x_NCHW = images_NCHW.float() / 255
     label_N = model(x_NCHW).argmax(dim=1)
     found_NF = defense.margins(model, images_NCHW, label_N, 0, "walks")
-    delta_NFCHW = defense.directions(x_NCHW, torch.arange(6), 0, "walks")
+    delta_NFCHW = directions(defense.config, x_NCHW, torch.arange(6), 0, "walks")
     for n in range(6):
         for f, order in enumerate(("linf", "linf", "l2", "l2", "l1", "l1")):
             expected = loop_margin(model, x_NCHW[n], int(label_N[n]), delta_NFCHW[n, f], 12, order)
             assert float(found_NF[n, f]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_walk_that_never_flips_ends_at_the_multiple_for_that(victim: TinyCNN, dataset: Dataset) -> None:
+    images_NCHW, label_N = dataset.train.fetch(torch.arange(12)), dataset.train.labels_N[:12]
+    at_cap, beyond = (
+        DatasetInference(config(max_multiple=4, capped_multiple=capped)).margins(victim, images_NCHW, label_N, 0, "w")
+        for capped in (None, 5)
+    )
+    x_NCHW = images_NCHW.float() / 255
+    flipped = torch.zeros(12, 6, dtype=torch.bool)
+    with frozen_eval(victim):
+        delta_NFCHW = directions(config(), x_NCHW, torch.arange(12), 0, "w")
+        for multiple in range(1, 5):
+            there = (x_NCHW[:, None] + multiple * delta_NFCHW).clamp(0, 1)
+            flipped |= victim(there.flatten(0, 1)).argmax(dim=1).view(12, 6) != label_N[:, None]
+    assert 0 < int(flipped.sum()) < 72
+    assert torch.equal(at_cap[flipped], beyond[flipped])
+    ratio = (beyond / at_cap)[~flipped]
+    assert 1 < float(ratio.min()) <= float(ratio.max()) <= 1.25 + 1e-6
+    assert float(ratio.max()) == pytest.approx(1.25, rel=1e-5)  # one step more, where the box does not cut it
 
 
 def test_some_walks_end_early_and_some_at_the_last_multiple(victim: TinyCNN, dataset: Dataset) -> None:
@@ -235,7 +250,7 @@ def test_margins_do_not_depend_on_which_images_come_along(victim: TinyCNN, datas
 def test_directions_have_the_three_distributions() -> None:
     defense = DatasetInference(config(num_directions=4, linf_radius=0.005, l2_std=0.005, l1_scale=0.01))
     x_BCHW = torch.zeros(20, 3, 8, 8)
-    noise = defense.directions(x_BCHW, torch.arange(20), 0, "shape").double().view(20, 3, -1)
+    noise = directions(defense.config, x_BCHW, torch.arange(20), 0, "shape").double().view(20, 3, -1)
     families = (stats.uniform(-0.005, 0.01), stats.norm(0, 0.005), stats.laplace(0, 0.01))
     for i, family in enumerate(families):
         assert stats.kstest(noise[:, i].flatten().numpy(), family.cdf).pvalue > 1e-3
@@ -245,17 +260,44 @@ def test_directions_have_the_three_distributions() -> None:
 
 def test_directions_of_another_purpose_are_others() -> None:
     defense, x_BCHW = DatasetInference(config()), torch.zeros(1, 3, 8, 8)
-    one, two = (defense.directions(x_BCHW, torch.arange(1), 0, purpose) for purpose in ("train", "test"))
+    one, two = (directions(defense.config, x_BCHW, torch.arange(1), 0, purpose) for purpose in ("train", "test"))
     assert not torch.isclose(one, two).any()
 
 
 # --- regressor and test
 
 
+def test_the_notebooks_rows_mix_one_feature_of_many_images() -> None:
+    margins_NF = torch.arange(20 * 6).view(20, 6).double()
+    # As the notebook does it: a table (images, directions, norms), all its axes turned round, cut into rows.
+    table = margins_NF.numpy().reshape(20, 3, 2).transpose(0, 2, 1)
+    expected = table.T.reshape(20, 6)
+    assert np.array_equal(mixed_rows(margins_NF).numpy(), expected)
+    assert mixed_rows(margins_NF)[0].tolist() == margins_NF[:6, 0].tolist()
+
+
+def test_with_the_notebooks_rows_the_p_value_is_what_its_arithmetic_gives(victim: TinyCNN, dataset: Dataset) -> None:
+    settings = config(rows="notebook", num_regressor_images=20, num_suspect_images=24, sample_size=24, num_draws=1)
+    defense = DatasetInference(settings)
+    made = defense.extract(victim, dataset, seed=0)
+    assert len(made.tensors["private_NCHW"]) == len(made.tensors["public_NCHW"]) == 44
+    suspect, values = tiny_model(seed=3), []
+    for kind, name in (("train", "private"), ("test", "public")):
+        x_NCHW, label_N = made.tensors[f"{name}_NCHW"], made.tensors[f"{name}_N"]
+        table = defense.margins(suspect, x_NCHW, label_N, 0, f"suspect/{kind}").numpy()
+        table = (table - made.tensors["mean_F"].numpy()) / made.tensors["std_F"].numpy()
+        rows = np.stack([table.T.flatten()[6 * n : 6 * n + 6] for n in range(44)])
+        values.append(regress(made.tensors, torch.from_numpy(rows[20:])).numpy())
+    expected = stats.ttest_ind(*values, equal_var=False, alternative="greater").pvalue
+    assert defense.verify(made, suspect)["p_value"] == pytest.approx(expected, rel=1e-6)
+    own = DatasetInference(config()).extract(victim, dataset, seed=0).tensors["private_NCHW"]
+    assert len(own) == 24  # as the paper describes it only images the regressor never saw are needed
+
+
 def test_scaling_pools_the_directions_of_a_norm() -> None:
     margins_NF = torch.rand(7, 6, generator=torch.Generator().manual_seed(0)).double()
     margins_NF[:, 4:] = 2.0
-    mean_F, std_F = scaling(margins_NF, 2)
+    mean_F, std_F = scaling(margins_NF)
     for norm in range(2):
         values = margins_NF[:, 2 * norm : 2 * norm + 2].flatten().tolist()
         mean = math.fsum(values) / 14

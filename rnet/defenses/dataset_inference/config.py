@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rnet.defenses.config import DefenseConfig
+from rnet.config.checks import check_names
 from rnet.errors import UserError
 
 
@@ -17,16 +18,38 @@ class DatasetInferenceConfig(DefenseConfig):
     """Training and as many test images whose features the regressor learns from, on the victim."""
     num_suspect_images: int = 500
     """Further training and as many test images on which suspects are tested."""
+    walk: str = "blind"
+    """How margins are measured: "blind" (random directions; labels suffice) or "mingd" (along the gradient to other
+    classes; needs weights in the victim's architecture)."""
+    rows: str = "image"
+    """What the regressor sees at once: "image" (all features of one image, as the paper describes) or "notebook" (one
+    feature of many images, as the authors' notebook arranges its table). The second makes p values smaller by many
+    orders of magnitude, for models that never saw a private image too."""
     num_directions: int = 10
-    """Random directions for each of the three norms."""
+    """Directions for each of the three norms: random ones, or the most target classes of MinGD."""
     max_multiple: int = 50
-    """A walk that does not change the label within so many steps ends there."""
+    """The last multiple of the noise at which a blind walk is asked for its label."""
+    capped_multiple: int | None = None
+    """Where a blind walk ends that keeps its label up to max_multiple; None: there. The authors' program makes one step
+    more."""
     linf_radius: float = 0.005
     """Linf directions are uniform in +- this, in pixel units."""
     l2_std: float = 0.005
     """l2 directions are normal with this standard deviation."""
     l1_scale: float = 0.01
     """l1 directions are Laplace with this scale."""
+    mingd_steps: int = 500
+    """Most steps of MinGD."""
+    mingd_linf_step: float = 0.001
+    """Length of a step of MinGD in the Linf norm, in pixel units."""
+    mingd_l2_step: float = 0.01
+    """The same in the l2 norm."""
+    mingd_l1_step: float = 1.0
+    """The same in the l1 norm, shared by mingd_pixels pixels."""
+    mingd_pixels: int = 100
+    """Pixels that an l1 step moves."""
+    mingd_gap: float = 0.001
+    """A pixel nearer than this to 0 or 1 is not moved there by an l1 step."""
     hidden_size: int = 100
     """Hidden units of the regressor."""
     learning_rate: float = 0.1
@@ -41,7 +64,9 @@ class DatasetInferenceConfig(DefenseConfig):
     """Memory for the walks in MiB; images are walked in as many chunks as that takes, with the same result."""
 
     def check(self) -> None:
-        """Raises UserError for numbers that are too small, and for tests on more images than there are."""
+        """Raises UserError for numbers too small, tests on more images than there are, and names that are not known."""
+        check_names("defense.walk", [self.walk], "blind", "mingd")
+        check_names("defense.rows", [self.rows], "image", "notebook")
         for key, value in vars(self).items():
             least = {"num_regressor_images": 2, "num_suspect_images": 2, "sample_size": 2}.get(key, 1)
             if isinstance(value, int) and value < least:
