@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rnet.defenses.config import DefenseConfig
 from rnet.config.checks import check_names
+from rnet.defenses.config import DefenseConfig
 from rnet.defenses.sizes import check_sizes
 
 
