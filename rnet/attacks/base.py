@@ -41,12 +41,13 @@ class AttackContext:
 class Suspect:
     """What comes out: a model, whether it derives from the victim, and what it cost (counts, not seconds).
 
-    derived: None where nobody knows.
+    derived: None where nobody knows. about: what else the result says of it.
     """
 
     model: Classifier | BlackBox
     derived: bool | None
     cost: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Attack(ABC):

@@ -23,5 +23,12 @@ GROUPS = ("dataset", "model", "train", "attack", "defense", "engine")
 PRESETS = ("train_preset", "attack_preset")
 """Groups of options that refine another group's; the one that fits is chosen unless the user names another."""
 
-TOP_LEVEL = {"seed": int, "precision": str, "negatives": int, "false_positive_rate": float}
+TOP_LEVEL = {
+    "seed": int,
+    "precision": str,
+    "negatives": int,
+    "negative_kinds": list[str],
+    "negative_models": list[str],
+    "false_positive_rate": float,
+}
 """Keys that are in no group, and their types."""

@@ -99,10 +99,14 @@ def content_id(document: dict[str, Any]) -> str:
 
 def run_to_dict(run: RunConfig) -> dict[str, Any]:
     """The whole resolved configuration as plain data, for `--print-config`."""
-    return {
-        field.name: as_dict(value) if dataclasses.is_dataclass(value := getattr(run, field.name)) else value
-        for field in dataclasses.fields(run)
-    }
+    return {field.name: plain(getattr(run, field.name)) for field in dataclasses.fields(run)}
+
+
+def plain(value: Any) -> Any:
+    """A value of RunConfig as plain data: a component, components by name, or what is plain already."""
+    if isinstance(value, dict):
+        return {name: as_dict(component) for name, component in value.items()}
+    return as_dict(value) if dataclasses.is_dataclass(value) else value
 
 
 def run_from_dict(document: Mapping[str, Any]) -> RunConfig:
@@ -111,7 +115,9 @@ def run_from_dict(document: Mapping[str, Any]) -> RunConfig:
     Raises UserError for components and keys that this code does not know.
     """
     try:
-        return RunConfig(**{**document, **{group: _component(group, document[group]) for group in GROUPS}})
+        components = {group: _component(group, document[group]) for group in GROUPS}
+        models = {name: _component("model", model) for name, model in document["negative_models"].items()}
+        return RunConfig(**{**document, **components, "negative_models": models})
     except (KeyError, TypeError) as error:
         raise UserError(f"the configuration is of another version of rnet: {error}") from None
 

@@ -95,7 +95,7 @@ def field_meanings(kind: type) -> dict[str, str]:
 def _rows(run: RunConfig, config_dir: Path | None) -> list[dict[str, Any]]:
     meanings = field_meanings(RunConfig)
     rows = [
-        {"key": key, "type": kind.__name__, "value": getattr(run, key), "meaning": meanings[key]}
+        {"key": key, "type": kind.__name__, "value": _value(getattr(run, key)), "meaning": meanings[key]}
         for key, kind in TOP_LEVEL.items()
     ]
     rows += [row for group in GROUPS for row in _keys(group, type(getattr(run, group)), getattr(run, group))]
@@ -104,6 +104,10 @@ def _rows(run: RunConfig, config_dir: Path | None) -> list[dict[str, Any]]:
             known = ", ".join(profiles_of(run.defense.name, config_dir)) or "none"
             row["meaning"] += f" Profiles of {run.defense.name}: {known}."
     return rows
+
+
+def _value(value: Any) -> Any:
+    return [*value] if isinstance(value, dict) else value
 
 
 def _keys(prefix: str, kind: type, config: Any) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnet.config.checks import check_names
 from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
 from rnet.config.compose import defaults, option_names, option_settings
 from rnet.config.overrides import parse_override
@@ -28,6 +29,7 @@ from rnet.models.config import ModelConfig
 from rnet.training.config import TrainConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+NEGATIVE_KINDS = ("seeds", "halves", "disjoint", "architectures")
 
 Overrides = tuple[tuple[str, str], ...]
 """(key within the group, text) of one group."""
@@ -57,6 +59,12 @@ class RunConfig:
     """fp32; bf16 or fp16 for autocast over float32 parameters."""
     negatives: int
     """How many independently trained models calibrate a verdict."""
+    negative_kinds: list[str]
+    """Which ones, dealt in turn: seeds (trained as the victim was, from another seed), halves (on one half of its
+    training images), disjoint (on the attacker's pool, which it never saw), architectures (negative_models). Empty for
+    what the defence's null hypothesis demands: disjoint for Dataset Inference, else seeds."""
+    negative_models: dict[str, ModelConfig]
+    """For the kind architectures: options of model, e.g. [resnet20, mobilenet_v2], used in turn."""
     false_positive_rate: float
     """How often a verdict may call one more independent model derived, 0.05 for one in twenty."""
 
@@ -90,7 +98,8 @@ class Configurations:
             run[group] = self._component(
                 self._recipe(group, chosen, tuple(given[group].items()), run), run, others["seed"]
             )
-        return RunConfig(**run, **others)
+        models = {name: component("model", self._option("model", name)) for name in others["negative_models"]}
+        return RunConfig(**run, **{**others, "negative_models": models})
 
     def _sorted(self, lines: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
         """The options chosen, the keys set of each group, and the keys in none; of equal keys the last."""
@@ -184,5 +193,11 @@ def _check_top_level(found: Mapping[str, Any]) -> None:
         raise unknown_name("precision", found["precision"], PRECISIONS)
     if found["negatives"] < 0:
         raise UserError(f"negatives={found['negatives']} must be 0 or more")
+    check_names("negative_kinds", found["negative_kinds"], *NEGATIVE_KINDS)
+    if bool(found["negative_models"]) != ("architectures" in found["negative_kinds"]):
+        raise UserError(
+            f"negative_kinds={found['negative_kinds']} and negative_models={found['negative_models']} do not fit; "
+            "set both, e.g. negative_kinds=seeds,architectures negative_models=resnet20, or take negative_models out"
+        )
     if not 0 < found["false_positive_rate"] <= 0.5:
         raise UserError(f"false_positive_rate={found['false_positive_rate']} must be above 0 and at most 0.5")

@@ -9,12 +9,13 @@ Whoever runs, plans or lists stages asks this file. No torch here: planning need
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rnet.attacks.imported.config import ImportConfig
-from rnet.attacks.independent.config import IndependentConfig
+from rnet.attacks.independent.config import HALVES, IndependentConfig
 from rnet.config.components import GROUPS
 from rnet.config.documents import hashed
 from rnet.config.run import RunConfig
@@ -100,9 +101,38 @@ def check_settings(stage: str, config: RunConfig) -> None:
 
 
 def negative_configs(config: RunConfig) -> list[RunConfig]:
-    """The run's negatives: independently trained models whose seeds no other run shares."""
-    seeds = [1000 * (config.seed + 1) + number for number in range(config.negatives)]
-    return [replace(config, attack=IndependentConfig(seed=seed)) for seed in seeds]
+    """The run's negatives: independently trained models whose seeds no other run shares.
+
+    negative.attack.kind says of which kind each is.
+    """
+    found = []
+    for own in negative_settings(config):
+        model = config.negative_models[own["model"]] if "model" in own else None
+        attack = IndependentConfig(seed=int(own["seed"]), portion=own.get("portion", "all"), model=model)
+        found.append(replace(config, attack=attack))
+    return found
+
+
+def negative_settings(config: RunConfig) -> list[dict[str, str]]:
+    """What each of the run's negatives sets of attack.*; the kinds are dealt in turn.
+
+    Where the run names no kinds, they are what the defence's null hypothesis demands.
+    """
+    kinds = config.negative_kinds or [getattr(config.defense, "negative_kind", "seeds")]
+    choices: dict[str, list[dict[str, str]]] = {
+        "seeds": [{}],
+        "halves": [{"portion": half} for half in HALVES],
+        "disjoint": [{"portion": "disjoint"}],
+        "architectures": [{"model": name} for name in config.negative_models],
+    }
+    dealt: Counter[str] = Counter()
+    found = []
+    for number in range(config.negatives):
+        kind = kinds[number % len(kinds)]
+        own = choices[kind][dealt[kind] % len(choices[kind])]
+        dealt[kind] += 1
+        found.append({"seed": str(1000 * (config.seed + 1) + number), **own})
+    return found
 
 
 def hyperparameters(document: Document) -> dict[str, Any]:

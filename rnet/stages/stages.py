@@ -195,7 +195,7 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     )  # fmt: skip
     suspect = method.run(dataset, context)
     model = suspect.model
-    about: dict[str, Any] = {"derived": suspect.derived, "cost": suspect.cost}
+    about: dict[str, Any] = {"derived": suspect.derived, "cost": suspect.cost, **suspect.about}
     if isinstance(model, BlackBox):
         found = _fidelity(test, model, model.num_classes, victim_N, dataset)
         return {

@@ -14,12 +14,12 @@ from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.spec import Sweep, load_sweep
 from rnet.config.components import GROUPS
 from rnet.config.compose import config_folder
-from rnet.config.documents import as_dict, content_id, run_from_dict
+from rnet.config.documents import as_dict, content_id, plain, run_from_dict
 from rnet.config.run import Configurations, RunConfig
 from rnet.config.yaml_files import raw
 from rnet.data.files.digest import looked_at_once
 from rnet.errors import UserError
-from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_configs
+from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_settings
 
 
 def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
@@ -86,7 +86,7 @@ class _Builder:
         return found
 
     def _negatives(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
-        """The verify cells of the run's negatives, from seeds that rnet.stages.graph.negative_configs gives."""
+        """The verify cells of the run's negatives, of the kinds and seeds that rnet.stages.graph gives."""
         if not config.negatives:
             return ()
         common = tuple(line for line in self.sweep.common if line.startswith("attack"))
@@ -94,8 +94,8 @@ class _Builder:
             raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")
         others = tuple(line for line in own if not line.startswith("attack"))
         found = []
-        for negative in negative_configs(config):
-            lines = (*others, "attack=independent", f"attack.seed={negative.attack.seed}")
+        for settings in negative_settings(config):
+            lines = (*others, "attack=independent", *(f"attack.{key}={value}" for key, value in settings.items()))
             resolved = self.configs.load((*self.sweep.common, *lines))
             found.append(self._graph(resolved, lines, values)["verify"])
         return tuple(found)
@@ -125,13 +125,13 @@ class _Builder:
     def _pieces(self, config: RunConfig) -> tuple[int, ...]:
         """The indices of the pieces that make the configuration: one for each group, and one for the other keys."""
         values = vars(config)
-        others = {key: value for key, value in values.items() if key not in GROUPS}
+        others = {key: plain(value) for key, value in values.items() if key not in GROUPS}
         pieces = [(id(values[group]), group) for group in GROUPS]
-        for key in (*pieces, tuple(others.values())):
+        for key in (*pieces, repr(others)):
             if key not in self._settings_of:
                 self._settings_of[key] = len(self.settings)
                 self.settings.append({key[1]: as_dict(values[key[1]])} if key in pieces else others)
-        return tuple(self._settings_of[key] for key in (*pieces, tuple(others.values())))
+        return tuple(self._settings_of[key] for key in (*pieces, repr(others)))
 
     def _shape(self, stage: str, values: dict[str, str]) -> int:
         needs = self.sweep.needs(values, stage)

@@ -156,7 +156,7 @@ def _check_axis(axis: str) -> None:
             "axis", axis, [*GROUPS, *PRESETS, *TOP_LEVEL], remedy="A key of a group works too: attack.seed."
         )
         raise UserError(f"{place_of(axis)}{unknown}")
-    if axis in ("negatives", "false_positive_rate"):
+    if axis in ("negatives", "negative_kinds", "negative_models", "false_positive_rate"):
         raise UserError(f"{place_of(axis)}axis {str(axis)!r} changes verdicts only; write it under set")
 
 

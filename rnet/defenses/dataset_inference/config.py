@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rnet.config.checks import check_names
 from rnet.defenses.config import DefenseConfig
@@ -12,6 +13,9 @@ from rnet.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class DatasetInferenceConfig(DefenseConfig):
     """Hyperparameters of Dataset Inference; the defaults are the authors' for 32 px colour images."""
+
+    negative_kind: ClassVar[str] = "disjoint"
+    """Which negatives its null hypothesis demands: a model of the victim's private images is a positive."""
 
     name: str = "dataset_inference"
     num_regressor_images: int = 500

@@ -19,8 +19,8 @@ from launch.sweep.plan.plan import done_cells, read_plan, save_plan
 from rnet.config.documents import content_id, run_from_dict
 from rnet.config.run import Configurations, load_config
 from rnet.errors import UserError
-from rnet.stages.graph import document
-from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+from rnet.stages.graph import document, negative_configs
+from tests.launch.sweep.sweeps import TINY, finish, tiny_plan, write_sweep
 from tests.published_files import write_published
 
 
@@ -74,6 +74,17 @@ def test_negatives_are_planned_once_for_all_suspects_of_a_victim(tmp_path: Path)
     assert Counter(cell.stage for cell in plan.cells) == {"train": 1, "attack": 5, "fingerprint": 2, "verify": 10}
     assert plan.rows[0].negatives == plan.rows[2].negatives  # same defence, other suspect
     assert len(set(plan.rows[0].negatives)) == 3
+
+
+def test_negatives_are_of_the_kinds_that_the_stages_give_each_defence(tmp_path: Path) -> None:
+    mixed = ["negative_kinds=seeds,architectures", "negative_models=resnet20"]
+    for lines in ([], mixed):
+        own = [*TINY["set"], "negatives=3", *lines]
+        plan = tiny_plan(tmp_path, "axes.attack=[identity]", "axes.defense=[random,dataset_inference]", set=own, cases=[])
+        for row in plan.rows:
+            config = load_config([*own, f"defense={row.values['defense']}"])
+            expected = [content_id(document("verify", negative)) for negative in negative_configs(config)]
+            assert [plan.cells[index].id for index in row.negatives] == expected
 
 
 def test_changing_one_axis_value_leaves_what_does_not_depend_on_it(tmp_path: Path) -> None:
