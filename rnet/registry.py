@@ -34,7 +34,8 @@ class Registry:
 
     base: the configuration class of components that annotate none, and a base of all others. table: rnet's own, name ->
     (configuration class, "module:Name"). kind: "module:Class" that plugins derive from; None for anything callable.
-    open_ended: other names are known elsewhere (the architectures of torchvision and timm).
+    open_ended: other names are known elsewhere (the architectures of torchvision and timm). offered_as: what the
+    group is called in entry points.
     """
 
     def __init__(
@@ -45,12 +46,18 @@ class Registry:
         *,
         kind: str | None = None,
         open_ended: bool = False,
+        offered_as: str | None = None,
     ) -> None:
         self.group = group
         self.base = base
         self._table = dict(table)
         self._kind = kind
         self._open_ended = open_ended
+        self._offered_as = offered_as or group
+
+    def with_more(self, group: str, table: Mapping[str, tuple[type, str]], *, base: type) -> Registry:
+        """The components of this group, plugins too, and more of their kind, as another group."""
+        return Registry(group, base, {**self._table, **table}, kind=self._kind, offered_as=self.group)
 
     def own(self) -> list[str]:
         """rnet's own components, sorted."""
@@ -58,7 +65,7 @@ class Registry:
 
     def installed(self) -> dict[str, EntryPoint]:
         """What installed packages offer to this group, by name; rnet's own names go before."""
-        prefix = f"{self.group}."
+        prefix = f"{self._offered_as}."
         found = {point.name: point for point in _entry_points(tuple(sys.path)) if point.name.startswith(prefix)}
         named = {name.removeprefix(prefix): found[name] for name in sorted(found)}
         return {name: point for name, point in named.items() if name not in self._table}

@@ -16,6 +16,11 @@ class AttackConfig(ComponentConfig):
     batch_size: int | None = None
     """Global batch size, which processes share; None if it takes no optimizer steps."""
 
+    @property
+    def uses_substitutes(self) -> bool:
+        """Whether it takes images of the attacker's; a plugin that does declares substitute_size."""
+        return hasattr(self, "substitute_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SGDConfig(AttackConfig):
@@ -71,6 +76,7 @@ class LabelledConfig(SubstituteConfig):
     images, which the victim labels."""
     iterations: int = 1000
     """Optimizer steps."""
+
     batch_size: int = 200
     """Global batch size."""
     random_rate: bool = True
@@ -79,6 +85,11 @@ class LabelledConfig(SubstituteConfig):
     """Of SGD."""
     linear_decay: float = 0.01
     """Weight decay of linear layers, weights and biases, on top of weight_decay."""
+
+    @property
+    def uses_substitutes(self) -> bool:
+        """Only without labels."""
+        return not self.labelled
 
     def check(self) -> None:
         """Also refuses a momentum or decay out of range."""

@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rnet.attacks.config import LabelledConfig
-from rnet.attacks.substitutes import UNKNOWN, SubstituteAttack, Victim, label_loss
+from rnet.attacks.substitutes import SubstituteAttack, Victim, label_loss
 from rnet.attacks.training import Objective, Training, TransferSet
 from rnet.data.images import Dataset, Part
+from rnet.data.substitute.loading import UNKNOWN
 from rnet.draws import derive_seed
 from rnet.errors import UserError
 from rnet.training.loop import Run

@@ -24,6 +24,7 @@ from rnet.attacks.training import Objective, Training, TransferSet, keep_at_zero
 from rnet.data.batches import Batch
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.splits import substitute_subset
+from rnet.data.substitute.loading import UNKNOWN
 from rnet.draws import derive_seed
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 Victim = Callable[[Tensor], Tensor]
-UNKNOWN = -1
-"""The label of an image of which nobody knows one."""
 
 
 class SubstituteAttack(Attack):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rnet.command.run import Options, console, show_json
 from rnet.errors import unknown_name
 
-KINDS = {"attacks": "attack", "defenses": "defense", "datasets": "dataset", "models": "model", "engines": "engine"}
+KINDS = {f"{group}s": group for group in ("attack", "defense", "dataset", "substitute", "model", "engine")}
 
 
 def show_list(kind: str, options: Options) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rnet.config.components import GROUPS, PRESETS, REGISTRIES
+from rnet.config.components import ALSO_OPTIONS_OF, GROUPS, PRESETS, REGISTRIES
 from rnet.config.yaml_files import Table, read_mapping
 from rnet.errors import UserError, unknown_name
+
+_REFINED = {group.removesuffix("_preset") for group in PRESETS}
 
 
 def config_folder() -> Path:
@@ -21,7 +23,8 @@ def config_folder() -> Path:
 def option_files(group: str, config_dir: Path | None = None) -> dict[str, Path]:
     """The YAML files of a group by the option's name; those in config_dir go before."""
     folders = [config_folder(), *([_user_folder(config_dir)] if config_dir else [])]
-    found = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    groups = (*filter(None, (ALSO_OPTIONS_OF.get(group),)), group)
+    found = {path.stem: path for folder in folders for one in groups for path in (folder / one).glob("*.yaml")}
     return {name: found[name] for name in sorted(found)}
 
 
@@ -34,12 +37,20 @@ def option_names(group: str, config_dir: Path | None = None) -> list[str]:
 def option_settings(group: str, option: str, config_dir: Path | None = None) -> Mapping[str, Any]:
     """What an option sets: the words of its file, or nothing but the component's name. Raises UserError."""
     if file := option_files(group, config_dir).get(option):
-        return option_file(group, file)
+        settings = option_file(group, file)
+        return {key: value for key, value in settings.items() if key != "presets"} if group in _REFINED else settings
     registry = REGISTRIES.get(group)
     if registry is not None and (":" in option or option in registry.names()):
         return {"name": registry.full_name(option)}
     remedy = f"One of your own is written {group}=package.module:Name." if registry else ""
     raise unknown_name(group, option, option_names(group, config_dir), remedy=remedy)
+
+
+def preset_owner(group: str, option: str, config_dir: Path | None = None) -> str | None:
+    """Whose presets an option takes, beneath its own settings, where its file names another (presets: removalnet)."""
+    file = option_files(group, config_dir).get(option)
+    named = read_mapping(file).get("presets") if file is not None and group in _REFINED else None
+    return None if named is None else str(named)
 
 
 def option_file(group: str, file: Path) -> Table:
@@ -53,13 +64,13 @@ def option_file(group: str, file: Path) -> Table:
     return settings
 
 
-def defaults() -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+def defaults() -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
     """Each group's default option, how the presets of groups that have some are called, and the keys in no group."""
     found = dict(read_mapping(config_folder() / "config.yaml"))
     options, presets = found.pop("defaults"), found.pop("presets")
     assert set(options) == set(GROUPS)
     assert {f"{group}_preset" for group in presets} == set(PRESETS)
-    return dict(options), dict(presets), found
+    return dict(options), {group: [*map(str, names)] for group, names in presets.items()}, found
 
 
 def _user_folder(config_dir: Path) -> Path:

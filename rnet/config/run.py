@@ -17,12 +17,13 @@ from typing import Any
 
 from rnet.config.checks import check_names
 from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
-from rnet.config.compose import defaults, option_names, option_settings
+from rnet.config.compose import defaults, option_names, option_settings, preset_owner
 from rnet.config.overrides import parse_override
 from rnet.config.profiles import with_profile
 from rnet.config.typed import component, without_files
 from rnet.config.values import field_types, typed
 from rnet.data.config import DatasetConfig
+from rnet.data.substitute.config import FROM_THE_VICTIM
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError, unknown_name
 from rnet.models.config import ModelConfig
@@ -47,6 +48,8 @@ class RunConfig:
     """The architecture of the victim (and of what is derived from it)."""
     train: TrainConfig
     """How a victim is trained."""
+    substitute: Any
+    """Where the attacker's images come from: the dataclass of own, victim_train or a data set."""
     attack: Any
     """The attack's own dataclass."""
     defense: Any
@@ -123,14 +126,18 @@ class Configurations:
         """For a component that holds one of another group, that other is part of the recipe."""
         fields = {field.partition(".")[0] for field, _ in given}
         held = (fields | self._option(group, chosen[group]).keys()) & run.keys()
-        return (group, chosen[group], self._preset(group, chosen), given, *(id(run[name]) for name in sorted(held)))
+        presets = self._found_presets(group, chosen)
+        return (group, chosen[group], presets, given, *(id(run[name]) for name in sorted(held)))
 
-    def _preset(self, group: str, chosen: Mapping[str, str]) -> str | None:
-        """The option of the group's presets: the one named, or the one that fits what is chosen, if it exists."""
+    def _found_presets(self, group: str, chosen: Mapping[str, str]) -> tuple[str, ...]:
+        """The options of the group's presets: the one named, or those that fit what is chosen and exist."""
         if named := chosen.get(f"{group}_preset"):
-            return named
-        found = self._presets[group].format_map(chosen) if group in self._presets else None
-        return found if found in self._preset_names.get(group, ()) else None
+            return (named,)
+        if group not in self._presets:
+            return ()
+        fitting = {**chosen, group: preset_owner(group, chosen[group], self._config_dir) or chosen[group]}
+        found = (pattern.format_map(fitting) for pattern in self._presets[group])
+        return tuple(name for name in found if name in self._preset_names[group])
 
     def _component(self, recipe: Recipe, run: Mapping[str, Any], seed: int) -> Any:
         if recipe not in self._components:
@@ -143,13 +150,21 @@ class Configurations:
         return self._seeded[recipe, seed]
 
     def _made(self, recipe: Recipe, run: Mapping[str, Any]) -> Any:
-        group, option, preset, given = recipe[:4]
-        settings = dict(self._option(group, option))
+        group, option, presets, given = recipe[:4]
+        own = self._option(group, option)
+        settings = dict(own)
         if group == "defense":
             settings = with_profile(settings, dict(given), self._config_dir)
-        if preset is not None:
+        for preset in presets:
             settings |= self._option(f"{group}_preset", preset)
+        if presets and preset_owner(group, option, self._config_dir):
+            settings |= own
         for field, text in given:
+            if group == "substitute" and field in FROM_THE_VICTIM:
+                raise UserError(
+                    f"substitute.{field}={text} cannot be set: substitutes take the victim's size and channels, "
+                    f"dataset.{field}; take it out"
+                )
             name, dot, inner = field.partition(".")
             if not dot:
                 settings[name] = text

@@ -21,6 +21,7 @@ from rnet.config.documents import hashed
 from rnet.config.run import RunConfig
 from rnet.data.config import DatasetConfig
 from rnet.data.files.digest import look_at
+from rnet.data.substitute.config import OwnConfig, about_substitutes, as_substitute, check_substitute
 
 Document = dict[str, Any]
 
@@ -40,7 +41,7 @@ class Stage:
 
 GRAPH: Mapping[str, Stage] = {
     "train": Stage(method=2, own=("dataset", "model", "train", "precision"), parents={}),
-    "attack": Stage(method=2, own=("attack", "precision"), parents={"victim": "train"}),
+    "attack": Stage(method=2, own=("attack", "substitute", "precision"), parents={"victim": "train"}),
     "fingerprint": Stage(method=3, own=("defense", "seed"), parents={"victim": "train"}),
     "verify": Stage(method=3, own=(), parents={"suspect": "attack", "fingerprint": "fingerprint"}),
 }
@@ -79,8 +80,11 @@ def document(stage: str, config: RunConfig) -> Document:
     found: Document = {"stage": stage, "method": GRAPH[stage].method}
     for key in GRAPH[stage].own:
         value = getattr(config, key)
-        plain = isinstance(value, str | int)
-        found[key] = value if plain else _dataset(value) if key == "dataset" else hashed(key, value)
+        if key != "substitute":
+            plain = isinstance(value, str | int)
+            found[key] = value if plain else _dataset(value) if key == "dataset" else hashed(key, value)
+        elif takes_substitutes(config):
+            found[key] = _substitute(value)
     return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
 
 
@@ -93,10 +97,25 @@ def _dataset(config: DatasetConfig) -> Document:
     return {**settings, "digest": look.digest, "files_sha256": look.sha256, "folder": None}
 
 
+def takes_substitutes(config: RunConfig) -> bool:
+    """Whether the attack takes its images from elsewhere than the victim's data set reserves them."""
+    return bool(config.attack.uses_substitutes) and config.substitute.name != "own"
+
+
+def _substitute(config: Any) -> Document:
+    if not isinstance(config, DatasetConfig):
+        return hashed("substitute", config)
+    with about_substitutes():
+        return _dataset(as_substitute(config))
+
+
 def check_settings(stage: str, config: RunConfig) -> None:
     """Raises UserError for a setting of the stage or of its ancestors that is out of range; builds nothing."""
     for key in ingredients(stage):
-        if key in GROUPS:
+        if key == "substitute":
+            with about_substitutes():
+                check_substitute(config.substitute)
+        elif key in GROUPS:
             getattr(config, key).check()
 
 
@@ -109,7 +128,7 @@ def negative_configs(config: RunConfig) -> list[RunConfig]:
     for own in negative_settings(config):
         model = config.negative_models[own["model"]] if "model" in own else None
         attack = IndependentConfig(seed=int(own["seed"]), portion=own.get("portion", "all"), model=model)
-        found.append(replace(config, attack=attack))
+        found.append(replace(config, attack=attack, substitute=OwnConfig()))
     return found
 
 

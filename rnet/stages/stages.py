@@ -48,6 +48,7 @@ from rnet.stages.models import (
 )  # fmt: skip
 from rnet.stages.pairs import save_representation
 from rnet.stages.store import StageFolder, Store
+from rnet.stages.substitutes import about_images, attackers_dataset, changed_substitutes, check_size
 from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
 from rnet.training.import_check import check_import
 from rnet.training.import_report import import_report, report_text
@@ -108,7 +109,7 @@ def _require_same_files(stage: str, config: RunConfig, folder: StageFolder) -> N
     change = None
     if rank() == 0:
         try:
-            change = change_of(config.dataset)
+            change = change_of(config.dataset) or (changed_substitutes(config) if stage == "attack" else None)
         except UserError as error:
             change = str(error)
     if change := same_on_all(change):
@@ -193,9 +194,11 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
         train=config.train, default_layer=default_layer, run=run,
         build=partial(suspect_blueprint, config, method, dataset), seed=config.attack.seed or 0,
     )  # fmt: skip
-    suspect = method.run(dataset, context)
+    theirs = attackers_dataset(config, dataset)
+    images = about_images(config, theirs, run.say)
+    suspect = method.run(theirs, context)
     model = suspect.model
-    about: dict[str, Any] = {"derived": suspect.derived, "cost": suspect.cost, **suspect.about}
+    about: dict[str, Any] = {"derived": suspect.derived, "cost": suspect.cost, **images, **suspect.about}
     if isinstance(model, BlackBox):
         found = _fidelity(test, model, model.num_classes, victim_N, dataset)
         return {
@@ -268,7 +271,8 @@ def check_attack(config: RunConfig) -> None:
     check_settings("attack", config)
     config = as_given(as_imported(config))
     method: Attack = ATTACKS.build(config.attack)
-    model, dataset = _blueprint(config), load_dataset_once(config.dataset)
+    model, dataset = _blueprint(config), attackers_dataset(config, load_dataset_once(config.dataset))
+    check_size(config, dataset)
     if method.trains and config.attack.batch_size is not None:
         check_batch(config.engine, "attack.batch_size", config.attack.batch_size, model, world_size())
     if is_like_victim(config, method, dataset):

@@ -219,8 +219,7 @@ def test_fine_tuning_the_last_half_leaves_the_first_parameters_alone(
 
 def test_the_halves_of_the_independent_models_share_no_image(dataset: Dataset) -> None:
     first, second = (
-        Independent(IndependentConfig(portion=portion)).portion(dataset)
-        for portion in ("first_half", "second_half")
+        Independent(IndependentConfig(portion=portion)).portion(dataset) for portion in ("first_half", "second_half")
     )
     positions = [set(part.positions_N.tolist()) for part in (first, second)]
     assert not positions[0] & positions[1]

@@ -43,7 +43,7 @@ def test_a_stage_stands_behind_all_that_it_needs() -> None:
     for stage in STAGE_NAMES:
         assert {*GRAPH[stage].parents.values()} <= {*lineage(stage)[:-1]}
     assert "defense" not in ingredients("attack")
-    assert {"dataset", "model", "train", "attack", "precision"} == {*ingredients("attack")}
+    assert {"dataset", "model", "train", "substitute", "attack", "precision"} == {*ingredients("attack")}
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class _Builder:
         common = tuple(line for line in self.sweep.common if line.startswith("attack"))
         if common:
             raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")
-        others = tuple(line for line in own if not line.startswith("attack"))
+        others = tuple(line for line in own if not line.startswith(("attack", "substitute")))
         found = []
         for settings in negative_settings(config):
             lines = (*others, "attack=independent", *(f"attack.{key}={value}" for key, value in settings.items()))
@@ -153,7 +153,7 @@ def check_deeply(plan: Plan) -> int:
     for cell in plan.cells:
         if cell.stage in ("train", "attack"):
             config = run_from_dict(plan.configuration(cell))
-            parts = [config.dataset, config.model, config.precision, config.engine]
+            parts = [config.dataset, config.model, config.substitute, config.precision, config.engine]
             parts.append(config.attack if config.attack.seed is None else dataclasses.replace(config.attack, seed=0))
             if repr(parts) not in done:
                 done.add(repr(parts))

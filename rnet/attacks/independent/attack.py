@@ -1,5 +1,4 @@
-"""The negatives: models trained from scratch as the victim was, with another seed, on other images, or built otherwise.
-"""
+"""The negatives: models trained as the victim was, with another seed, on other images, or of another architecture."""
 
 from __future__ import annotations
 

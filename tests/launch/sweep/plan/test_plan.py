@@ -80,11 +80,23 @@ def test_negatives_are_of_the_kinds_that_the_stages_give_each_defence(tmp_path: 
     mixed = ["negative_kinds=seeds,architectures", "negative_models=resnet20"]
     for lines in ([], mixed):
         own = [*TINY["set"], "negatives=3", *lines]
-        plan = tiny_plan(tmp_path, "axes.attack=[identity]", "axes.defense=[random,dataset_inference]", set=own, cases=[])
+        axes = ["axes.attack=[identity]", "axes.defense=[random,dataset_inference]"]
+        plan = tiny_plan(tmp_path, *axes, set=own, cases=[])
         for row in plan.rows:
             config = load_config([*own, f"defense={row.values['defense']}"])
             expected = [content_id(document("verify", negative)) for negative in negative_configs(config)]
             assert [plan.cells[index].id for index in row.negatives] == expected
+
+
+def test_an_axis_of_substitutes_makes_cells_of_attacks_that_use_them(tmp_path: Path) -> None:
+    axes = ["axes.substitute=[own,victim_train,digits]", "axes.defense=[random]"]
+    plan = tiny_plan(tmp_path, *axes, set=[*TINY["set"], "negatives=1"], cases=TINY["cases"][:1])
+    assert Counter(cell.stage for cell in plan.cells) == {"train": 1, "attack": 5, "fingerprint": 1, "verify": 5}
+    assert len({row.negatives for row in plan.rows}) == 1
+    assert len({row.cells["attack"] for row in plan.rows if row.values["attack"] == "finetune"}) == 3
+    for cell in plan.cells:
+        assert content_id(document(cell.stage, run_from_dict(plan.configuration(cell)))) == cell.id
+    assert check_deeply(plan)
 
 
 def test_changing_one_axis_value_leaves_what_does_not_depend_on_it(tmp_path: Path) -> None:

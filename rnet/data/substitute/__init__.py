@@ -1,0 +1,1 @@
+"""Where the attacker's images come from: the victim's data set, or another one."""
