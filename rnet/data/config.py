@@ -10,9 +10,9 @@ from rnet.config.component import ComponentConfig
 from rnet.errors import UserError
 
 _SET = {"hashed_if_set": True}
-_OF_FILES = ("background", "digest", "max_memory_mb", "white_level")
+OF_FILES = ("background", "digest", "max_memory_mb", "white_level")
 """Keys that only sets of image files read."""
-_OF_FOLDERS = ("class_map", "class_order")
+OF_FOLDERS = ("class_map", "class_order")
 """Keys that only sets with a folder per class read."""
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "hamming", "box")
 
@@ -23,6 +23,8 @@ class DatasetConfig(ComponentConfig):
 
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys that this data set does not read; setting one is warned about."""
+    files_by: ClassVar[tuple[str, ...]] = ()
+    """Keys that decide which of its files are read, and in which order."""
 
     name: str = ""
     """The data set: a name that rnet list datasets shows, or package.module:function."""
@@ -60,6 +62,8 @@ class DatasetConfig(ComponentConfig):
     """A file that numbers the class folders: JSON {name: index}, or lines with a name or name,index."""
     duplicates: str = field(default="say", metadata=_SET)
     """What is done about equal images in different parts: say (count them), or together (put them into one part)."""
+    balance: str = field(default="none", metadata=_SET)
+    """Rare classes in the victim's training: none (as they are), or oversample (repeat images until all are equal)."""
     digest: str = field(default="auto", metadata=_SET)
     """What ids hold of the files: content, listing (names, sizes and times), or auto: content of up to 4 GiB."""
 
@@ -73,6 +77,7 @@ class DatasetConfig(ComponentConfig):
         check_names("dataset.interpolation", [self.interpolation or "bilinear"], *INTERPOLATIONS)
         check_names("dataset.class_order", [self.class_order], "alphabetical", "natural")
         check_names("dataset.duplicates", [self.duplicates], "say", "together")
+        check_names("dataset.balance", [self.balance], "none", "oversample")
         check_names("dataset.digest", [self.digest], "auto", "content", "listing")
         background_rgb(self.background)
         if self.resize is not None and self.resize < self.image_size:
@@ -88,7 +93,7 @@ class DatasetConfig(ComponentConfig):
 class DigitsConfig(DatasetConfig):
     """Handwritten digits of scikit-learn."""
 
-    unused = ("folder", "download", *_OF_FILES, *_OF_FOLDERS)
+    unused = ("folder", "download", *OF_FILES, *OF_FOLDERS)
     name: str = "digits"
 
 
@@ -96,7 +101,7 @@ class DigitsConfig(DatasetConfig):
 class FashionMNISTConfig(DatasetConfig):
     """Clothes, in four idx files."""
 
-    unused = ("background", "max_memory_mb", "white_level", *_OF_FOLDERS)
+    unused = ("background", "max_memory_mb", "white_level", *OF_FOLDERS)
     name: str = "fashion_mnist"
 
 
@@ -104,7 +109,7 @@ class FashionMNISTConfig(DatasetConfig):
 class CIFAR10Config(DatasetConfig):
     """Ten kinds of things, in the files of CIFAR-10 for Python."""
 
-    unused = ("background", "max_memory_mb", "white_level", *_OF_FOLDERS)
+    unused = ("background", "max_memory_mb", "white_level", *OF_FOLDERS)
     name: str = "cifar10"
 
 
@@ -112,7 +117,7 @@ class CIFAR10Config(DatasetConfig):
 class GTSRBConfig(DatasetConfig):
     """Traffic signs, in image files."""
 
-    unused = _OF_FOLDERS
+    unused = OF_FOLDERS
     name: str = "gtsrb"
 
 
@@ -120,7 +125,7 @@ class GTSRBConfig(DatasetConfig):
 class CelebAConfig(DatasetConfig):
     """Faces, in image files with a table of attributes."""
 
-    unused = _OF_FOLDERS
+    unused = OF_FOLDERS
     name: str = "celeba"
     attribute: str | None = None
     """The attribute to classify, of 40; None for Smiling."""
@@ -128,9 +133,18 @@ class CelebAConfig(DatasetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LFWConfig(DatasetConfig):
-    """Faces of people, in image files."""
+    """Faces of people, in image files, with a table of attributes if that is the question."""
 
+    files_by = ("attribute",)
     name: str = "lfw"
+    attribute: str | None = field(default=None, metadata=_SET)
+    """Two classes by the sign of an attribute in lfw_attributes.txt, e.g. Male; None for the people themselves."""
+
+    def check(self) -> None:
+        """Raises UserError for values out of range."""
+        super().check()
+        if self.attribute is not None and self.class_map is not None:
+            raise UserError("dataset.class_map numbers people, and dataset.attribute classifies otherwise; set one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +153,8 @@ class ImageFolderConfig(DatasetConfig):
 
     unused = ("download",)
     name: str = "image_folder"
+    groups: str | None = field(default=None, metadata={"file": True})
+    """A CSV file of the columns file, group: images of a group (a patient, a scene) never lie in two parts."""
 
 
 def background_rgb(text: str) -> tuple[int, int, int]:

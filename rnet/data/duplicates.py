@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from rnet.data.files.names import counted
@@ -31,6 +34,19 @@ def groups_of(train: Sequence[str | bytes], test: Sequence[str | bytes]) -> tupl
     numbers: dict[str | bytes, int] = {}
     found = [[numbers.setdefault(key, len(numbers)) for key in keys] for keys in (train, test)]
     return torch.tensor(found[0], dtype=torch.int64), torch.tensor(found[1], dtype=torch.int64)
+
+
+def connected(*groupings: Tensor) -> Tensor:
+    """int64 (N,): equal for images that are equal in one of the groupings, and for those that others connect so.
+
+    groupings: int64 (N,) each, numbers of 0 and above.
+    """
+    n = len(groupings[0])
+    offsets = [n, *(int(one.max()) + 1 if n else 0 for one in groupings)]
+    columns = [one.numpy() + sum(offsets[: place + 1]) for place, one in enumerate(groupings)]
+    rows = np.tile(np.arange(n), len(groupings))
+    edges = coo_array((np.ones(len(rows)), (rows, np.concatenate(columns))), shape=(sum(offsets), sum(offsets)))
+    return torch.from_numpy(connected_components(edges, directed=False)[1][:n]).long()
 
 
 def say_duplicates(dataset: Dataset, train_N: Tensor, test_N: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnet.data.config import DatasetConfig
 from rnet.data.decoding import AS_STORED, Facts, Reading, keep_pillow_quiet
+from rnet.data.files.listing import Box
 from rnet.data.images import ImageSource, TensorSource
 from rnet.data.inspection import check_found, keep_found, kept_found, raise_unreadable
 from rnet.data.resize import decode_and_tell
@@ -29,8 +30,8 @@ _IMAGES_AT_ONCE = 1024
 class FolderSource:
     """Image files decoded at every fetch, resized and centre-cropped to image_size; channels: 3 or 1.
 
-    resize, interpolation: as in resize.py. pixel_digests: of each decoded image, None where they have not been looked
-    at yet.
+    resize, interpolation: as in resize.py. boxes: by path, what is cut out of an image before. pixel_digests: of each
+    decoded image, None where they have not been looked at yet.
     """
 
     paths: Sequence[str]
@@ -40,6 +41,7 @@ class FolderSource:
     resize: int | None = None
     interpolation: str = "bilinear"
     pixel_digests: Sequence[str] | None = None
+    boxes: Mapping[str, Box] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,8 +75,9 @@ class FolderSource:
 
     def _decode(self, path: str) -> tuple[Tensor, Facts]:
         return decode_and_tell(
-            path, self.image_size, self.channels, self.reading, resize=self.resize, interpolation=self.interpolation
-        )
+            path, self.image_size, self.channels, self.reading, resize=self.resize, interpolation=self.interpolation,
+            box=None if self.boxes is None else self.boxes[path],
+        )  # fmt: skip
 
     def _attempt(self, path: str) -> tuple[Tensor, Facts] | UserError:
         try:
@@ -83,11 +86,13 @@ class FolderSource:
             return error
 
 
-def file_sources(config: DatasetConfig, *path_lists: Sequence[str]) -> tuple[ImageSource, ...]:
+def file_sources(
+    config: DatasetConfig, *path_lists: Sequence[str], boxes: Mapping[str, Box] | None = None
+) -> tuple[ImageSource, ...]:
     """One source per list of image files: all in memory if together they take at most dataset.max_memory_mb MiB.
 
-    Every file is decoded once now, unless the store remembers that it was. Raises UserError that names those that
-    cannot be read right.
+    boxes: by path, what is cut out of each image before it is resized; None for all of it. Every file is decoded once
+    now, unless the store remembers that it was. Raises UserError that names those that cannot be read right.
     """
     if config.image_size < 1:
         raise UserError(
@@ -97,7 +102,9 @@ def file_sources(config: DatasetConfig, *path_lists: Sequence[str]) -> tuple[Ima
     channels = 1 if config.grayscale else 3
     reading = Reading.of(config)
     sources = [
-        FolderSource(paths, config.image_size, channels, reading, config.resize, config.interpolation or "bilinear")
+        FolderSource(
+            paths, config.image_size, channels, reading, config.resize, config.interpolation or "bilinear", boxes=boxes
+        )
         for paths in path_lists
     ]
     total_bytes = sum(len(paths) for paths in path_lists) * channels * config.image_size**2

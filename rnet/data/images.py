@@ -48,7 +48,8 @@ class RawImages:
 
     train_labels_N, test_labels_N: int64 CPU, one per image of the source. test: the official test images, or None
     where there are none and a seeded permutation decides. flip: the natural answer to DatasetConfig.flip. class_names:
-    by class, where they are known.
+    by class, where they are known. train_groups, test_groups: one for each image, or None; images of a group never lie
+    in two parts. grouped_by: what a group is, in one word.
     """
 
     train: ImageSource
@@ -58,6 +59,9 @@ class RawImages:
     num_classes: int
     flip: bool
     class_names: tuple[str, ...] = ()
+    train_groups: Sequence[str] | None = None
+    test_groups: Sequence[str] | None = None
+    grouped_by: str = "group"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,12 +100,28 @@ class Part:
         return as_pixels(self.fetch(indices).to(device))
 
 
+def oversampled(part: Part) -> Part:
+    """The part, followed by images of rare classes again and again, until every class has as many as the largest.
+
+    A class's images come in turn, so that their numbers differ by one at most. Classes without images stay so.
+    """
+    counts_K = torch.bincount(part.labels_N) if len(part) else torch.zeros(0, dtype=torch.int64)
+    largest = int(counts_K.max()) if len(part) else 0
+    more = [torch.arange(len(part))]
+    for label, count in enumerate(counts_K.tolist()):
+        members = (part.labels_N == label).nonzero()[:, 0]
+        if count:
+            more.append(members.repeat(-(-largest // count))[count:largest])
+    return part.subset(torch.cat(more))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """A dataset ready for use. `train` trains victims, `substitute` is the attacker's pool, `test` measures.
 
     The three parts share no image. mean_C and std_C are over [0, 1] pixels. `flip`: whether a mirrored image is still a
     natural image of its class (False for digits and traffic signs). class_names: by class; empty where unknown.
+    balance: dataset.balance, which victims are trained with (see labelled_part).
     """
 
     name: str
@@ -115,6 +135,11 @@ class Dataset:
     substitute: Part
     test: Part
     class_names: tuple[str, ...] = ()
+    balance: str = "none"
+
+    def labelled_part(self, part: Part) -> Part:
+        """What a classifier is trained on, of the given images: with dataset.balance, rare classes repeated."""
+        return oversampled(part) if self.balance == "oversample" else part
 
     @property
     def blueprint(self) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def _name(config: DatasetConfig) -> str | None:
     """The file that remembers these files, read in this way; None outside of looked_at_once, and for sets without."""
     if not in_scope() or (look := look_at(config)) is None:
         return None
-    how = (repr(config) if ":" in config.name else config.name, _METHOD, PIL.__version__, look.digest, look.sha256,
+    order = [str(getattr(config, key)) for key in config.files_by if getattr(config, key) is not None]
+    name = repr(config) if ":" in config.name else " ".join([config.name, *order])
+    how = (name, _METHOD, PIL.__version__, look.digest, look.sha256,
            config.grayscale, config.background, config.white_level)  # fmt: skip
     return f"{hashlib.sha256(repr(how).encode()).hexdigest()[:16]}-images.json"

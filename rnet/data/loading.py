@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from rnet.data.config import DatasetConfig
-from rnet.data.duplicates import groups_of, pixel_keys, say_duplicates
+from rnet.data.duplicates import connected, groups_of, pixel_keys, say_duplicates
 from rnet.data.files.digest import look_at
+from rnet.data.files.names import counted
 from rnet.data.images import Dataset, ImageSource, Part, RawImages, TensorSource
 from rnet.data.registry import DATASETS
 from rnet.data.resize import fit_images
-from rnet.data.splits import split_by_groups, split_positions
+from rnet.data.saying import say
+from rnet.data.splits import SplitSizes, split_by_groups, split_positions
 from rnet.data.statistics import channel_statistics
 from rnet.errors import UserError
 
@@ -52,13 +54,13 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
     train_source = _fitted(raw.train, config)
     test_source = train_source if raw.test is None else _fitted(raw.test, config)
     test_labels_N = raw.train_labels_N if raw.test_labels_N is None else raw.test_labels_N
-    groups = _groups(raw)
-    sizes = {key: getattr(config, key) for key in ("substitute_pool", "train_size", "test_size")}
+    copies = _copies(raw)
+    sizes = SplitSizes.of(config)
     num_test = None if raw.test is None else len(raw.test)
-    if config.duplicates == "together" and groups is not None:
-        split = split_by_groups(*groups, num_test, **sizes, seed=config.split_seed)
+    if (groups := _groups(raw, copies if config.duplicates == "together" else None)) is not None:
+        split = split_by_groups(*groups, num_test, sizes, called=raw.grouped_by if raw.train_groups else "copy")
     else:
-        split = split_positions(len(raw.train), num_test, **sizes, seed=config.split_seed)
+        split = split_positions(len(raw.train), num_test, sizes)
     train = Part(source=train_source, positions_N=split.train_N, labels_N=raw.train_labels_N[split.train_N])
     mean_C, std_C = channel_statistics(train, seed=config.split_seed)
     _, channels, height, width = train.fetch(torch.tensor([0])).shape
@@ -79,13 +81,30 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
         ),
         test=Part(source=test_source, positions_N=split.test_N, labels_N=test_labels_N[split.test_N]),
         class_names=raw.class_names,
+        balance=config.balance,
     )
-    if groups is not None:
-        say_duplicates(dataset, groups[0], groups[0] if raw.test is None else groups[1])
+    if split.left_out:
+        say(
+            f"{counted(split.left_out, 'image')} of {config.name} in no part, as others of their "
+            f"{raw.grouped_by if raw.train_groups else 'copies'} are in one"
+        )
+    if copies is not None:
+        say_duplicates(dataset, copies[0], copies[0] if raw.test is None else copies[1])
     return dataset
 
 
-def _groups(raw: RawImages) -> tuple[Tensor, Tensor] | None:
+def _groups(raw: RawImages, copies: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """Which training and test images stay together: those of one group, and copies. None if all may be apart."""
+    if raw.train_groups is None:
+        return copies
+    names = groups_of(raw.train_groups, raw.test_groups or [])
+    if copies is None:
+        return names
+    together_N = connected(torch.cat(names), torch.cat(copies))
+    return together_N[: len(raw.train)], together_N[len(raw.train) :]
+
+
+def _copies(raw: RawImages) -> tuple[Tensor, Tensor] | None:
     """Which images are equal, as groups_of says it; None where that is not known of all."""
     train, test = pixel_keys(raw.train), [] if raw.test is None else pixel_keys(raw.test)
     return None if train is None or test is None else groups_of(train, test)
@@ -119,6 +138,11 @@ def _check_raw(raw: RawImages, config: DatasetConfig) -> None:
     for part, source, labels_N in (("train", raw.train, raw.train_labels_N), ("test", raw.test, raw.test_labels_N)):
         if source is None or labels_N is None:
             continue
+        groups = raw.train_groups if part == "train" else raw.test_groups
+        if groups is not None and len(groups) != len(source):
+            raise UserError(f"{place} returns {len(source)} {part} images but {len(groups)} groups; return one each")
+        if (groups is None) != (raw.train_groups is None):
+            raise UserError(f"{place} returns groups of training or of test images alone; return both or neither")
         if len(source) != len(labels_N):
             raise UserError(f"{place} returns {len(source)} {part} images but {len(labels_N)} labels; return one each")
         if labels_N.min() < 0 or labels_N.max() >= raw.num_classes:

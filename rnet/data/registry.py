@@ -10,18 +10,34 @@ from rnet.data.config import (
     ImageFolderConfig,
     LFWConfig,
 )
+from rnet.data.datasets.config import (
+    BCN20000Config,
+    CINIC10Config,
+    HAM10000Config,
+    ImageNetConfig,
+    TSRDConfig,
+    VGGFace2Config,
+)
 from rnet.registry import Registry
+
+_LISTED = "rnet.data.listed:load_listed"
 
 DATASETS = Registry(
     "dataset",
     DatasetConfig,
     {
+        "bcn20000": (BCN20000Config, _LISTED),
         "celeba": (CelebAConfig, "rnet.data.datasets.celeba:load_celeba"),
         "cifar10": (CIFAR10Config, "rnet.data.datasets.cifar10:load_cifar10"),
+        "cinic10": (CINIC10Config, _LISTED),
         "digits": (DigitsConfig, "rnet.data.datasets.digits:load_digits"),
         "fashion_mnist": (FashionMNISTConfig, "rnet.data.datasets.fashion_mnist:load_fashion_mnist"),
         "gtsrb": (GTSRBConfig, "rnet.data.datasets.gtsrb:load_gtsrb"),
-        "image_folder": (ImageFolderConfig, "rnet.data.datasets.image_folder:load_image_folder"),
+        "ham10000": (HAM10000Config, _LISTED),
+        "image_folder": (ImageFolderConfig, _LISTED),
+        "imagenet": (ImageNetConfig, _LISTED),
         "lfw": (LFWConfig, "rnet.data.datasets.lfw:load_lfw"),
+        "tsrd": (TSRDConfig, _LISTED),
+        "vggface2": (VGGFace2Config, _LISTED),
     },
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rnet.data.decoding import AS_STORED, Facts, Reading, read_image
+from rnet.data.files.listing import Box
 from rnet.data.files.names import shown
 from rnet.errors import UserError
 
@@ -53,10 +54,18 @@ def decode_image(
 
 
 def decode_and_tell(
-    path: str, image_size: int, channels: int, reading: Reading, *, resize: int | None, interpolation: str
-) -> tuple[Tensor, Facts]:
-    """decode_image, and what was found in the file."""
+    path: str, image_size: int, channels: int, reading: Reading, *, resize: int | None, interpolation: str,
+    box: Box | None = None,
+) -> tuple[Tensor, Facts]:  # fmt: skip
+    """decode_image, and what was found in the file. box: what is cut out of the image, as far as it lies in it."""
     image, facts = read_image(path, channels, reading)
+    if box is not None:
+        left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3])
+        if left >= right or top >= bottom:
+            raise UserError(
+                f"{shown(path)} is {image.width}x{image.height}, and its box {box} has nothing of it; correct the box"
+            )
+        image = image.crop((left, top, right, bottom))
     shorter, longer = sorted(image.size)
     if longer / shorter * (resize or image_size) ** 2 > _MOST_PIXELS:
         raise UserError(

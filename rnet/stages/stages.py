@@ -129,7 +129,7 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
     model = build(config.model, dataset, derive_seed(seed, "model"))
     if config.model.weights:
         return _import(config, folder, run, model, dataset, test)
-    train_classifier(run, model, dataset.train, config.train, flip=dataset.flip, seed=seed)
+    train_classifier(run, model, dataset.labelled_part(dataset.train), config.train, flip=dataset.flip, seed=seed)
     save_model(folder, model)
     found = fidelity(test.labels_N, predict(model, test))
     return {**found, "training_samples": len(dataset.train), "test_samples": len(test), **_digest_of(folder)}

@@ -13,8 +13,7 @@ import torch
 from rnet.data.config import DatasetConfig, ImageFolderConfig
 from rnet.data.images import Dataset, RawImages, TensorSource
 from rnet.data.loading import load_dataset, split_dataset
-from rnet.data.splits import split_by_groups, split_positions
-from rnet.errors import UserError
+from rnet.data.splits import SplitSizes, split_by_groups, split_positions
 
 
 def images(*numbers: int) -> TensorSource:
@@ -88,21 +87,26 @@ def test_together_leaves_no_image_in_two_parts(
 
 
 def test_without_equal_images_together_changes_nothing_but_the_order() -> None:
-    sizes: dict[str, Any] = {"substitute_pool": 7, "train_size": 9, "test_size": 5, "seed": 3}
-    one = split_positions(30, None, **sizes)
-    other = split_by_groups(torch.arange(30), torch.arange(0), None, **sizes)
+    sizes = SplitSizes(substitute_pool=7, train_size=9, test_size=5, seed=3)
+    one = split_positions(30, None, sizes)
+    other = split_by_groups(torch.arange(30), torch.arange(0), None, sizes)
     for part in ("train_N", "substitute_N", "test_N"):
         assert torch.equal(getattr(one, part), getattr(other, part))
 
 
-def test_groups_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"duplicates=together fills the test part with 4 images instead of 5"):
-        split(PAIRS, duplicates="together", test_size=5)
+def test_a_size_that_no_copies_fill_is_filled_by_one_of_them_and_the_other_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        dataset = split(PAIRS, duplicates="together", test_size=5)
+    assert (len(dataset.test), len(dataset.substitute)) == (5, 10)
+    assert len(dataset.train) == 24
+    assert "1 image of own in no part, as others of their copies are in one" in caplog.messages
 
 
 def test_saying_leaves_the_split_as_it_was() -> None:
     dataset = split(PAIRS)
-    expected = split_positions(40, None, substitute_pool=10, train_size=None, test_size=None, seed=0)
+    expected = split_positions(40, None, SplitSizes(substitute_pool=10))
     assert torch.equal(dataset.train.positions_N, expected.train_N)
     assert torch.equal(dataset.test.positions_N, expected.test_N)
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnet.data.images import Dataset, Part
-from rnet.data.splits import SplitPositions, seeded_permutation, split_positions, substitute_subset
+from rnet.data.splits import SplitPositions, SplitSizes, seeded_permutation, split_positions, substitute_subset
 from rnet.errors import UserError
 
 
 def split(num_train: int = 100, num_test: int | None = 40, **changes: int | None) -> SplitPositions:
     sizes: dict[str, int | None] = {"substitute_pool": 20, "train_size": None, "test_size": None, "seed": 0}
-    return split_positions(num_train, num_test, **{**sizes, **changes})  # type: ignore[arg-type]
+    return split_positions(num_train, num_test, SplitSizes(**{**sizes, **changes}))  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=40)

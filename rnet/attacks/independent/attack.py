@@ -38,7 +38,8 @@ class Independent(Attack):
         model = context.build(derive_seed(seed, "model"))
         part = self.portion(dataset)
         passes = training_passes(model, part.pixels(torch.arange(1)), list(model.parameters()))
-        steps = train_classifier(context.run, model, part, context.train, flip=dataset.flip, seed=seed)
+        labelled = dataset.labelled_part(part)
+        steps = train_classifier(context.run, model, labelled, context.train, flip=dataset.flip, seed=seed)
         spent = cost(
             training_samples=len(part), iterations=steps, passes=passes.times(steps * context.train.batch_size)
         )  # fmt: skip

@@ -1,5 +1,7 @@
 """lfw: Labeled Faces in the Wild, 250x250 colour (Huang et al. 2007): whose face is it, of the 62 most pictured people.
 
+With dataset.attribute another question is asked of all people (lfw_attribute.py).
+
 torchvision no longer downloads it (its server is gone); scikit-learn does, from a mirror.
 """
 
@@ -17,10 +19,13 @@ from rnet.data.files.published import HOLDS, list_lfw
 from rnet.data.files.tree import Tree
 from rnet.data.folder import file_sources
 from rnet.data.images import RawImages
+from rnet.data.listed import load_listed
 
 
 def load_lfw(config: LFWConfig) -> RawImages:
     """One pool of faces, a class per person, in alphabetical order unless the configuration says otherwise."""
+    if config.attribute is not None:
+        return load_listed(config)
     people = open_or_download(config, _find_people, HOLDS["lfw"])
     index_of, class_names = class_indices(list(people.by_class), config, str(people.folder))
     (faces,) = file_sources(config, [str(people.folder / name) for names in people.by_class.values() for name in names])

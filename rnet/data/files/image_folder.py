@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import ImageFolderConfig
 from rnet.data.files.classes import class_indices, labels_by_name, orders_differ
+from rnet.data.files.listing import ImageFiles
 from rnet.data.files.names import by_suffix, counted, is_system, nfc, shown, some
 from rnet.data.files.suffixes import image_suffixes
+from rnet.data.files.tables import read_table
 from rnet.data.files.tree import Tree, kind_of, read_tree
 from rnet.errors import UserError
 
@@ -18,23 +19,7 @@ TEST = ("test", "testing", "val", "valid", "validation")
 """Names of the parts' folders, in any case; where there are several, the first of these is taken."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ImageFiles:
-    """Image files with labels. Names are relative to the folder.
-
-    test, test_labels: None where there are no official test images. notes: what the user should know, each a sentence.
-    """
-
-    folder: Path
-    train: list[str]
-    train_labels: list[int]
-    test: list[str] | None
-    test_labels: list[int] | None
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-def list_image_folder(config: DatasetConfig) -> ImageFiles:
+def list_image_folder(config: ImageFolderConfig) -> ImageFiles:
     """What dataset.folder holds. Raises UserError, with the remedy, for a folder that is not laid out so."""
     folder = _folder(config)
     notes: list[str] = []
@@ -51,18 +36,23 @@ def list_image_folder(config: DatasetConfig) -> ImageFiles:
             f"the orders of the class folders differ: {orders}; dataset.class_order={config.class_order} "
             f"numbers the classes; weights that were trained elsewhere may need the other, or a dataset.class_map"
         )
+    train_names = _below(train_name, train)
+    test_names = None if test is None else _below(test_name, test)
+    train_groups, test_groups = _groups(config, train_names, test_names, notes)
     return ImageFiles(
         folder=folder,
-        train=_below(train_name, train),
+        train=train_names,
         train_labels=labels_by_name(train.by_class, index_of),
-        test=None if test is None else _below(test_name, test),
+        test=test_names,
         test_labels=None if test is None else labels_by_name(test.by_class, index_of),
+        train_groups=train_groups,
+        test_groups=test_groups,
         class_names=class_names,
         notes=tuple(notes),
     )
 
 
-def _folder(config: DatasetConfig) -> Path:
+def _folder(config: ImageFolderConfig) -> Path:
     if config.folder is None:
         raise UserError("dataset=image_folder needs dataset.folder, a folder with a folder of images per class")
     folder = Path(config.folder).expanduser()
@@ -141,3 +131,29 @@ def _held(tree: Tree, name: str) -> str:
 def _below(part: str | None, tree: Tree) -> list[str]:
     prefix = f"{part}/" if part else ""
     return [prefix + path for paths in tree.by_class.values() for path in paths]
+
+
+def _groups(
+    config: ImageFolderConfig, train: list[str], test: list[str] | None, notes: list[str]
+) -> tuple[list[str] | None, list[str] | None]:
+    """The groups of all images by dataset.groups; an image that it does not name is a group of its own."""
+    if config.groups is None:
+        return None, None
+    setting = f"dataset.groups={config.groups}"
+    try:
+        rows = read_table(Path(config.groups).expanduser(), "file", "group")
+    except OSError as error:
+        raise UserError(f"{setting} cannot be read: {error.strerror or error}; it takes lines of file,group") from None
+    group_of = {nfc(file): group for file, group in rows}
+    names = [*train, *(test or [])]
+    known = {nfc(name) for name in names}
+    if unlisted := [name for name in names if nfc(name) not in group_of]:
+        if len(unlisted) == len(names):
+            raise UserError(
+                f"{setting} names none of the images, e.g. {shown(names[0])}; write them relative to {config.folder}"
+            )
+        notes.append(f"{counted(len(unlisted), 'image')} without a group in {setting}: {some(unlisted)}")
+    if missing := [file for file, _ in rows if nfc(file) not in known]:
+        notes.append(f"{counted(len(missing), 'file')} of {setting} not among the images: {some(missing)}")
+    groups = [group_of.get(nfc(name), f"\0{name}") for name in names]
+    return groups[: len(train)], None if test is None else groups[len(train) :]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnet.data.files.tables import read_table, whole_numbers
 from rnet.data.files.tree import Tree, read_tree
 
 GTSRB_CLASSES = 43
@@ -14,7 +14,7 @@ GTSRB_CLASSES = 43
 LFW_MIN_IMAGES = 20
 
 # Below dataset.folder, in this order: scikit-learn's place, torchvision's, an unpacked archive, the folder itself.
-_LFW_PLACES = ("lfw_home/lfw_funneled", "lfw-py/lfw_funneled", "lfw_funneled", "lfw-deepfunneled", "lfw", ".")
+LFW_PLACES = ("lfw_home/lfw_funneled", "lfw-py/lfw_funneled", "lfw_funneled", "lfw-deepfunneled", "lfw", ".")
 
 HOLDS = {
     "celeba": "the folder celeba with img_align_celeba and its text files",
@@ -43,15 +43,12 @@ def list_gtsrb(folder: Path) -> tuple[Labelled, Labelled]:
         raise FileNotFoundError(f"GTSRB/Training has images in {full} class folders, not in {GTSRB_CLASSES}")
     train_labels = [label for label, files in enumerate(by_class.values()) for _ in files]
     train_names = [f"GTSRB/Training/{name}" for files in by_class.values() for name in files]
-    try:
-        with (base / "GT-final_test.csv").open(newline="") as file:
-            rows = [(row["Filename"], int(row["ClassId"])) for row in csv.DictReader(file, delimiter=";")]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise FileNotFoundError(f"GT-final_test.csv is no table of Filename and ClassId ({error!r})") from error
+    table = base / "GT-final_test.csv"
+    rows = read_table(table, "Filename", "ClassId", delimiter=";")
     test_names = [f"GTSRB/Final_Test/Images/{name}" for name, _ in rows]
     return (
         Labelled(names=train_names, labels=train_labels),
-        Labelled(names=test_names, labels=[label for _, label in rows]),
+        Labelled(names=test_names, labels=whole_numbers(table, [label for _, label in rows])),
     )
 
 
@@ -75,7 +72,7 @@ def list_cifar10(folder: Path) -> list[str]:
 
 def list_lfw(folder: Path) -> Tree:
     """A class per person with enough pictures, in the first place that has any."""
-    for place in (folder / name for name in _LFW_PLACES):
+    for place in (folder / name for name in LFW_PLACES):
         if place.is_dir():
             tree = _class_folders(place, ".jpg")
             tree.by_class = {name: files for name, files in tree.by_class.items() if len(files) >= LFW_MIN_IMAGES}

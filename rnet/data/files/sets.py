@@ -1,15 +1,25 @@
-"""Which files each data set is read from: only those that its loader reads."""
+"""Which files each data set is read from: only those that its loader reads, with their labels where a list has them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
-from rnet.data.config import DatasetConfig
+from rnet.data.config import DatasetConfig, LFWConfig
+from rnet.data.datasets.bcn20000 import list_bcn20000
+from rnet.data.datasets.cinic10 import list_cinic10
+from rnet.data.datasets.ham10000 import list_ham10000
+from rnet.data.datasets.imagenet import list_imagenet
+from rnet.data.datasets.lfw_attribute import list_lfw_attribute
+from rnet.data.datasets.tsrd import list_tsrd
+from rnet.data.datasets.vggface2 import list_vggface2
 from rnet.data.download import data_folder, not_found
 from rnet.data.files.fashion_mnist import FILES, find_file, find_folder
 from rnet.data.files.image_folder import list_image_folder
+from rnet.data.files.listing import ImageFiles
+from rnet.data.files.places import not_readable
 from rnet.data.files.published import HOLDS, list_celeba, list_cifar10, list_gtsrb, list_lfw
 from rnet.data.registry import DATASETS
 from rnet.errors import first_line
@@ -29,6 +39,9 @@ def file_set(config: DatasetConfig) -> FileSet | None:
     A plugin's function says which by an attribute, files: a function of its configuration that returns (folder, names).
     Raises UserError if they are not there.
     """
+    if config.name in _LISTERS or _by_attribute(config):
+        found = list_images(config)
+        return FileSet(folder=found.folder, names=(*found.train, *(found.test or ()), *found.tables))
     if config.name in _LISTS:
         folder, names = _LISTS[config.name](config)
     elif (listing := _of_plugin(config.name)) is not None:
@@ -38,16 +51,26 @@ def file_set(config: DatasetConfig) -> FileSet | None:
     return FileSet(folder=Path(folder), names=tuple(names))
 
 
+def list_images(config: DatasetConfig) -> ImageFiles:
+    """The image files of a data set with their labels, in the order in which they are decoded.
+
+    Raises UserError that says what to download and where to put it, if they are not there.
+    """
+    try:
+        return list_lfw_attribute(config) if _by_attribute(config) else _LISTERS[config.name](config)
+    except OSError as error:
+        raise not_readable(config, error) from error
+
+
+def _by_attribute(config: DatasetConfig) -> TypeGuard[LFWConfig]:
+    return isinstance(config, LFWConfig) and config.attribute is not None
+
+
 Listing = Callable[[DatasetConfig], tuple[Path, Iterable[str]]]
 
 
 def _of_plugin(name: str) -> Listing | None:
     return getattr(DATASETS.load(name), "files", None) if ":" in DATASETS.full_name(name) else None
-
-
-def _image_folder(config: DatasetConfig) -> tuple[Path, Iterable[str]]:
-    found = list_image_folder(config)
-    return found.folder, [*found.train, *(found.test or [])]
 
 
 def _fashion_mnist(config: DatasetConfig) -> tuple[Path, Iterable[str]]:
@@ -81,11 +104,20 @@ def _published(list_files: Callable[[Path], tuple[Path, Iterable[str]]]) -> List
     return listing
 
 
+_LISTERS: Mapping[str, Callable[[Any], ImageFiles]] = {
+    "bcn20000": list_bcn20000,
+    "cinic10": list_cinic10,
+    "ham10000": list_ham10000,
+    "image_folder": list_image_folder,
+    "imagenet": list_imagenet,
+    "tsrd": list_tsrd,
+    "vggface2": list_vggface2,
+}
+
 _LISTS: Mapping[str, Listing] = {
     "celeba": _published(lambda folder: (folder / "celeba", list_celeba(folder))),
     "cifar10": _published(lambda folder: (folder / "cifar-10-batches-py", list_cifar10(folder))),
     "fashion_mnist": _fashion_mnist,
     "gtsrb": _published(_gtsrb),
-    "image_folder": _image_folder,
     "lfw": _published(_lfw),
 }

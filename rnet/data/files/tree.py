@@ -26,10 +26,11 @@ class Tree:
     hidden: int = 0
 
 
-def read_tree(folder: Path, suffixes: Collection[str]) -> Tree:
+def read_tree(folder: Path, suffixes: Collection[str], *, first: int | None = None) -> Tree:
     """Lists the folder; symbolic links are followed, each real folder once in a class.
 
-    Raises UserError for a folder that cannot be listed, and for two class folders of one name.
+    first: only so many class folders are read, and what comes after them is not seen. Raises UserError for a folder
+    that cannot be listed, and for two class folders of one name.
     """
     tree = Tree(folder=folder)
     root = _identity(folder)
@@ -41,6 +42,8 @@ def read_tree(folder: Path, suffixes: Collection[str]) -> Tree:
                 raise UserError(f"{shown(folder)} has two folders of the name {shown(nfc(name))}, spelt in different "
                                 f"Unicode forms; rename one")  # fmt: skip
             tree.by_class[nfc(name)] = _images_below(name, suffixes, tree, {root})
+            if len(tree.by_class) == first:
+                break
     tree.by_class = dict(sorted(tree.by_class.items()))
     return tree
 
