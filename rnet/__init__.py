@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rnet.data.loading import load_dataset
     from rnet.defenses.base import Defense, Fingerprint
     from rnet.defenses.metric import Metric
+    from rnet.defenses.negatives import Negatives
     from rnet.engines.base import Engine
     from rnet.engines.config import EngineConfig
     from rnet.engines.plain import PlainEngine
@@ -49,6 +50,7 @@ _HOMES = {
     "rnet.data.loading": ("load_dataset",),
     "rnet.defenses.base": ("Defense", "Fingerprint"),
     "rnet.defenses.metric": ("Metric",),
+    "rnet.defenses.negatives": ("Negatives",),
     "rnet.engines.base": ("Engine",),
     "rnet.engines.config": ("EngineConfig",),
     "rnet.engines.plain": ("PlainEngine",),

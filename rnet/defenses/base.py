@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from rnet.config.component import ComponentConfig
 from rnet.data.images import Dataset
-from rnet.defenses.calibration import Verdict, verdict
+from rnet.defenses.calibration import FEWEST, Verdict, calibrate, judged
 from rnet.defenses.metric import Metric
+from rnet.defenses.negatives import Negatives
 from rnet.errors import UserError
 from rnet.models.access import NEEDS, Access, access_of, limits_of, suffices
 
@@ -145,20 +146,22 @@ class Defense(ABC):
         kept = {name: score for name, score in scores.items() if name not in left_out}
         return Measured(scores=kept, left_out=left_out, representation=representation)
 
-    def judge(
-        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
-    ) -> Judgement:
+    def on_queries(self, metric: Metric) -> Metric:
+        """The metric with its resolution: one of the queries of which it is a share."""
+        if metric.share_of is None:
+            return metric
+        return replace(metric, resolution=1 / getattr(self.config, metric.share_of))
+
+    def judge(self, scores: Mapping[str, float], negatives: Negatives, false_positive_rate: float) -> Judgement:
         """What a suspect's scores say, given those of independently trained models at the same fingerprint.
 
-        scores, negatives: as `verify` returns them. Unless a defence has a rule of its own, each metric is judged by
-        its prediction bound. Metrics without a score are left out.
+        scores: as `verify` returns them. Unless a defence has a rule of its own, each metric is judged by its rank or
+        its prediction bound (calibration.py). Metrics without a score are left out.
         """
-        return Judgement(
-            metrics={
-                metric.name: verdict(
-                    scores[metric.name], [found[metric.name] for found in negatives], metric, false_positive_rate
-                )
-                for metric in self.metrics
-                if metric.name in scores
-            }
-        )
+        found = {}
+        for metric in map(self.on_queries, self.metrics_of(scores)):
+            by = calibrate(negatives.of_metric(metric.name), metric, false_positive_rate)
+            if by.negatives < FEWEST and negatives.why_left_out is not None:
+                by = replace(by, why_none=negatives.why_left_out)
+            found[metric.name] = judged(scores[metric.name], by, metric)
+        return Judgement(metrics=found)

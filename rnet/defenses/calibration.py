@@ -1,7 +1,9 @@
 """From scores to verdicts: thresholds learned from independently trained models (the negatives), and their honesty.
 
-The rule works for any metric: a one-sided Student-t *prediction* bound, the score that one more negative passes with
-probability alpha. It is how a defence judges that has no rule of its own.
+Two rules, for any metric. With enough negatives, 1/alpha - 1, a suspect is derived by its rank among them: the
+conformal p value (Vovk et al., Algorithmic Learning in a Random World, 2005), which needs no assumption but that an
+innocent suspect is one more of them. With fewer, by a one-sided Student-t *prediction* bound on the metric's scale, the
+score that one more negative passes with probability alpha, and only if it is beyond every negative, too.
 """
 
 from __future__ import annotations
@@ -9,91 +11,200 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 from typing import Literal
 
 from scipy.stats import t as student_t
 
-from rnet.defenses.metric import Metric
+from rnet.defenses.metric import Metric, Scale
 from rnet.errors import UserError
 
 SPREAD_FLOOR = 0.01
 """Smallest standard deviation assumed, as a share of the gap between the negatives' mean and the perfect score."""
+FEWEST = 2
+"""Negatives without which nothing is said."""
+
+Rule = Literal["conformal", "student", "vote"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a metric's negatives allow to say.
+
+    negatives: how many count; not_finite: how many more have no finite score. threshold: strictly beyond it a suspect
+    is derived; inside the metric's open range, or None, and then why_none says why. nearest: the most derived-looking
+    negative. alpha: the false-positive rate promised.
+    """
+
+    rule: Rule | None
+    scale: Scale
+    alpha: float
+    negatives: int
+    threshold: float | None
+    why_none: str | None = None
+    nearest: float | None = None
+    not_finite: int = 0
+
+    @property
+    def rank_rate(self) -> float:
+        """What "beyond all negatives" alone promises: one more of n + 1 alike models is first with 1 / (n + 1)."""
+        return 1 / (self.negatives + 1)
+
+    @property
+    def promise(self) -> str:
+        """The false-positive rate in words, what it rests on, and what more negatives would buy."""
+        enough = enough_negatives(self.alpha)
+        if self.rule is None:
+            return f"no false-positive rate; {enough} negatives promise {self.alpha:.0%} whatever the distribution"
+        if self.rule == "conformal":
+            return f"at most {self.alpha:.0%} of independent models are called derived, whatever the distribution"
+        return (
+            f"{self.alpha:.0%} of independent models are called derived if scores are normal on the {self.scale} scale "
+            f"(at most {self.rank_rate:.0%} by rank alone); with {enough} negatives {self.alpha:.0%} holds whatever "
+            "the distribution"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a defender may say about one suspect.
 
-    threshold: the score beyond which a suspect is derived, within the metric's range (for a vote: the number of metrics
-    that must be exceeded); None when it cannot be computed. reason: one sentence with the numbers. normalised: the
-    score relative to the negatives' mean, where the defence's paper compares so.
+    threshold: the score beyond which a suspect is derived, inside the metric's range (for a vote: the number of metrics
+    that must be exceeded); None when there is none. reason: one sentence with the numbers. normalised: the score
+    relative to that of independent pairs, where the defence's paper compares so. calibration: what the threshold rests
+    on.
     """
 
     label: Literal["derived", "independent", "undecided"]
     threshold: float | None
     reason: str
     normalised: float | None = None
+    calibration: Calibration | None = None
 
 
-def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> float:
-    """The score that one more negative passes, towards "derived", with probability alpha. Not clipped to the range.
+def enough_negatives(alpha: float) -> int:
+    """So many negatives promise a false-positive rate of alpha by rank alone: 19 for 5 %."""
+    return math.ceil(1 / alpha - 1 - 1e-9)
 
-    Similarity: mean + t_{1-alpha, n-1} * s * sqrt(1 + 1/n); a distance is mirrored. s is the sample standard deviation
-    (n-1), at least SPREAD_FLOOR times the gap between the mean and the perfect score, so that equal negatives do not
-    make a threshold out of one query. Assumes normally distributed negatives. Raises UserError for fewer than two
-    negatives, a score that is not finite, or alpha outside (0, 0.5].
+
+def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> float | None:
+    """The score that one more negative passes, towards "derived", with probability alpha; None outside the open range.
+
+    On the metric's scale: mean + t_{1-alpha, n-1} * s * sqrt(1 + 1/n), s the sample standard deviation (n-1), at least
+    `spread_floor`. Assumes negatives that are normal on that scale. Raises UserError for fewer than two negatives, a
+    score that is not finite, or alpha outside (0, 0.5].
     """
     check_scores(metric, negatives, alpha)
-    if len(negatives) < 2:
-        raise UserError(f"{metric.name} has {len(negatives)} negative scores; a threshold needs at least 2")
-    n, mean = len(negatives), fmean(negatives)
-    spread = max(stdev(negatives), SPREAD_FLOOR * abs(metric.perfect - mean))
-    reach = float(student_t.ppf(1 - alpha, n - 1)) * spread * math.sqrt(1 + 1 / n)
-    return mean + reach if metric.direction == "similarity" else mean - reach
+    if len(negatives) < FEWEST:
+        raise UserError(f"{metric.name} has {len(negatives)} negative scores; a threshold needs at least {FEWEST}")
+    if any(metric.at_best(score) for score in negatives):
+        return None
+    evidence = [metric.evidence(score) for score in negatives]
+    return metric.score_at(_student(evidence, spread_floor(evidence, metric), alpha))
+
+
+def spread_floor(evidence: Sequence[float], metric: Metric) -> float:
+    """The smallest standard deviation assumed on the scale of `Metric.evidence`.
+
+    So far the scale moves where the mean negative comes nearer to the perfect score by SPREAD_FLOOR of their gap, or by
+    half a query of a share. So equal negatives do not make a threshold out of one query.
+    """
+    mean = fmean(evidence)
+    if metric.used_scale == "linear":
+        at = mean if metric.direction == "similarity" else -mean
+        return max(SPREAD_FLOOR * abs(metric.perfect - at), metric.resolution / 2)
+    gap = max(metric.distance_at(mean), 0.0)
+    left = gap - max(SPREAD_FLOOR * gap, metric.resolution / 2)
+    best, sign = (metric.high, -1) if metric.direction == "similarity" else (metric.low, 1)
+    return metric.evidence(best + sign * max(left, 0.0)) - metric.evidence(best + sign * gap) if gap else 0.0
+
+
+def calibrate(
+    negatives: Sequence[float], metric: Metric, alpha: float = 0.05, *, floor: float | None = None
+) -> Calibration:
+    """The rule and the threshold that the negatives' scores allow; floor replaces `spread_floor`.
+
+    Scores that are not finite are left out. Raises UserError for alpha outside (0, 0.5].
+    """
+    check_scores(metric, (), alpha)
+    scores = sorted((s for s in negatives if math.isfinite(s)), reverse=metric.direction == "similarity")
+    n = len(scores)
+    not_finite = len(negatives) - n
+
+    def found(rule: Rule | None, threshold: float | None, why_none: str | None = None) -> Calibration:
+        return Calibration(
+            rule=rule, scale=metric.used_scale, alpha=alpha, negatives=n, threshold=threshold, why_none=why_none,
+            nearest=scores[0] if scores else None, not_finite=not_finite,
+        )  # fmt: skip
+
+    if n < FEWEST:
+        without = f" ({not_finite} more without a finite score)" if not_finite else ""
+        models = f"{n} independent model{'' if n == 1 else 's'}{without}"
+        return found(None, None, f"{models} cannot calibrate {metric.name}; train at least {FEWEST}")
+    conformal = n >= enough_negatives(alpha)
+    rule: Rule = "conformal" if conformal else "student"
+    if conformal:
+        passed_by = scores[math.floor(alpha * (n + 1) + 1e-9) - 1]
+        if metric.at_best(passed_by):
+            return found(rule, None, _as_good(scores[0], metric, n))
+        return found(rule, metric.off_far_end(passed_by))
+    if metric.at_best(scores[0]):
+        return found(rule, None, _as_good(scores[0], metric, n))
+    evidence = [metric.evidence(score) for score in scores]
+    bound = metric.score_at(_student(evidence, spread_floor(evidence, metric) if floor is None else floor, alpha))
+    if bound is None:
+        spread = "spread so widely" if stdev(evidence) > 0 else "lie so near to the end of its range"
+        return found(rule, None, f"{n} negatives {spread} that their {alpha:.0%} bound is outside the metric's range")
+    return found(rule, bound if metric.beyond(bound, scores[0]) else scores[0])
 
 
 def verdict(score: float, negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> Verdict:
     """What `score` says about a suspect, given the scores of independently trained models at the same fingerprint.
 
-    derived: strictly beyond the prediction bound. independent: not beyond the most derived-looking negative.
-    undecided: in between, or fewer than two negatives, or the negatives spread so widely that even a perfect score is
-    not beyond the bound. Raises UserError for scores that are not finite and alpha outside (0, 0.5].
+    derived: strictly beyond the threshold. independent: neither that nor beyond the most derived-looking negative.
+    undecided: in between, or no threshold, or a score that is not finite. Raises UserError for alpha outside (0, 0.5].
     """
-    check_scores(metric, [score, *negatives], alpha)
-    n = len(negatives)
-    if n < 2:
-        return Verdict(
-            label="undecided",
-            threshold=None,
-            reason=f"{n} independent model{'' if n == 1 else 's'} cannot calibrate {metric.name}; train at least 2",
-        )
-    bound = prediction_bound(negatives, metric, alpha)
-    threshold = min(max(bound, metric.low), metric.high)
-    nearest = max(negatives) if metric.direction == "similarity" else min(negatives)
+    return judged(score, calibrate(negatives, metric, alpha), metric)
+
+
+def judged(score: float, by: Calibration, metric: Metric) -> Verdict:
+    """The verdict by a calibration."""
+
+    def say(label: Literal["derived", "independent", "undecided"], reason: str) -> Verdict:
+        return Verdict(label=label, threshold=by.threshold, reason=reason, calibration=by)
+
+    if not math.isfinite(score):
+        return say("undecided", f"{metric.name} is {score}, which is not a finite number; check the suspect's outputs")
+    if by.nearest is None or by.negatives < FEWEST:
+        return say("undecided", str(by.why_none))
     beyond, within = ("above", "at or below") if metric.direction == "similarity" else ("below", "at or above")
-    scored, derived_side = f"{metric.name} {score:.4g} is", f"the {alpha:.0%} bound {threshold:.4g} of {n} negatives"
-    if _beyond(score, bound, metric):
-        return Verdict(label="derived", threshold=threshold, reason=f"{scored} {beyond} {derived_side}")
-    if not _beyond(score, nearest, metric):
-        return Verdict(
-            label="independent",
-            threshold=threshold,
-            reason=f"{scored} {within} {nearest:.4g}, the most derived-looking of {n} negatives",
-        )
-    if bound != threshold:
-        why = f"{n} negatives spread so widely that their {alpha:.0%} bound {bound:.4g} lies outside the metric's range"
-        return Verdict(label="undecided", threshold=threshold, reason=f"{scored} beyond all negatives, but {why}")
-    return Verdict(
-        label="undecided",
-        threshold=threshold,
-        reason=f"{scored} between {nearest:.4g}, the most derived-looking negative, and {derived_side}",
+    scored = f"{metric.name} {score:.4g} is"
+    many = f"{by.negatives} negatives"
+    if by.threshold is not None and metric.beyond(score, by.threshold):
+        side = f"the {by.alpha:.0%} bound {by.threshold:.4g} of {many}"
+        if by.threshold == by.nearest:
+            side = f"{by.threshold:.4g}, the most derived-looking of {many}"
+        return say("derived", f"{scored} {beyond} {side}")
+    if not metric.beyond(score, by.nearest):
+        return say("independent", f"{scored} {within} {by.nearest:.4g}, the most derived-looking of {many}")
+    if by.threshold is None:
+        return say("undecided", f"{scored} beyond all negatives, but {by.why_none}")
+    return say(
+        "undecided",
+        f"{scored} between {by.nearest:.4g}, the most derived-looking negative, and the {by.alpha:.0%} bound "
+        f"{by.threshold:.4g} of {many}",
     )
 
 
-def leave_one_out(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> list[Verdict]:
+def leave_one_out(
+    negatives: Sequence[float], metric: Metric, alpha: float = 0.05, *, floor: float | None = None
+) -> list[Verdict]:
     """Each negative's verdict with the threshold of the others: what it would have got as a suspect."""
-    return [verdict(score, [*negatives[:i], *negatives[i + 1 :]], metric, alpha) for i, score in enumerate(negatives)]
+    return [
+        judged(score, calibrate([*negatives[:i], *negatives[i + 1 :]], metric, alpha, floor=floor), metric)
+        for i, score in enumerate(negatives)
+    ]
 
 
 def realised_fpr(verdicts_of_negatives: Sequence[Verdict]) -> float:
@@ -106,11 +217,6 @@ def realised_fpr(verdicts_of_negatives: Sequence[Verdict]) -> float:
     return sum(v.label == "derived" for v in verdicts_of_negatives) / len(verdicts_of_negatives)
 
 
-def _beyond(score: float, bound: float, metric: Metric) -> bool:
-    """Whether the score is strictly on the derived side of the bound."""
-    return score > bound if metric.direction == "similarity" else score < bound
-
-
 def check_scores(metric: Metric, scores: Sequence[float], alpha: float = 0.05) -> None:
     """Raises UserError for an alpha that is no false-positive rate, and a score that is not a number."""
     if not 0 < alpha <= 0.5:
@@ -118,3 +224,17 @@ def check_scores(metric: Metric, scores: Sequence[float], alpha: float = 0.05) -
     for score in scores:
         if not math.isfinite(score):
             raise UserError(f"{metric.name} has the score {score}, which is not a number; check that model's outputs")
+
+
+def _student(evidence: Sequence[float], floor: float, alpha: float) -> float:
+    n = len(evidence)
+    return fmean(evidence) + _quantile(1 - alpha, n - 1) * max(stdev(evidence), floor) * math.sqrt(1 + 1 / n)
+
+
+@cache
+def _quantile(p: float, freedom: int) -> float:
+    return float(student_t.ppf(p, freedom))
+
+
+def _as_good(score: float, metric: Metric, n: int) -> str:
+    return f"the most derived-looking of {n} negatives has {metric.name} {score:.4g}, which no score can pass"

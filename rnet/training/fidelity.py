@@ -31,13 +31,18 @@ def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
 
 
 def fidelity(labels_N: Tensor, suspect_N: Tensor, victim_N: Tensor | None = None) -> dict[str, float]:
-    """Accuracy in [0, 1] of a suspect's predictions; beside a victim's also the drop and the agreement with it."""
+    """Accuracy in [0, 1] of a suspect's predictions; beside a victim's also the drop and the agreement with it.
+
+    chance: the accuracy of who always says the most frequent label.
+    """
     accuracy = share_equal(suspect_N, labels_N)
+    chance = labels_N.bincount().max().item() / len(labels_N)
     if victim_N is None:
-        return {"accuracy": accuracy}
+        return {"accuracy": accuracy, "chance": chance}
     victim_accuracy = share_equal(victim_N, labels_N)
     return {
         "accuracy": accuracy,
+        "chance": chance,
         "victim_accuracy": victim_accuracy,
         "drop": victim_accuracy - accuracy,
         "agreement": share_equal(suspect_N, victim_N),

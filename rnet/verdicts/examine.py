@@ -10,8 +10,7 @@ from typing import Any
 from rnet.attacks.imported.config import ImportConfig
 from rnet.config.run import RunConfig
 from rnet.data.files.digest import looked_at_once
-from rnet.defenses.base import Defense, Judgement
-from rnet.defenses.calibration import Verdict, leave_one_out, prediction_bound, realised_fpr
+from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
@@ -19,13 +18,22 @@ from rnet.stages.graph import check_settings, document, negative_configs
 from rnet.stages.stages import attack, fingerprint, verify
 from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
-from rnet.storage.json_files import read_json, write_json
+from rnet.verdicts.combined import Scored
+from rnet.verdicts.gathered import Known, document_id, gathered
+from rnet.verdicts.judging import (
+    calibration_rows,
+    combined_row,
+    judgement,
+    metric_rows,
+    named,
+    negatives_row,
+    own_scores,
+    scored,
+)
 from rnet.verdicts.roc import separations_of
 
 Row = dict[str, Any]
 FIDELITY = ("accuracy", "victim_accuracy", "drop", "agreement")
-Scores = Mapping[str, float]
-"""By metric, as a defence's `verify` returns them."""
 
 
 def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
@@ -33,9 +41,10 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
 
     A row: suspect (its name), attack, defense, attack_id, verify_id, accuracy, victim_accuracy, drop, agreement
     (shares, None where the suspect has other classes), seconds (spent on making the suspect), derived (the truth, None
-    where nobody knows), metrics {defense/metric: {value, direction, low, high, access, verdict, threshold, normalised,
-    reason}}, left_out {defense/metric: reason}, queries (asked of a black box; None of others), verdict and reason,
-    which are the defence's vote or the verdict of its first metric.
+    where nobody knows), metrics {defense/metric: metric_rows}, left_out {defense/metric: reason}, queries (asked of a
+    black box; None of others), verdict and reason, which are the defence's vote or the verdict of its first metric,
+    negatives (negatives_row), calibration {defense/metric: calibration_rows}, and combined (combined_row): the verdict
+    over all defences in these rows, the same in every row of a suspect.
 
     Where there are several rows, one that a defence refuses, or a given suspect that cannot be imported or asked, has
     no metrics and says why; alone it raises UserError.
@@ -61,17 +70,21 @@ def _rows(configs: Sequence[RunConfig], store: Store) -> list[Row]:
             refusals[number] = error
             suspects.append({"suspect": names[number], **_unknown(config)})
     rows = []
+    tests: dict[int, Scored] = {}
+    known: Known = {}
     tried: dict[str, UserError] = {}  # a fingerprint that cannot be made is not tried again for every suspect
     for number, (config, suspect) in enumerate(zip(configs, suspects, strict=True)):
         try:
             if number in refusals:
                 raise refusals[number]
             _ensure_fingerprint(config, store, tried)
-            rows.append({**suspect, **_tested(config, store)})
+            found, tests[number] = _tested(config, store, known)
+            rows.append({**suspect, **found})
         except UserError as error:
             if len(configs) == 1:
                 raise
             rows.append({**suspect, **_refused(config, error)})
+    _add_combined(rows, tests, configs, store)
     return rows
 
 
@@ -118,7 +131,10 @@ def _unknown(config: RunConfig) -> Row:
 
 def _refused(config: RunConfig, error: UserError) -> Row:
     """The defence's part of a row without scores."""
-    nothing: Row = {"verify_id": None, "metrics": {}, "left_out": {}, "queries": None}
+    nothing: Row = {
+        "verify_id": None, "metrics": {}, "left_out": {}, "queries": None, "negatives": None, "calibration": {},
+        "combined": None,
+    }  # fmt: skip
     return {"defense": config.defense.name, **nothing, "verdict": "undecided", "reason": str(error)}
 
 
@@ -160,8 +176,8 @@ def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store)
     for (attack_name, _), members in groups.items():
         defense: Defense = DEFENSES.build(members[0].defense)
         positives = [_scores(member, store) for member in members]
-        negatives = list(_negative_scores(members[0], store).values())
-        for name, values in separations_of(defense.metrics, positives, negatives).items():
+        scored = [_scores(negative, store) for negative in negative_configs(members[0])]
+        for name, values in separations_of(defense.metrics, positives, scored).items():
             found.append({"attack": attack_name, "metric": f"{defense.name}/{name}", **dataclasses.asdict(values)})
     return found
 
@@ -177,97 +193,39 @@ def _ensure_fingerprint(config: RunConfig, store: Store, refusals: dict[str, Use
         raise
 
 
-def _tested(config: RunConfig, store: Store) -> Row:
-    """The defence's part of a row: scores, thresholds, verdicts."""
+def _tested(config: RunConfig, store: Store, known: Known) -> tuple[Row, Scored]:
+    """The defence's part of a row: scores, thresholds, verdicts; and what the combined verdict takes of it."""
     defense: Defense = DEFENSES.build(config.defense)
     folder = verify(config, store)
     scores = own_scores(defense, folder.result())
-    negatives = _negative_scores(config, store)
-    if len(negatives) >= 2:
-        _keep_calibration(defense, config, store, negatives)
-    negatives.pop(document_id("attack", config, store), None)  # no suspect is judged by its own score
+    alpha = config.false_positive_rate
+    everyone = gathered(defense, config, store, known)
+    negatives = everyone.without(document_id("attack", config, store))  # no suspect is judged by its own score
     suspect = attack(config, store).result() or {}
-    judged = judgement(defense, scores, list(negatives.values()), config.false_positive_rate, suspect)
-    metrics = {f"{defense.name}/{name}": metric for name, metric in metric_rows(defense, scores, judged).items()}
+    judged = judgement(defense, scores, negatives, alpha, suspect)
     overall, result = judged.overall, folder.result() or {}
-    return {
-        "defense": defense.name, "verify_id": folder.id, "metrics": metrics, "left_out": result.get("left_out", {}),
+    row = {
+        "defense": defense.name, "verify_id": folder.id,
+        "metrics": named(defense, metric_rows(defense, scores, judged)), "left_out": result.get("left_out", {}),
         "queries": result.get("cost", {}).get("queries"), "verdict": overall.label, "reason": overall.reason,
+        "negatives": negatives_row(negatives),
+        "calibration": named(defense, calibration_rows(defense, negatives, alpha)),
     }  # fmt: skip
+    return row, scored(defense, scores, negatives)
 
 
-def judgement(
-    defense: Defense,
-    scores: Scores,
-    negatives: Sequence[Scores],
-    false_positive_rate: float,
-    suspect: Mapping[str, Any],
-) -> Judgement:
-    """What the defence says of a suspect, whose attack stage's result is given; undecided if its classes are others.
-
-    The negatives have the victim's classes, and distances depend on how many there are: with six of ten classes ZEST's
-    are half as large for an innocent model, too.
-    """
-    judged = defense.judge(scores, negatives, false_positive_rate)
-    if "not_measured" not in suspect:
-        return judged
-    why = f"{suspect['not_measured']} as the negatives have, so their scores are no yardstick for its own"
-    verdict = Verdict(label="undecided", threshold=None, reason=why)
-    return Judgement(metrics=dict.fromkeys(judged.metrics, verdict))
-
-
-def metric_rows(defense: Defense, scores: Scores, judged: Judgement) -> dict[str, Row]:
-    """What tables show of each metric that was scored: its value, what it means, and its own verdict."""
-    return {
-        metric.name: {
-            "value": scores[metric.name],
-            "direction": metric.direction,
-            "low": metric.low,
-            "high": metric.high,
-            "access": defense.access(metric),
-            "verdict": judged.metrics[metric.name].label,
-            "threshold": judged.metrics[metric.name].threshold,
-            "normalised": judged.metrics[metric.name].normalised,
-            "reason": judged.metrics[metric.name].reason,
-        }
-        for metric in defense.metrics
-        if metric.name in judged.metrics
-    }
-
-
-def own_scores(defense: Defense, result: Mapping[str, Any] | None) -> dict[str, float]:
-    """The scores in a verify stage's result, by the defence's own names of its metrics."""
-    scores = (result or {}).get("scores", {})
-    return {name.removeprefix(f"{defense.name}/"): value for name, value in scores.items()}
-
-
-def document_id(stage: str, config: RunConfig, store: Store) -> str:
-    """The id of a stage, computed or not."""
-    return store.folder(document(stage, config)).id
+def _add_combined(rows: Sequence[Row], tests: Mapping[int, Scored], configs: Sequence[RunConfig], store: Store) -> None:
+    """Every row of a suspect gets the one verdict over all defences that it was tested with."""
+    suspects: dict[tuple[str, float], list[int]] = {}
+    for number in tests:
+        key = (rows[number]["attack_id"], configs[number].false_positive_rate)
+        suspects.setdefault(key, []).append(number)
+    for (_, alpha), numbers in suspects.items():
+        result = attack(configs[numbers[0]], store).result() or {}
+        combined = combined_row([tests[number] for number in numbers], alpha, result)
+        for number in numbers:
+            rows[number]["combined"] = combined
 
 
 def _scores(config: RunConfig, store: Store) -> dict[str, float]:
     return own_scores(DEFENSES.build(config.defense), verify(config, store).result())
-
-
-def _negative_scores(config: RunConfig, store: Store) -> dict[str, dict[str, float]]:
-    """Scores of all of the run's negatives by suspect id."""
-    return {document_id("attack", negative, store): _scores(negative, store) for negative in negative_configs(config)}
-
-
-def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negatives: Mapping[str, Scores]) -> None:
-    """What the negatives are and the thresholds they give is kept beside the fingerprint, in calibration.json."""
-    alpha = config.false_positive_rate
-    thresholds = {}
-    for metric in defense.metrics:
-        scores = [found[metric.name] for found in negatives.values() if metric.name in found]
-        if len(scores) >= 2:
-            thresholds[f"{defense.name}/{metric.name}"] = {
-                "threshold": prediction_bound(scores, metric, alpha),
-                "leave_one_out_false_positive_rate": realised_fpr(leave_one_out(scores, metric, alpha)),
-            }
-    named = {key: {f"{defense.name}/{name}": v for name, v in found.items()} for key, found in negatives.items()}
-    kept = {"false_positive_rate": alpha, "negatives": named, "metrics": thresholds}
-    path = fingerprint(config, store).path / "calibration.json"
-    if rank() == 0 and read_json(path) != kept:
-        write_json(path, kept, to_read=True)

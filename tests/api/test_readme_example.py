@@ -33,7 +33,7 @@ def test_does_the_proof_survive() -> None:
 
     defense = rnet.make_defense("ipguard", k=2, num_queries=50, steps=200)
     fingerprint = defense.extract(victim, dataset, seed=0)
-    negatives = [defense.verify(fingerprint, model) for model in independent]
+    negatives = rnet.Negatives.of([defense.verify(fingerprint, model) for model in independent])
     verdicts = {}
     for name, suspect in {"a copy": victim, "attacked": stolen, "innocent": train(dataset, seed=9)}.items():
         verdicts[name] = defense.judge(defense.verify(fingerprint, suspect), negatives, 0.05).overall

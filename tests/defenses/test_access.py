@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.metric import Metric
+from rnet.defenses.negatives import Negatives
 from rnet.defenses.random_queries.config import RandomQueriesConfig
 from rnet.defenses.random_queries.defense import RandomQueries
 from rnet.defenses.registry import DEFENSES
@@ -143,7 +144,7 @@ def test_scores_of_metrics_that_are_left_out_are_not_used() -> None:
 
 def test_a_vote_is_held_among_the_metrics_that_are_there() -> None:
     defense = make("deepjudge")
-    negatives = [defense.verify(extracted("deepjudge"), tiny_model(seed)) for seed in (6, 7, 8)]
+    negatives = Negatives.of([defense.verify(extracted("deepjudge"), tiny_model(seed)) for seed in (6, 7, 8)])
     scores = defense.test(extracted("deepjudge"), black_box(tiny_model(0), "labels")).scores
     judged = defense.judge(scores, negatives, 0.05)
     assert [*judged.metrics] == ["robd"]

@@ -1,23 +1,38 @@
-"""Verdicts: the prediction bound, its labels, its honesty, and DeepJudge's vote."""
+"""Verdicts: scales, the two rules, their labels and their honesty."""
 
 from __future__ import annotations
 
 import math
-import statistics
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from scipy import integrate, special, stats
+from scipy import integrate, special
 
-from rnet.defenses.calibration import Verdict, leave_one_out, prediction_bound, realised_fpr, verdict
-from rnet.defenses.deepjudge.vote import majority_vote, mean_bound
+from rnet.defenses.calibration import (
+    Verdict,
+    calibrate,
+    enough_negatives,
+    leave_one_out,
+    prediction_bound,
+    realised_fpr,
+    verdict,
+)
 from rnet.defenses.metric import Metric
 from rnet.errors import UserError
 
 RATE = Metric(name="rate", direction="similarity", low=0.0, high=1.0, perfect=1.0)
+SHARE = Metric(name="share", direction="similarity", low=0.0, high=1.0, perfect=1.0, resolution=0.01)
 GAP = Metric(name="gap", direction="distance", low=0.0, high=math.inf)
+COSINE = Metric(name="cosine", direction="distance", low=0.0, high=2.0)
+LINE = Metric(name="line", direction="similarity", low=-math.inf, high=math.inf)
+METRICS = [
+    RATE, SHARE, GAP, COSINE,
+    Metric(name="jsd", direction="distance", low=0.0, high=math.log(2)),
+    Metric(name="disagreement", direction="distance", low=0.0, high=1.0, resolution=0.05),
+    Metric(name="log10_p", direction="distance", low=-300.0, high=0.0, perfect=-2.0, scale="linear"),
+]  # fmt: skip
 NEGATIVES = [0.30, 0.36, 0.33, 0.29, 0.32]
 
 
@@ -32,20 +47,106 @@ def quantile(p: float, freedom: int) -> float:
     return low
 
 
-def test_the_bound_is_the_textbook_prediction_bound() -> None:
-    n, mean = 5, sum(NEGATIVES) / 5
-    s = math.sqrt(sum((x - mean) ** 2 for x in NEGATIVES) / (n - 1))
-    reach = quantile(0.95, n - 1) * s * math.sqrt(1 + 1 / n)
-    assert prediction_bound(NEGATIVES, RATE) == pytest.approx(mean + reach, rel=1e-6)
-    assert prediction_bound(NEGATIVES, GAP) == pytest.approx(mean - reach, rel=1e-6)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+@settings(deadline=None, max_examples=20)
+@given(share=st.floats(0.001, 0.999))
+def test_a_score_survives_its_scale_and_back(metric: Metric, share: float) -> None:
+    score = metric.low + share * (min(metric.high, 50.0) - metric.low)
+    assert metric.score_at(metric.evidence(score)) == pytest.approx(score, rel=1e-9, abs=1e-12)
+    nearer = metric.low + 0.9 * share * (min(metric.high, 50.0) - metric.low)
+    assert (metric.evidence(nearer) > metric.evidence(score)) == (metric.direction == "distance")
+
+
+def test_evidence_is_the_log_of_the_distance_and_the_logit_of_a_share_with_half_a_query_more() -> None:
+    assert GAP.evidence(3.0) == pytest.approx(-math.log(3))
+    assert SHARE.evidence(0.3) == pytest.approx(math.log(30.5 / 70.5))  # (k + 1/2) / (n + 1), n = 100
+    assert SHARE.evidence(0.0) == pytest.approx(math.log(0.5 / 100.5))
+    assert COSINE.evidence(0.5) == pytest.approx(-math.log(0.5 / (1.5 + 0.001)))
+    assert [m.used_scale for m in (RATE, GAP, LINE)] == ["logit", "log", "linear"]
+    assert GAP.evidence(0.0) == math.inf  # no floor: nothing is nearer to the victim than itself
+
+
+def test_a_scale_that_the_range_does_not_have_is_refused() -> None:
+    for scale, high in (("logit", math.inf), ("log", math.inf)):
+        low = 0.0 if scale == "logit" else -math.inf
+        with pytest.raises(ValueError, match=f"has no {scale} scale"):
+            Metric(name="m", direction="distance", low=low, high=high, scale=scale)  # type: ignore[arg-type]
+
+
+def test_the_bound_is_the_textbook_prediction_bound_on_the_metrics_scale() -> None:
+    def bound(values: list[float]) -> float:
+        n, mean = len(values), sum(values) / len(values)
+        s = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))
+        return mean + quantile(0.95, n - 1) * s * math.sqrt(1 + 1 / n)
+
+    assert prediction_bound(NEGATIVES, LINE) == pytest.approx(bound(NEGATIVES), rel=1e-6)
+    assert prediction_bound(NEGATIVES, GAP) == pytest.approx(
+        math.exp(-bound([-math.log(x) for x in NEGATIVES])), rel=1e-6
+    )
+    odds = math.exp(bound([math.log((x + 0.005) / (1 - x + 0.005)) for x in NEGATIVES]))
+    assert prediction_bound(NEGATIVES, SHARE) == pytest.approx((odds * 1.005 - 0.005) / (1 + odds), rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (10, 0.05), (10, 0.2)])
-def test_one_more_normal_negative_passes_the_bound_with_probability_alpha(n: int, alpha: float) -> None:
-    scores = np.random.default_rng(n).normal(0.4, 0.1, size=(1500, n + 1))
-    metric = Metric(name="any", direction="similarity", low=-math.inf, high=math.inf, perfect=0.4)  # no floor
-    passed = [row[-1] > prediction_bound(row[:-1].tolist(), metric, alpha) for row in scores]
+def test_one_more_lognormal_distance_passes_the_bound_with_probability_alpha(n: int, alpha: float) -> None:
+    scores = np.exp(np.random.default_rng(n).normal(0.4, 1.0, size=(1500, n + 1)))
+    passed = [row[-1] < (prediction_bound(row[:-1].tolist(), GAP, alpha) or 0.0) for row in scores]
     assert np.mean(passed) == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / 1500))
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+@settings(deadline=None, max_examples=12)
+@given(data=st.data(), grid=st.sampled_from([0, 4, 20]), n=st.sampled_from([20, 40, 43]))
+def test_of_20_negatives_left_out_one_by_one_at_most_5_percent_are_derived(
+    metric: Metric, data: st.DataObject, grid: int, n: int
+) -> None:
+    low, high = metric.low, min(metric.high, 10.0)
+    share = st.integers(0, grid).map(lambda k: k / grid) if grid else st.floats(0, 1)
+    scores = data.draw(st.lists(share.map(lambda u: low + u * (high - low)), min_size=n, max_size=n))
+    found = leave_one_out(scores, metric)
+    assert realised_fpr(found) <= 0.05
+    assert {v.calibration.rule for v in found if v.calibration} == {"conformal"}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), n=st.integers(2, 24), alpha=st.floats(0.01, 0.5))
+def test_a_threshold_is_inside_the_open_range_or_none_with_the_reason(
+    metric: Metric, data: st.DataObject, n: int, alpha: float
+) -> None:
+    low, high = metric.low, min(metric.high, 10.0)
+    scores = data.draw(st.lists(st.floats(low, high), min_size=n, max_size=n))
+    found = calibrate(scores, metric, alpha)
+    if found.threshold is None:
+        assert found.why_none
+        perfect = metric.high if metric.direction == "similarity" else metric.low
+        assert verdict(perfect, scores, metric, alpha).label != "derived"
+    else:
+        assert metric.low < found.threshold < metric.high
+    for score in scores:
+        if found.rule == "student":
+            assert verdict(score, scores, metric, alpha).label == "independent"  # derived is beyond all
+
+
+@pytest.mark.parametrize(("alpha", "enough"), [(0.05, 19), (0.01, 99), (0.1, 9), (0.5, 1), (0.3, 3)])
+def test_the_rank_decides_from_one_over_alpha_minus_one_negatives_on(alpha: float, enough: int) -> None:
+    assert enough_negatives(alpha) == enough
+    scores = [0.5 + i / 1000 for i in range(enough + 1)]
+    found = calibrate(scores[:-1] if enough > 1 else scores, RATE, alpha)
+    assert found.rule == "conformal"
+    assert found.threshold == max(scores[:-1] if enough > 1 else scores[1:])
+    if enough > 2:
+        assert calibrate(scores[: enough - 1], RATE, alpha).rule == "student"
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.integers(1, 30), min_size=19, max_size=60), st.integers(1, 30), st.sampled_from([0.05, 0.1, 0.2]))
+def test_by_rank_a_suspect_is_derived_iff_its_conformal_p_value_is_at_most_alpha(
+    negatives: list[int], score: int, alpha: float
+) -> None:
+    p = (1 + sum(other <= score for other in negatives)) / (len(negatives) + 1)
+    found = verdict(float(score), [float(x) for x in negatives], GAP, alpha)
+    assert (found.label == "derived") == (p <= alpha + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -62,69 +163,99 @@ def test_a_distance_is_derived_below_the_bound_and_independent_among_the_negativ
     assert verdict(score, NEGATIVES, GAP).label == label
 
 
+def test_wide_negatives_still_have_a_threshold_where_the_linear_bound_is_below_0() -> None:
+    wide = [0.5, 1.0, 4.0, 2.0, 0.9]
+    linear = Metric(name="gap", direction="distance", low=0.0, high=math.inf, scale="linear")
+    assert verdict(0.01, wide, linear).label == "undecided"
+    assert verdict(0.01, wide, linear).threshold is None
+    assert "outside the metric's range" in verdict(0.01, wide, linear).reason
+    assert verdict(0.01, wide, GAP).label == "derived"
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.floats(0, 1), st.floats(0.001, 0.5))
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=24), st.floats(0, 1), st.floats(0.001, 0.5))
 def test_a_mirrored_metric_gives_the_mirrored_verdict(negatives: list[float], score: float, alpha: float) -> None:
     minus = Metric(name="minus", direction="distance", low=-1.0, high=0.0, perfect=-1.0)
     ours, theirs = verdict(score, negatives, RATE, alpha), verdict(-score, [-x for x in negatives], minus, alpha)
     assert ours.label == theirs.label
-    assert ours.threshold is not None
-    assert ours.threshold == pytest.approx(-(theirs.threshold or 0.0), abs=1e-12)
+    assert (ours.threshold is None) == (theirs.threshold is None)
+    assert (ours.threshold or 0.0) == pytest.approx(-(theirs.threshold or 0.0), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.floats(0, 1), st.floats(0, 1))
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=24), st.floats(0, 1), st.floats(0, 1))
 def test_a_more_similar_suspect_never_looks_less_derived(negatives: list[float], a: float, b: float) -> None:
     order = ["independent", "undecided", "derived"]
     low, high = (order.index(verdict(score, negatives, RATE).label) for score in sorted((a, b)))
     assert low <= high
 
 
-def test_the_threshold_is_clipped_to_the_range_and_then_nothing_is_derived() -> None:
-    wide = verdict(1.0, [0.1, 0.9, 0.5], RATE)
-    assert (wide.threshold, wide.label) == (1.0, "undecided")
-    assert "outside" in wide.reason
-    zero = verdict(0.0, [0.1, 0.9, 0.5], GAP)
-    assert (zero.threshold, zero.label) == (0.0, "undecided")
-
-
-@pytest.mark.parametrize("negatives", [[], [0.3]])
+@pytest.mark.parametrize("negatives", [[], [0.3], [0.3, math.nan]])
 def test_fewer_than_two_negatives_leave_a_suspect_undecided(negatives: list[float]) -> None:
     found = verdict(1.0, negatives, RATE)
     assert (found.label, found.threshold) == ("undecided", None)
-    assert str(len(negatives)) in found.reason
+    assert f"{sum(map(math.isfinite, negatives))} independent model" in found.reason
 
 
 def test_equal_negatives_do_not_make_one_matching_query_a_proof() -> None:
-    assert verdict(0.01, [0.0] * 10, RATE).label == "undecided"
-    assert verdict(0.5, [0.0] * 10, RATE).label == "derived"
-    expected = 0.01 * quantile(0.95, 9) * math.sqrt(1.1)  # the floor: 1 % of the gap between 0 and a perfect 1
-    assert verdict(0.5, [0.0] * 10, RATE).threshold == pytest.approx(expected, rel=1e-6)
+    assert verdict(0.01, [0.0] * 10, SHARE).label == "undecided"
+    assert verdict(0.5, [0.0] * 10, SHARE).label == "derived"
+    floor = math.log(1.005 / 0.005) - math.log(0.995 / 0.015)  # the mean negative 1 % of the gap nearer to 1
+    evidence = math.log(0.005 / 1.005) + floor * quantile(0.95, 9) * math.sqrt(1.1)
+    odds = math.exp(evidence)
+    assert verdict(0.5, [0.0] * 10, SHARE).threshold == pytest.approx((odds * 1.005 - 0.005) / (1 + odds), rel=1e-6)
+    assert verdict(0.5, [1.0] * 4, GAP).threshold == pytest.approx(
+        0.99 ** (quantile(0.95, 3) * math.sqrt(1.25)), rel=1e-6
+    )
 
 
-def test_negatives_as_good_as_the_victim_prove_nothing() -> None:
-    assert verdict(1.0, [1.0, 1.0, 1.0], RATE).label == "independent"
+def test_negatives_one_query_from_perfect_leave_a_perfect_suspect_undecided() -> None:
+    assert verdict(1.0, [0.99] * 3, SHARE).label == "undecided"
+
+
+@pytest.mark.parametrize("metric", [RATE, SHARE, GAP, COSINE], ids=lambda m: m.name)
+@pytest.mark.parametrize("n", [3, 19])
+def test_negatives_as_good_as_the_victim_prove_nothing(metric: Metric, n: int) -> None:
+    perfect = metric.high if metric.direction == "similarity" else metric.low
+    found = verdict(perfect, [perfect] * n, metric)
+    assert (found.label, found.threshold) == ("independent", None)
+    assert found.calibration is not None
+    assert "which no score can pass" in str(found.calibration.why_none)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_undecided_and_such_a_negative_does_not_count(score: float) -> None:
+    assert verdict(score, NEGATIVES, GAP).label == "undecided"
+    assert "not a finite number" in verdict(score, NEGATIVES, GAP).reason
+    found = calibrate([*NEGATIVES, score], GAP)
+    assert (found.negatives, found.not_finite) == (5, 1)
+    assert found.threshold == calibrate(NEGATIVES, GAP).threshold
 
 
 def test_reasons_are_one_line_with_the_numbers() -> None:
     for score in (0.99, 0.38, 0.1):
         reason = verdict(score, NEGATIVES, RATE).reason
         assert f"{score:.4g}" in reason
-        assert "5 negatives" in reason
+        assert "5 negatives" in reason or "negative" in reason
         assert "\n" not in reason
+
+
+def test_the_promise_says_what_it_rests_on_and_what_more_negatives_would_buy() -> None:
+    few = calibrate(NEGATIVES, RATE)
+    assert few.promise == (
+        "5% of independent models are called derived if scores are normal on the logit scale (at most 17% by rank "
+        "alone); with 19 negatives 5% holds whatever the distribution"
+    )
+    assert few.rank_rate == pytest.approx(1 / 6)
+    many = calibrate([0.3 + i / 100 for i in range(19)], RATE)
+    assert many.promise == "at most 5% of independent models are called derived, whatever the distribution"
+    assert "no false-positive rate" in calibrate([], RATE).promise
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.51, -1.0, math.nan])
 def test_an_impossible_false_positive_rate_is_refused(alpha: float) -> None:
     with pytest.raises(UserError, match="alpha="):
         verdict(0.5, NEGATIVES, RATE, alpha)
-
-
-def test_scores_that_are_not_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match="rate has the score nan"):
-        verdict(math.nan, NEGATIVES, RATE)
-    with pytest.raises(UserError, match="rate has the score inf"):
-        verdict(0.5, [*NEGATIVES, math.inf], RATE)
 
 
 def test_leaving_one_out_never_uses_the_negative_itself() -> None:
@@ -143,68 +274,3 @@ def test_the_realised_false_positive_rate_counts_derived_only() -> None:
     assert realised_fpr(verdicts) == 0.4
     with pytest.raises(UserError, match="at least one negative"):
         realised_fpr([])
-
-
-# --- DeepJudge's own rule
-
-
-def test_deepjudges_threshold_is_its_relaxed_bound_of_the_mean() -> None:
-    n, mean = 5, sum(NEGATIVES) / 5
-    reach = quantile(0.99, n - 1) * statistics.stdev(NEGATIVES) / math.sqrt(n)
-    assert mean_bound(NEGATIVES, "logits") == pytest.approx(0.9 * (mean - reach), rel=1e-6)
-    assert mean_bound(NEGATIVES, "white_box") == pytest.approx(0.6 * (mean - reach), rel=1e-6)
-
-
-def test_a_bound_of_the_mean_lets_a_fifth_of_the_negatives_below_it() -> None:
-    scores = np.random.default_rng(0).normal(1.0, 0.1, size=(1500, 11))
-    below = [row[-1] <= mean_bound(row[:-1].tolist(), "logits") / 0.9 for row in scores]
-    expected = stats.t.cdf(-quantile(0.99, 9) / math.sqrt(10) / math.sqrt(1.1), 9)
-    assert expected == pytest.approx(0.21, abs=0.005)
-    assert np.mean(below) == pytest.approx(expected, abs=0.04)
-
-
-def metrics(count: int) -> list[Metric]:
-    return [Metric(name=f"m{i}", direction="distance", low=0.0, high=1.0) for i in range(count)]
-
-
-def test_a_copy_needs_more_than_half_of_the_votes() -> None:
-    negatives = [{f"m{i}": value for i in range(4)} for value in (0.50, 0.52, 0.51)]
-    for votes, label in ((0, "independent"), (2, "independent"), (3, "derived"), (4, "derived")):
-        scores = {f"m{i}": 0.0 if i < votes else 0.5 for i in range(4)}
-        found = majority_vote(scores, negatives, metrics(4))
-        assert (found.label, found.threshold) == (label, 2.0)
-        assert f"{votes} of 4" in found.reason
-
-
-def test_a_score_equal_to_its_threshold_votes_for_a_copy() -> None:
-    negatives = [{"m0": value} for value in NEGATIVES]
-    tau = mean_bound(NEGATIVES, "logits")
-    assert majority_vote({"m0": tau}, negatives, metrics(1)).label == "derived"
-    assert majority_vote({"m0": math.nextafter(tau, 1)}, negatives, metrics(1)).label == "independent"
-
-
-def test_white_box_metrics_are_relaxed_more() -> None:
-    negatives = [{"m0": 0.5}, {"m0": 0.5}]
-    white = [Metric(name="m0", direction="distance", low=0.0, high=1.0, access="white_box")]
-    assert majority_vote({"m0": 0.4}, negatives, metrics(1)).label == "derived"  # .4 <= .9 * .5
-    assert majority_vote({"m0": 0.4}, negatives, white).label == "independent"  # .4 > .6 * .5
-
-
-def test_metrics_the_suspect_was_not_scored_on_do_not_vote() -> None:
-    negatives = [{"m0": 0.5, "m1": 0.5}, {"m0": 0.5, "m1": 0.5}]
-    assert majority_vote({"m1": 0.0}, negatives, metrics(2)).reason.startswith("1 of 1")
-    with pytest.raises(UserError, match="nothing"):
-        majority_vote({"other": 0.0}, negatives, metrics(2))
-    with pytest.raises(UserError, match="1 of 2 negatives have no m0 score"):
-        majority_vote({"m0": 0.0}, [{"m0": 0.5}, {"m1": 0.5}], metrics(2))
-
-
-def test_deepjudge_is_undecided_with_one_negative() -> None:
-    assert majority_vote({"m0": 0.0}, [{"m0": 0.5}], metrics(1)).label == "undecided"
-
-
-def test_deepjudges_threshold_refuses_what_it_cannot_use() -> None:
-    with pytest.raises(UserError, match="at least 2 finite"):
-        mean_bound([0.3], "logits")
-    with pytest.raises(UserError, match="at least 2 finite"):
-        mean_bound([0.3, math.nan], "white_box")

@@ -15,6 +15,7 @@ from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
 from rnet.defenses.deepjudge.config import DeepJudgeConfig
 from rnet.defenses.deepjudge.defense import DeepJudge
+from rnet.defenses.negatives import Negatives
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.resnet import SmallResNet
@@ -282,13 +283,13 @@ def test_the_layer_is_the_configured_one_or_where_the_victim_is_cut(
 
 
 def test_six_distances_vote_where_there_are_two_negatives() -> None:
-    negatives = [{metric.name: 0.5 + shift for metric in DeepJudge.metrics} for shift in (0.0, 0.001)]
+    scores = [{metric.name: 0.5 + shift for metric in DeepJudge.metrics} for shift in (0.0, 0.001)]
     copy = {metric.name: 0.01 for metric in DeepJudge.metrics} | {"robd": 0.49}
-    found = DeepJudge(config()).judge(copy, negatives, 0.05)
+    found = DeepJudge(config()).judge(copy, Negatives.of(scores), 0.05)
     assert found.overall == found.vote
     assert (found.overall.label, found.overall.reason[:6]) == ("derived", "5 of 6")
     assert found.metrics.keys() == copy.keys()
-    assert DeepJudge(config()).judge(copy, negatives[:1], 0.05).vote is None
+    assert DeepJudge(config()).judge(copy, Negatives.of(scores[:1]), 0.05).vote is None
 
 
 def test_a_suspect_of_another_architecture_gets_black_box_scores_only(fingerprint: Fingerprint) -> None:

@@ -19,6 +19,7 @@ from rnet.bench.sequential_zest import sequential_verify, sequential_weights
 from rnet.config.run import load_config
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.defenses.base import Fingerprint
+from rnet.defenses.negatives import Negatives
 from rnet.defenses.zest import defense as zest
 from rnet.defenses.zest import masking
 from rnet.defenses.zest.comparing import ORDERS, distance, match_classes, normalise
@@ -311,10 +312,13 @@ def test_a_distance_is_normalised_by_the_mean_of_at_least_five_references() -> N
         normalise(3.0, [0.0] * 5)
 
 
-@pytest.mark.parametrize(("count", "normalised"), [(5, 0.5), (4, None)])
-def test_five_negatives_show_a_distance_relative_to_theirs(count: int, normalised: float | None) -> None:
-    scores = [dict.fromkeys(ORDERS, value) for value in [1.0] + [2.0] * count]
-    judged = make().judge(scores[0], scores[1:], 0.05)
+@pytest.mark.parametrize(("count", "normalised"), [(4, 0.5), (3, None)])
+def test_five_pairs_of_independent_models_show_a_distance_relative_to_theirs(
+    count: int, normalised: float | None
+) -> None:
+    others = [dict.fromkeys(ORDERS, 7.0)] * count
+    pairs = [dict.fromkeys(ORDERS, 2.0)] * (count * (count - 1) // 2)
+    judged = make().judge(dict.fromkeys(ORDERS, 1.0), Negatives.of(others, pairs), 0.05)
     assert {name: found.normalised for name, found in judged.metrics.items()} == dict.fromkeys(ORDERS, normalised)
     assert judged.vote is None
 

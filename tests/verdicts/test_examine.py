@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from rnet.attacks.base import Suspect
+from rnet.attacks.independent.attack import Independent
 from rnet.config.overrides import expand_choices
+from rnet.defenses.calibration import calibrate
+from rnet.defenses.ipguard.defense import IPGuard
+from rnet.defenses.negatives import Negatives
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.stages import models, stages
@@ -55,12 +60,22 @@ def test_every_defence_gives_the_victim_itself_the_perfect_score(defense: str, s
 
 
 def test_thresholds_and_what_they_rest_on_are_kept_beside_the_fingerprint(store: Store) -> None:
-    config = tiny("attack=identity", "negatives=2", *TINY_IPGUARD)
+    config = tiny("attack=identity", "negatives=2", "train.epochs=6", *TINY_IPGUARD)
     (row,) = examine([config], store)
     kept = json.loads((stages.fingerprint(config, store).path / "calibration.json").read_text())
-    bound = kept["metrics"]["ipguard/matching_rate"]["threshold"]  # not clipped to [0, 1], as a verdict's is
-    assert row["metrics"]["ipguard/matching_rate"]["threshold"] == pytest.approx(min(max(bound, 0.0), 1.0))
-    assert len(kept["negatives"]) == 2
+    entry = kept["metrics"]["ipguard/matching_rate"]
+    assert row["metrics"]["ipguard/matching_rate"]["threshold"] == entry["threshold"]
+    assert row["calibration"] == kept["metrics"]
+    assert (entry["negatives"], entry["rule"], entry["scale"]) == (2, "student", "logit")
+    negatives = Negatives(
+        scores={name: {"matching_rate": found["ipguard/matching_rate"]} for name, found in kept["negatives"].items()},
+        accuracies=kept["accuracies"], victim_accuracy=kept["victim_accuracy"], chance=kept["chance"],
+    )  # fmt: skip
+    metric = IPGuard(config.defense).on_queries(IPGuard.metrics[0])
+    assert kept["resolutions"] == {"matching_rate": metric.resolution}
+    again = calibrate(negatives.of_metric("matching_rate"), metric, kept["false_positive_rate"])
+    assert (again.threshold, again.why_none) == (entry["threshold"], entry["no_threshold"])
+    assert kept["chance"] >= 0.1
 
 
 def test_a_finished_examination_builds_no_network_and_refuses_wrong_settings_all_the_same(
@@ -92,7 +107,7 @@ def test_suspects_are_checked_once_for_all_defences(tmp_path: Path, monkeypatch:
 
 
 def test_a_negative_is_judged_without_its_own_score(store: Store) -> None:
-    config = tiny("negatives=2", *TINY_IPGUARD)
+    config = tiny("negatives=2", "train.epochs=6", *TINY_IPGUARD)
     rows = examine(negative_configs(config), store)
     assert [row["verdict"] for row in rows] == ["undecided", "undecided"]
     assert all("1 independent model cannot calibrate" in row["reason"] for row in rows)
@@ -116,12 +131,52 @@ def test_a_single_refusal_is_an_error_and_leaves_no_folder(tmp_path: Path) -> No
 
 def test_a_false_positive_rate_moves_the_threshold(store: Store) -> None:
     bounds = []
-    for rate in (0.01, 0.3):
-        config = tiny("attack=identity", "negatives=3", f"false_positive_rate={rate}", *TINY_IPGUARD)
+    for rate in (0.2, 0.3):
+        config = tiny("attack=identity", "negatives=3", f"false_positive_rate={rate}", "defense=zest", *SMALL["zest"])
         examine([config], store)
         kept = json.loads((stages.fingerprint(config, store).path / "calibration.json").read_text())
-        bounds.append(kept["metrics"]["ipguard/matching_rate"]["threshold"])
-    assert bounds[0] > bounds[1]
+        assert kept["false_positive_rate"] == rate
+        bounds.append(kept["metrics"]["zest/l2"]["threshold"])
+    assert bounds[0] < bounds[1]
+
+
+def test_all_rows_of_a_suspect_carry_the_combined_verdict(store: Store) -> None:
+    names = ["ipguard", "random", "zest"]
+    configs = [
+        tiny(f"attack={attack}", "negatives=4", "train.epochs=6", f"defense={name}", *SMALL[name])
+        for attack in ("identity", "independent")
+        for name in names
+    ]
+    rows = examine(configs, store)
+    for group in (rows[:3], rows[3:]):
+        combined = group[0]["combined"]
+        assert all(row["combined"] == combined for row in group)
+        assert combined["metrics"] == ["ipguard/matching_rate", "random/agreement", "zest/l1", "zest/l2", "zest/linf",
+                                       "zest/cosine"]  # fmt: skip
+        assert {"verdict", "reason", "score", "threshold", "rule", "negatives", "leave_one_out_fpr"} <= combined.keys()
+        assert all(row["negatives"]["counted"] == 4 for row in group)
+    assert rows[0]["combined"]["verdict"] == "derived"
+    assert rows[3]["combined"]["verdict"] != "derived"
+    assert rows[2]["metrics"]["zest/l2"]["promise"].startswith("5% of independent models")
+    assert rows[2]["calibration"]["zest/l2"]["leave_one_out_fpr"] in (0.0, 0.25)
+
+
+def test_negatives_at_chance_calibrate_nothing_and_the_reason_has_the_numbers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The victim is trained, the negatives are not."""
+    config = tiny("attack=identity", "train.epochs=6", "negatives=2", "seed=5", *TINY_IPGUARD)
+    monkeypatch.setattr(
+        Independent, "run",
+        lambda self, dataset, context: Suspect(model=context.build(1), derived=False, cost={}),
+    )  # fmt: skip
+    (row,) = examine([config], store)
+    assert row["verdict"] == "undecided"
+    assert row["reason"] == row["negatives"]["why_left_out"]
+    assert "2 of 2 negatives reach" in row["reason"]
+    assert "train.epochs" in row["reason"]
+    assert (row["negatives"]["counted"], row["negatives"]["left_out"]) == (0, 2)
+    assert row["combined"]["verdict"] == "undecided"
 
 
 def test_separation_is_perfect_for_copies_that_score_better_than_every_negative(store: Store) -> None:

@@ -20,7 +20,7 @@ from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import unknown_name
 from rnet.storage.json_files import read_json
-from rnet.verdicts.examine import judgement, metric_rows, own_scores
+from rnet.verdicts.judging import judgement, metric_rows, negatives_of, own_scores
 from rnet.verdicts.roc import separations_of
 
 FORMATS = ("markdown", "csv", "json")
@@ -131,6 +131,12 @@ class _Study:
         """The scores in those verify cells that are finished."""
         return [own_scores(defense, result) for index in indices if (result := self.result(index)) is not None]
 
+    def _suspect_of(self, verify: int) -> Line:
+        """The result of the attack cell whose suspect a verify cell has tested."""
+        cells = self._plan.cells
+        parents = cells[verify].parents
+        return next((self.result(index) or {} for index in parents if cells[index].stage == "attack"), {})
+
     def judged(self, row: Row) -> list[Line]:
         """What the row's line for each metric says of it; empty if there are no scores."""
         verify = row.cells.get("verify", -1)
@@ -138,7 +144,8 @@ class _Study:
             return []
         defense, alpha = self.defense(verify)
         scores = own_scores(defense, self.result(verify))
-        negatives = self.scores(defense, [index for index in row.negatives if index != verify])
+        others = {i: found for i in row.negatives if i != verify and (found := self.result(i)) is not None}
+        negatives = negatives_of(defense, {str(i): (self._suspect_of(i), found) for i, found in others.items()})
         suspect = self.result(row.cells["attack"]) or {}
         judged = judgement(defense, scores, negatives, alpha, suspect)
         lines = []
@@ -146,7 +153,7 @@ class _Study:
             kept = {key: found[key] for key in ("direction", "threshold", "normalised", "verdict", "reason")}
             if judged.vote is not None:
                 kept |= {"verdict": judged.vote.label, "reason": judged.vote.reason}
-            named = {"metric": f"{defense.name}/{name}", "score": found["value"], "negatives": len(negatives)}
+            named = {"metric": f"{defense.name}/{name}", "score": found["value"], "negatives": found["negatives"]}
             lines.append(named | kept)
         left_out = (self.result(verify) or {}).get("left_out", {})
         return lines + [{"metric": name, "reason": f"left out: {why}"} for name, why in left_out.items()]

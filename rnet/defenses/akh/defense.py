@@ -32,7 +32,7 @@ class AKH(Defense):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="disagreement", direction="distance", low=0.0, high=1.0, access="labels"),
+        Metric(name="disagreement", direction="distance", low=0.0, high=1.0, access="labels", share_of="num_queries"),
     )
     config: AKHConfig
 

@@ -46,6 +46,7 @@ class DatasetInference(Defense):
             high=0.0,
             access="labels",
             perfect=-2.0,
+            scale="linear",
         ),
         Metric(name="p_value", direction="distance", low=0.0, high=1.0, access="labels"),
     )

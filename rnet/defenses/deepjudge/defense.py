@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint, Judgement
+from rnet.defenses.calibration import FEWEST
 from rnet.defenses.deepjudge.black_box import (
     carlini_wagner,
     fgsm,
@@ -40,6 +41,7 @@ from rnet.defenses.deepjudge.white_box import (
     whitebox_distances,
 )
 from rnet.defenses.metric import Metric
+from rnet.defenses.negatives import Negatives
 from rnet.defenses.queries import check_suspect, logits_of, samples_per_chunk, seeded_indices
 from rnet.draws import uniform
 from rnet.errors import UserError
@@ -56,7 +58,7 @@ class DeepJudge(Defense):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="robd", direction="distance", low=0.0, high=1.0, access="labels"),
+        Metric(name="robd", direction="distance", low=0.0, high=1.0, access="labels", share_of="num_seeds"),
         Metric(name="jsd", direction="distance", low=0.0, high=math.log(2), access="probabilities"),
         Metric(name="lod", direction="distance", low=0.0, high=math.inf, access="white_box"),
         Metric(name="lad", direction="distance", low=0.0, high=math.inf, access="white_box"),
@@ -141,12 +143,10 @@ class DeepJudge(Defense):
             if (self.config.white_box if metric.access == "white_box" else self.config.black_box)
         ]
 
-    def judge(
-        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
-    ) -> Judgement:
-        """Beside each metric's prediction bound DeepJudge's own vote, which decides if there are two negatives."""
+    def judge(self, scores: Mapping[str, float], negatives: Negatives, false_positive_rate: float) -> Judgement:
+        """Beside each metric's own verdict DeepJudge's vote, which decides if there are two negatives."""
         found = super().judge(scores, negatives, false_positive_rate)
-        if len(negatives) < 2:
+        if len(negatives.fit.scores) < FEWEST:
             return found
         return replace(found, vote=majority_vote(scores, negatives, self.metrics))
 

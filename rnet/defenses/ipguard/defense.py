@@ -45,7 +45,15 @@ class IPGuard(Defense):
     """Matching rate on boundary queries; needs labels. Tensors: queries_NCHW, labels_N (the victim's), converged_N."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="matching_rate", direction="similarity", low=0.0, high=1.0, access="labels", perfect=1.0),
+        Metric(
+            name="matching_rate",
+            direction="similarity",
+            low=0.0,
+            high=1.0,
+            access="labels",
+            perfect=1.0,
+            share_of="num_queries",
+        ),
     )
     config: IPGuardConfig
 

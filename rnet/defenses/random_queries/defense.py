@@ -23,7 +23,15 @@ class RandomQueries(Defense):
     """Label agreement on clean test images; needs labels. Tensors: queries_NCHW, labels_N (the victim's)."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="agreement", direction="similarity", low=0.0, high=1.0, access="labels", perfect=1.0),
+        Metric(
+            name="agreement",
+            direction="similarity",
+            low=0.0,
+            high=1.0,
+            access="labels",
+            perfect=1.0,
+            share_of="num_queries",
+        ),
     )
     config: RandomQueriesConfig
 

@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from rnet.data.images import Dataset
 from rnet.data.pixels import as_pixels
 from rnet.defenses.base import Defense, Fingerprint, Judgement
 from rnet.defenses.metric import Metric
+from rnet.defenses.negatives import Negatives
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator, seeded_indices, train_mode_logits
 from rnet.defenses.zest.batches import images_per_forward
 from rnet.defenses.zest.comparing import FEWEST_REFERENCES, ORDERS, distance, normalise
@@ -115,19 +117,20 @@ class Zest(Defense):
     def _distances(self, victim_TK: Tensor, suspect_TJ: Tensor) -> dict[str, float]:
         return {metric.name: distance(victim_TK, suspect_TJ, metric.name, self.config.align) for metric in self.metrics}
 
-    def judge(
-        self, scores: Mapping[str, float], negatives: Sequence[Mapping[str, float]], false_positive_rate: float
-    ) -> Judgement:
-        """By prediction bounds; from five negatives on each distance also relative to theirs, as in the paper."""
+    def judge(self, scores: Mapping[str, float], negatives: Negatives, false_positive_rate: float) -> Judgement:
+        """By rank or prediction bounds; each distance also relative to the mean of independent pairs, as in the paper.
+
+        At least five pairs, which four negatives make. Thresholds rest on the distances between the victim and the
+        negatives: those of pairs share members, so that n (n - 1) / 2 of them say less than as many models would, and
+        they lack the victim, whose logits have a scale of their own.
+        """
         found = super().judge(scores, negatives, false_positive_rate)
-        if len(negatives) < FEWEST_REFERENCES:
-            return found
-        return Judgement(
-            metrics={
-                name: replace(judged, normalised=normalise(scores[name], [other[name] for other in negatives]))
-                for name, judged in found.metrics.items()
-            }
-        )
+        metrics = {}
+        for name, judged in found.metrics.items():
+            pairs = negatives.of_pairs(name)
+            known = len(pairs) >= FEWEST_REFERENCES and fmean(pairs) > 0
+            metrics[name] = replace(judged, normalised=normalise(scores[name], pairs) if known else None)
+        return replace(found, metrics=metrics)
 
     def weights(self, fingerprint: Fingerprint, suspect: nn.Module, draw: int | None = None) -> Tensor:
         """A model's LIME weights (T, classes of the model) on a fingerprint's images and masks; float64, on the CPU.

@@ -1,0 +1,62 @@
+"""A run's negatives: scored by a defence, and kept beside its fingerprint with the thresholds that they give."""
+
+from __future__ import annotations
+
+from rnet.config.run import RunConfig
+from rnet.defenses.base import Defense
+from rnet.defenses.negatives import Negatives
+from rnet.parallel.collectives import rank
+from rnet.stages.graph import document, negative_configs
+from rnet.stages.pairs import pair_scores
+from rnet.stages.stages import attack, fingerprint, verify
+from rnet.stages.store import Store
+from rnet.storage.json_files import read_json, write_json
+from rnet.verdicts.judging import calibration_rows, named, negatives_of
+
+Known = dict[tuple[str, float, tuple[str, ...]], Negatives]
+"""Negatives that were gathered, by fingerprint, false-positive rate and their own ids."""
+
+
+def document_id(stage: str, config: RunConfig, store: Store) -> str:
+    """The id of a stage, computed or not."""
+    return store.folder(document(stage, config)).id
+
+
+def gathered(defense: Defense, config: RunConfig, store: Store, known: Known) -> Negatives:
+    """The run's negatives, scored; with what they say kept beside the fingerprint, in calibration.json."""
+    found = {document_id("attack", negative, store): negative for negative in negative_configs(config)}
+    key = (document_id("fingerprint", config, store), config.false_positive_rate, tuple(found))
+    if key not in known:
+        folders = {name: verify(negative, store) for name, negative in found.items()}
+        results = {
+            name: (attack(negative, store).result() or {}, folders[name].result() or {})
+            for name, negative in found.items()
+        }
+        classes = (fingerprint(config, store).result() or {}).get("metadata", {}).get("num_classes")
+        known[key] = negatives_of(defense, results, classes=classes, pairs=pair_scores(defense, [*folders.values()]))
+        if found:
+            _keep_calibration(defense, config, store, known[key])
+    return known[key]
+
+
+def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negatives: Negatives) -> None:
+    """All that is needed to compute the thresholds again, and the thresholds."""
+    alpha = config.false_positive_rate
+    kept = {
+        "false_positive_rate": alpha,
+        "victim_accuracy": negatives.victim_accuracy,
+        "chance": negatives.chance,
+        "negatives": {
+            name: {f"{defense.name}/{metric}": score for metric, score in scores.items()}
+            for name, scores in negatives.scores.items()
+        },
+        "accuracies": dict(negatives.accuracies),
+        "kinds": dict(negatives.kinds),
+        "pairs": [{"between": list(names), "scores": dict(scores)} for names, scores in negatives.pairs.items()],
+        "left_out": list(negatives.unfit),
+        "resolutions": {m.name: m.resolution for m in map(defense.on_queries, defense.metrics) if m.resolution},
+        "metrics": named(defense, calibration_rows(defense, negatives, alpha)),
+    }
+    path = fingerprint(config, store).path / "calibration.json"
+    if rank() == 0 and read_json(path) != kept:
+        write_json(path, kept, to_read=True)
