@@ -20,7 +20,8 @@ class Negatives:
 
     scores: of each, as `Defense.verify` returns them. accuracies (shares) and kinds (how a model is independent: by
     its seed, its data), where known. pairs: the scores of two of them compared with each other, by their names.
-    victim_accuracy, chance: what the victim reaches and what a guess does, shares; None where nobody knows.
+    victim_accuracy, chance: what the victim reaches and what a guess does, shares; None where nobody knows. caution: a
+    sentence on what else speaks against them.
     """
 
     scores: Mapping[str, Scores]
@@ -29,6 +30,7 @@ class Negatives:
     pairs: Mapping[tuple[str, str], Scores] = field(default_factory=dict)
     victim_accuracy: float | None = None
     chance: float = 0.0
+    caution: str | None = None
 
     @classmethod
     def of(cls, scores: Sequence[Scores], pairs: Sequence[Scores] = ()) -> Self:
@@ -86,16 +88,17 @@ class Negatives:
 
     @property
     def warning(self) -> str | None:
-        """One sentence where some that count are clearly worse than the victim, else None."""
+        """One sentence where some that count are clearly worse than the victim, else the caution."""
         if (victim := self.victim_accuracy) is None:
-            return None
+            return self.caution
         worse = [a for name, a in self.accuracies.items() if name in self.fit.scores and victim - a > CLEARLY_WORSE]
         if not worse:
-            return None
-        return (
+            return self.caution
+        said = (
             f"{len(worse)} of {len(self.fit.scores)} negatives that count {'reach' if len(worse) > 1 else 'reaches'} "
             f"only {_shares(worse)} where the victim has {victim:.0%}; a weaker model looks less derived"
         )
+        return f"{said}; {self.caution}" if self.caution else said
 
 
 def _shares(accuracies: Sequence[float]) -> str:

@@ -51,7 +51,21 @@ def negatives_of(
         kinds={name: s["independent"]["kind"] for name, s in suspects.items() if "independent" in s},
         pairs=dict(zip(combinations(found, 2), pairs, strict=bool(pairs))),
         victim_accuracy=victim,
+        caution=_caution(defense, suspects),
         chance=max([guess, *(s["chance"] for s in suspects.values() if s.get("chance") is not None)]),
+    )
+
+
+def _caution(defense: Defense, suspects: Mapping[str, Result]) -> str | None:
+    """Where the defence asks for negatives that never saw the victim's images, and some did."""
+    if getattr(defense.config, "negative_kind", "seeds") != "disjoint":
+        return None
+    portions = [s.get("independent", {}).get("portion", "all") for s in suspects.values()]
+    if not (saw := sum(portion != "disjoint" for portion in portions)):
+        return None
+    return (
+        f"{saw} of {len(portions)} negatives were trained on the victim's own images, which {defense.name} is right to "
+        "recognise (negative_kinds=[disjoint] trains others)"
     )
 
 
