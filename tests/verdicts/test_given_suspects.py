@@ -84,6 +84,8 @@ def test_a_given_file_has_the_result_of_the_same_model_made_here(store: Store, f
     config = given(**file(files["independent"]))
     same = tiny(*VICTIM, "attack=independent", "attack.seed=77", "negatives=2", "defense=ipguard", *SMALL["ipguard"])
     here, there = (stages.attack(one, store).result() or {} for one in (same, config))
+    assert here.pop("independent")["kind"] == "seeds"
+    assert "independent" not in there  # of a file, nobody knows what it was trained on
     assert {**here, "derived": None, "cost": {}} == {key: there[key] for key in here}
     assert there["import"]["architecture"]["value"] == "resnet8"
     first, second = (stages.verify(one, store).result() for one in (same, config))
