@@ -77,7 +77,7 @@ def vggface2(folder: Path) -> tuple[Contents, Contents]:
         'n000003, "Smith, Jr._Bob", 3, 1, m',
         "n000009, Ann,_Other, 4, 0, f",
     ]
-    rows += ["n000010, Jos\u00e9, 5, 1, f", 'n000077, "Adhyaksa_Dault", 319, 1, m']
+    rows += ["n000010, Jos\u00e9, 5, 1, f", "n000077, Adhyaksa,_Dault, 319, 1, m"]
     (base / "meta").mkdir()
     (base / "meta" / "identity_meta.csv").write_text("\r\n".join(rows), encoding="utf-8")
     return found["train"], found["test"]

@@ -144,6 +144,11 @@ def test_groups_of_own_images_come_from_a_file(
     assert any("1 file of dataset.groups=" in text and "a/gone.png" in text for text in caplog.messages)
 
 
+def test_an_image_without_a_group_stays_with_no_other(tmp_path: Path, write_image: Callable[..., None]) -> None:
+    dataset = load_dataset(own_folder(tmp_path, write_image, ["a/00.png,x"]))
+    assert [len(part) for part in (dataset.train, dataset.substitute, dataset.test)] == [15, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -1,1 +1,1 @@
-"""One file per named dataset, each with one loader. Heavy libraries are imported inside the loaders."""
+"""One file per named dataset: a loader, or a list of its image files with their labels, which needs no torch."""

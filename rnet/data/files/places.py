@@ -47,8 +47,8 @@ PLACES = {
         page="https://challenge.isic-archive.com/data/#2019",
     ),
     "lfw": Place(
-        folders=("LFW", "lfw"),
-        files="lfw_attributes.txt beside lfw-funneled.tgz or lfw-deepfunneled.tgz",
+        folders=("", "LFW", "lfw"),
+        files="lfw-funneled.tgz (from https://ndownloader.figshare.com/files/5976015) and lfw_attributes.txt",
         page="https://www.cs.columbia.edu/CAVE/databases/pubfig/download/lfw_attributes.txt",
     ),
     "imagenet": Place(
@@ -69,7 +69,8 @@ def place_of(config: DatasetConfig, *patterns: str) -> Path:
     for folder in (*(root / name for name in PLACES[config.name].folders), root):
         if any(any(folder.glob(pattern)) for pattern in patterns):
             return folder
-    raise FileNotFoundError(f"there is no {some(patterns)}")
+    names = [pattern.replace("[0-9]*", "...") for pattern in patterns]
+    raise FileNotFoundError(f"there is {'no' if len(names) == 1 else 'none of'} {some(names)}")
 
 
 def not_readable(config: DatasetConfig, error: OSError) -> UserError:
