@@ -104,10 +104,11 @@ def split_by_groups(
     in_order = [split.train_N, split.substitute_N]
     if num_test is None:
         in_order.insert(0, split.test_N)
-    rest = torch.tensor(sorted({*range(len(kept_N))} - {*torch.cat(in_order).tolist()}), dtype=torch.int64)
+    rest_N = torch.ones(len(kept_N), dtype=torch.bool).index_fill_(0, torch.cat(in_order), False).nonzero()[:, 0]
+    groups = train_groups_N[kept_N].tolist()
     members: dict[int, list[int]] = {}
-    for position in torch.cat([*in_order, rest]).tolist():
-        members.setdefault(int(train_groups_N[kept_N[position]]), []).append(position)
+    for position in torch.cat([*in_order, rest_N]).tolist():
+        members.setdefault(groups[position], []).append(position)
     waiting = list(members.values())
     test_N = split.test_N
     if num_test is None:
