@@ -1,6 +1,6 @@
 """ham10000: 10,015 dermatoscopic images of 7,470 skin lesions, seven diagnoses, 600x450 (Tschandl et al. 2018).
 
-No test images: they are split off, lesion by lesion. Half of the lesions' images are copies at other magnifications or
+No test images: they are split off, lesion by lesion. Some lesions have several images, at other magnifications or
 angles, so that a split by images would test on what was trained on.
 """
 
