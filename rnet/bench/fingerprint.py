@@ -22,7 +22,8 @@ from rnet.bench.timing import now
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Dataset
 from rnet.defenses.base import Fingerprint
-from rnet.defenses.deepjudge.white_box import fuzz, largest_outputs, neuron_outputs
+from rnet.defenses.deepjudge.fuzzing import fuzz
+from rnet.defenses.deepjudge.white_box import largest_outputs, neuron_outputs
 from rnet.defenses.ipguard.config import IPGuardConfig
 from rnet.defenses.ipguard.defense import IPGuard
 from rnet.defenses.queries import samples_per_chunk

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rnet.defenses.deepjudge.white_box import Fuzzed, Phi
+from rnet.defenses.deepjudge.fuzzing import Fuzzed, Phi
 
 
 def sequential_fuzz(
@@ -21,7 +21,7 @@ def sequential_fuzz(
     max_steps: int = 1000,
     box: bool = True,
 ) -> Fuzzed:
-    """The cases of `rnet.defenses.deepjudge.white_box.fuzz`, in the same order, found one after the other.
+    """The cases of `rnet.defenses.deepjudge.fuzzing.fuzz`, in the same order, found one after the other.
 
     The loop is the authors': a step of Adam, then a look at the neuron. The model must be frozen and in eval mode.
     """
@@ -47,4 +47,5 @@ def sequential_fuzz(
         x_PCHW=x_PCHW,
         neuron_P=torch.tensor(neurons, dtype=torch.int64),
         attempted=len(seeds_NCHW) * len(neuron_M),
+        reached=len(cases),
     )

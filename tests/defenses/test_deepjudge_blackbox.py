@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
-from rnet.defenses.deepjudge.black_box import (
-    carlini_wagner,
-    fgsm,
-    jensen_shannon,
-    most_certain,
-    normalised_scalar_box,
-    part_logits,
-    pgd,
-    robustness_distance,
-)
+from rnet.defenses.deepjudge.adversarial import carlini_wagner, fgsm, normalised_scalar_box, pgd
+from rnet.defenses.deepjudge.black_box import jensen_shannon, most_certain, part_logits, robustness_distance
 from rnet.rewrites.modes import frozen_eval
 from tests.defenses.tiny import TinyCNN, tiny_dataset, tiny_model
 
@@ -66,12 +58,12 @@ def test_certain_images_do_not_tie_because_of_float32() -> None:
     assert most_certain(logits_NK, torch.zeros(2, dtype=torch.int64), 1).tolist() == [1]
 
 
-def test_seeds_do_not_depend_on_a_shift_of_the_logits_but_the_released_ports_do() -> None:
+def test_seeds_do_not_depend_on_a_shift_of_the_logits_but_their_ranking_by_logits_does() -> None:
     logits_NK = torch.tensor([[9.0, 0.0, 0.0], [4.0, 3.9, -30.0]])  # certain; undecided but with a large norm
     labels_N = torch.zeros(2, dtype=torch.int64)
     assert most_certain(logits_NK, labels_N, 1).tolist() == [0]
     assert most_certain(logits_NK - 50, labels_N, 1).tolist() == [0]
-    assert most_certain(logits_NK, labels_N, 1, squared_logits=True).tolist() == [1]
+    assert most_certain(logits_NK, labels_N, 1, rank="logits").tolist() == [1]
 
 
 def test_logits_of_a_part_do_not_depend_on_the_batch_size() -> None:
@@ -125,7 +117,7 @@ def test_projection_keeps_cases_within_the_radius_and_the_original_does_not(
     assert 0.06 < farthest[None] <= 0.3 + 1e-12
 
 
-def test_the_released_ports_box_is_one_scalar_for_all_normalised_channels() -> None:
+def test_the_scalar_box_is_one_scalar_for_all_normalised_channels() -> None:
     dataset = tiny_dataset()
     low_C11, high_C11 = normalised_scalar_box(dataset, torch.device("cpu"))
     normalised = [
@@ -138,7 +130,7 @@ def test_the_released_ports_box_is_one_scalar_for_all_normalised_channels() -> N
     assert float(high_C11.max()) > 1
 
 
-def test_in_the_released_ports_box_cases_leave_pixel_space(victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor) -> None:
+def test_in_the_scalar_box_cases_leave_pixel_space(victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor) -> None:
     low_C11, high_C11 = (side.double() for side in normalised_scalar_box(tiny_dataset(), torch.device("cpu")))
     box = (low_C11, high_C11)
     middle_NCHW = 0.3 + 0.4 * x_NCHW
@@ -152,15 +144,83 @@ def test_in_the_released_ports_box_cases_leave_pixel_space(victim: TinyCNN, x_NC
     torch.testing.assert_close(steps, torch.full_like(steps, 0.1))  # a step is as long as in [0, 1]
 
 
-def test_fgsm_is_one_step_along_the_sign_of_the_gradient(victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor) -> None:
+def test_fgsm_is_one_step_along_the_sign_of_the_gradient_at_its_noisy_start(
+    victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor
+) -> None:
+    noise_NCHW = 0.3 * (2 * torch.rand(x_NCHW.shape, generator=torch.Generator().manual_seed(1)).double() - 1)
+    box = tuple(side.double() for side in normalised_scalar_box(tiny_dataset(), torch.device("cpu")))
     with frozen_eval(victim):
-        boxed, free = (fgsm(victim, x_NCHW, labels_N, epsilon=0.3, box=box) for box in (True, False))
+        found = fgsm(victim, x_NCHW, labels_N, noise_NCHW, epsilon=0.3)
+        wide = fgsm(victim, x_NCHW, labels_N, noise_NCHW, epsilon=0.3, box=box)  # type: ignore[arg-type]
         for n in range(len(x_NCHW)):
-            zero = torch.zeros_like(x_NCHW[n])
-            expected = loop_pgd(victim, x_NCHW[n], int(labels_N[n]), zero, 0.3, 1, None)
-            torch.testing.assert_close(boxed[n], expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close((free - x_NCHW).abs(), torch.full_like(free, 0.3))
-    assert torch.equal(free.clamp(0, 1), boxed)
+            expected = loop_pgd(victim, x_NCHW[n], int(labels_N[n]), noise_NCHW[n], 0.3, 1, None)
+            torch.testing.assert_close(found[n], expected, rtol=0, atol=1e-12)
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+    assert bool(((wide >= box[0] - 1e-9) & (wide <= box[1] + 1e-9)).all())
+    assert float(wide.min()) < 0
+
+
+def test_steps_of_channels_may_differ(victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor) -> None:
+    step_C11 = torch.tensor([0.01, 0.02, 0.03]).double().view(3, 1, 1)
+    zero, middle_NCHW = torch.zeros_like(x_NCHW), 0.3 + 0.4 * x_NCHW
+    with frozen_eval(victim):
+        found = pgd(victim, middle_NCHW, labels_N, zero, step_size=step_C11, num_steps=3, radius=2 * step_C11)
+    farthest_C = (found - middle_NCHW).abs().amax(dim=(0, 2, 3))
+    torch.testing.assert_close(farthest_C, 2 * step_C11.flatten())
+
+
+def loop_carlini_wagner(
+    victim: nn.Module, x_CHW: Tensor, label: int, *, confidence: float, rate: float, steps: int, searches: int
+) -> Tensor:
+    """One image, as the authors' program searches: keras' Adam in plain arithmetic, one for all searches."""
+    start = torch.atanh((2 * x_CHW - 1) * 0.999999)
+    mean, square, age = torch.zeros_like(start), torch.zeros_like(start), 0
+    best, best_distance, low, high, c = x_CHW, math.inf, 0.0, 1e10, 0.01
+    for _ in range(searches):
+        w, found, last = start.clone(), False, math.inf
+        for step in range(steps):
+            leaf = w.detach().requires_grad_(True)
+            image = (torch.tanh(leaf) + 1) / 2
+            logits = victim(image[None])[0]
+            lead = logits[label] - max(logits[k] for k in range(len(logits)) if k != label)
+            distance = (image - (torch.tanh(start) + 1) / 2).square().sum()
+            loss = distance + c * torch.relu(lead + confidence)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            age += 1
+            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+            rate_now = rate * math.sqrt(1 - 0.999**age) / (1 - 0.9**age)
+            w = w - rate_now * mean / (square.sqrt() + 1e-7)
+            if step % max(steps // 10, 1) == 0:
+                if loss.item() > last * 0.9999:
+                    break
+                last = loss.item()
+            if float(lead) < -confidence:
+                found = True
+                if float(distance) < best_distance:
+                    best, best_distance = image.detach(), float(distance)
+        if found:
+            high = min(high, c)
+        else:
+            low = max(low, c)
+        c = (low + high) / 2 if high < 1e10 else c * 10
+    return best
+
+
+def test_carlini_wagner_searches_for_every_image_as_a_loop_would(
+    victim: TinyCNN, x_NCHW: Tensor, labels_N: Tensor
+) -> None:
+    settings = {"confidence": 0.3, "searches": 4}
+    with frozen_eval(victim):
+        found = carlini_wagner(victim, x_NCHW, labels_N, learning_rate=0.05, num_steps=40, **settings)  # type: ignore[arg-type]
+        patient = carlini_wagner(
+            victim, x_NCHW, labels_N, learning_rate=0.05, num_steps=40, abort_early=False, **settings
+        )  # type: ignore[arg-type]
+        for n in range(len(x_NCHW)):
+            expected = loop_carlini_wagner(victim, x_NCHW[n], int(labels_N[n]), rate=0.05, steps=40, **settings)  # type: ignore[arg-type]
+            torch.testing.assert_close(found[n], expected, rtol=0, atol=2e-6)  # logits are float32 there
+    assert not torch.equal(found, patient), "no search was aborted"
+    assert not torch.equal(found, x_NCHW)
 
 
 class Linear(nn.Module):
@@ -180,7 +240,9 @@ def test_carlini_wagner_finds_the_nearest_point_beyond_the_margin() -> None:
     x_NCHW = torch.tensor([[0.6, 0.4, 0.6, 0.5], [0.4, 0.6, 0.5, 0.4]]).view(2, 1, 2, 2)
     labels_N = model(x_NCHW).argmax(dim=1)
     with frozen_eval(model):
-        found = carlini_wagner(model, x_NCHW, labels_N, confidence=0.2, learning_rate=0.01, num_steps=80, searches=6)
+        found = carlini_wagner(
+            model, x_NCHW, labels_N, confidence=0.2, learning_rate=0.01, num_steps=80, searches=6, abort_early=False
+        )
         logits_NK = model(found)
     lead_N = logits_NK[torch.arange(2), labels_N] - logits_NK[torch.arange(2), 1 - labels_N]
     assert bool((lead_N < -0.2).all())

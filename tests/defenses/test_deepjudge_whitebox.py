@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -12,11 +13,9 @@ from torch import Tensor, nn
 
 from rnet.bench.sequential_deepjudge import sequential_fuzz
 from rnet.cutting.split import SplitModel
+from rnet.defenses.deepjudge.fuzzing import Fuzzed, Phi, equally_many, fuzz
 from rnet.defenses.deepjudge.white_box import (
-    Fuzzed,
-    Phi,
     activated,
-    fuzz,
     largest_outputs,
     neuron_outputs,
     outputs_in_chunks,
@@ -58,11 +57,12 @@ def run_fuzz(
     chunk: int,
     max_steps: int = 40,
     box: bool = True,
+    **more: Any,
 ) -> Fuzzed:
     with frozen_eval(victim):
         return fuzz(
             phi, seeds_NCHW, torch.arange(len(threshold_M)), threshold_M,
-            learning_rate=0.01, max_steps=max_steps, box=box, chunk=chunk,
+            learning_rate=0.01, max_steps=max_steps, box=box, chunk=chunk, **more,
         )  # fmt: skip
 
 
@@ -78,8 +78,8 @@ def test_a_neuron_is_a_channel_averaged_over_positions(victim: TinyCNN, phi: Phi
             assert float(phi_NC[n, c]) == pytest.approx(math.fsum(values) / len(values), rel=1e-12)
 
 
-def test_the_released_ports_neurons_are_image_columns(victim: TinyCNN, seeds_NCHW: Tensor) -> None:
-    columns = neuron_outputs(SplitModel(victim, "block1"), image_columns=True)
+def test_neurons_may_be_image_columns(victim: TinyCNN, seeds_NCHW: Tensor) -> None:
+    columns = neuron_outputs(SplitModel(victim, "block1"), neuron="column")
     wide_NCHW = torch.cat([seeds_NCHW, seeds_NCHW[..., :3]], dim=3)
     assert columns(wide_NCHW).shape == (2, 11)  # as many "neurons" as pixels in a row
     assert neuron_outputs(SplitModel(victim, "block1"))(wide_NCHW).shape == (2, 4)
@@ -176,6 +176,98 @@ def test_pairs_that_never_reach_their_threshold_are_dropped(victim: TinyCNN, phi
     found = run_fuzz(victim, phi, seeds_NCHW, torch.full((4,), math.inf).double(), chunk=5)
     assert len(found.x_PCHW) == len(found.neuron_P) == 0
     assert found.attempted == 8
+
+
+def loop_fuzz(
+    phi: Phi, x_CHW: Tensor, c: int, threshold: float, unit_C11: Tensor, *, steps: int = 40
+) -> tuple[Tensor, bool, Tensor]:
+    """One pair in float64 with keras' Adam written out: the case, whether it reached the threshold, the best."""
+    x, mean, square = x_CHW.clone(), torch.zeros_like(x_CHW), torch.zeros_like(x_CHW)
+    best, most = x_CHW, -math.inf
+    for age in range(1, steps + 1):
+        leaf = x.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(phi(leaf[None])[0, c], leaf)
+        gradient = gradient * unit_C11
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        rate = 0.01 * math.sqrt(1 - 0.999**age) / (1 - 0.9**age)
+        x = x + unit_C11 * rate * mean / (square.sqrt() + 1e-7)
+        output = float(phi(x[None])[0, c])
+        if output > most:
+            best, most = x, output
+        if output > threshold:
+            return x, True, best
+    return x, False, best
+
+
+def test_with_keras_adam_fuzzing_finds_what_its_formula_finds(
+    victim: TinyCNN, phi: Phi, seeds_NCHW: Tensor, threshold_M: Tensor, one_by_one: Fuzzed
+) -> None:
+    unit_C11 = torch.ones(3, 1, 1).double()
+    found = run_fuzz(victim, phi, seeds_NCHW, threshold_M, chunk=3, box=False, keras=True)
+    with frozen_eval(victim):
+        expected = [
+            (c, x)
+            for x_CHW in seeds_NCHW
+            for c in range(4)
+            for x, reached, _ in [loop_fuzz(phi, x_CHW, c, float(threshold_M[c]), unit_C11)]
+            if reached
+        ]
+    assert found.neuron_P.tolist() == [c for c, _ in expected]
+    assert found.reached == len(expected)
+    torch.testing.assert_close(found.x_PCHW, torch.stack([x for _, x in expected]), rtol=0, atol=1e-9)
+
+
+def test_the_epsilon_decides_whether_pixels_with_tiny_gradients_move() -> None:
+    x_1CHW, far_M = torch.full((1, 1, 1, 2), 0.5).double(), torch.tensor([9.0]).double()
+    slope_W = torch.tensor([1.0, 3e-8]).double()
+    moved = {}
+    for keras in (True, False):
+        found = fuzz(
+            lambda x_BCHW: (x_BCHW * slope_W).sum(dim=(2, 3)), x_1CHW, torch.tensor([0]), far_M,
+            learning_rate=0.01, max_steps=1, box=False, chunk=1, keras=keras, best_attempt=True,
+        )  # fmt: skip
+        moved[keras] = (found.x_PCHW - 0.5).flatten().tolist()
+    assert moved[True] == pytest.approx([0.01, 0.01 * 3e-8 / (3e-8 + 1e-7 / math.sqrt(0.001))], rel=1e-4)
+    assert moved[False] == pytest.approx([0.01, 0.01 * 3e-8 / (3e-8 + 1e-8)], rel=1e-4)
+
+
+def test_in_normalised_units_a_channel_moves_by_its_standard_deviation(
+    victim: TinyCNN, phi: Phi, seeds_NCHW: Tensor, threshold_M: Tensor
+) -> None:
+    unit_C11 = torch.tensor([0.5, 1.0, 2.0]).double().view(3, 1, 1)
+    found = run_fuzz(victim, phi, seeds_NCHW, threshold_M, chunk=7, box=False, keras=True, unit_C11=unit_C11)
+    with frozen_eval(victim):
+        x, reached, _ = loop_fuzz(
+            phi, seeds_NCHW[0], int(found.neuron_P[0]), float(threshold_M[found.neuron_P[0]]), unit_C11
+        )
+    assert reached
+    torch.testing.assert_close(found.x_PCHW[0], x, rtol=0, atol=1e-9)
+
+
+def test_a_failed_first_seed_gives_its_best_attempt_where_that_is_wanted(
+    victim: TinyCNN, phi: Phi, seeds_NCHW: Tensor, threshold_M: Tensor
+) -> None:
+    never_M = torch.cat([threshold_M[:2], torch.full((2,), math.inf).double()])
+    plain, kept = (
+        run_fuzz(victim, phi, seeds_NCHW, never_M, chunk=5, box=False, keras=True, best_attempt=best)
+        for best in (False, True)
+    )
+    assert (plain.attempted, plain.reached) == (kept.attempted, kept.reached) == (8, len(plain.neuron_P))
+    assert sorted(kept.neuron_P.tolist()) == sorted([*plain.neuron_P.tolist(), 2, 3])
+    ours = {int(c): x for c, x in zip(kept.neuron_P, kept.x_PCHW, strict=True) if c > 1}
+    with frozen_eval(victim):
+        for c in (2, 3):
+            _, _, best = loop_fuzz(phi, seeds_NCHW[0], c, math.inf, torch.ones(3, 1, 1).double())
+            torch.testing.assert_close(ours[c], best, rtol=0, atol=1e-9)
+
+
+def test_equally_many_cases_are_the_first_of_each_neuron() -> None:
+    neuron_P = torch.tensor([4, 7, 4, 7, 4])
+    fuzzed = Fuzzed(x_PCHW=torch.arange(5.0).view(5, 1, 1, 1), neuron_P=neuron_P, attempted=6, reached=5)
+    kept = equally_many(fuzzed, torch.tensor([4, 7]))
+    assert kept.x_PCHW.flatten().tolist() == [0, 1, 2, 3]
+    assert kept.neuron_P.tolist() == [4, 7, 4, 7]
+    assert len(equally_many(fuzzed, torch.tensor([4, 7, 9])).neuron_P) == 0
 
 
 # --- distances

@@ -1,53 +1,30 @@
-"""DeepJudge's white-box half: neurons driven beyond anything seen in training, and LOD, LAD, NOD, NAD on what results.
+"""DeepJudge's neurons, their outputs, and LOD, LAD, NOD, NAD on cases that drive them beyond anything in training.
 
 Source: Chen et al., "Copy, Right? A Testing Framework for Copyright Protection of Deep Learning Models", IEEE S&P 2022.
 A neuron is a channel of the cut layer; its output phi is the channel's mean over positions (over tokens in a ViT).
-Shapes: N seeds, M targeted neurons, P cases (a seed driven towards one neuron), A pairs being searched, C channels
-(of images in x, of the cut layer in phi), H height, W width.
+Shapes: N images, B of them at once, P cases, C channels (of images in x, of the cut layer in phi), H height, W width.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnet.cutting.split import SplitModel, channel_axis
 from rnet.data.images import Part
-from rnet.defenses.row_adam import RowAdam
-from rnet.parallel.collectives import gather_objects, map_rows, rank, world_size
-
-Phi = Callable[[Tensor], Tensor]
-"""Pixels (B, C, H, W) -> neuron outputs (B, C of the layer), differentiable."""
-
-CHECK_EVERY = 20  # steps between two looks at which pairs are over: each look waits for the device
+from rnet.defenses.deepjudge.fuzzing import Phi
+from rnet.parallel.collectives import map_rows
 
 
-@dataclass(frozen=True)
-class Fuzzed:
-    """Test cases: x_PCHW the images, neuron_P the neuron (an index into the layer) each was made for; on the CPU.
-
-    attempted: pairs tried. What did not reach its threshold is not among the cases.
-    """
-
-    x_PCHW: Tensor
-    neuron_P: Tensor
-    attempted: int
-
-
-def neuron_outputs(split: SplitModel, *, image_columns: bool = False) -> Phi:
+def neuron_outputs(split: SplitModel, *, neuron: str = "channel") -> Phi:
     """The function phi of a split model: its layer's output averaged over everything but batch and channels.
 
-    image_columns: the released port's neurons, averaged over everything but batch and the *last* axis, which in a CNN
-    is the image's width.
+    neuron="column": averaged over everything but batch and the *last* axis, which in a CNN is the image's width.
     """
 
     def phi(x_BCHW: Tensor) -> Tensor:
         z = split.head(x_BCHW)
-        axis = z.ndim - 1 if image_columns else channel_axis(z)
+        axis = z.ndim - 1 if neuron == "column" else channel_axis(z)
         z_BC = z.movedim(axis, 1)
         return z_BC.flatten(2).mean(dim=2) if z_BC.ndim > 2 else z_BC
 
@@ -72,104 +49,6 @@ def largest_outputs(phi: Phi, part: Part, count: int, chunk: int, device: torch.
         maximum_C = chunk_C if maximum_C is None else torch.maximum(maximum_C, chunk_C)
     assert maximum_C is not None, "the part is empty"
     return maximum_C
-
-
-@dataclass
-class _Pool:
-    """The pairs being searched at the moment, each with its own image, Adam state and number of steps."""
-
-    pair_A: Tensor
-    x_ACHW: Tensor
-    adam: RowAdam
-    steps_A: Tensor
-    reached_A: Tensor
-    over_A: Tensor
-
-    def select(self, keep: Tensor) -> _Pool:
-        kept = {name: tensor[keep] for name, tensor in vars(self).items() if name != "adam"}
-        return _Pool(**kept, adam=self.adam.select(keep))
-
-    def join(self, other: _Pool) -> _Pool:
-        names = [name for name in vars(self) if name != "adam"]
-        joined = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
-        return _Pool(**joined, adam=self.adam.join(other.adam))
-
-
-def fuzz(
-    phi: Phi,
-    seeds_NCHW: Tensor,
-    neuron_M: Tensor,
-    threshold_M: Tensor,
-    *,
-    learning_rate: float,
-    max_steps: int,
-    box: bool,
-    chunk: int,
-) -> Fuzzed:
-    """Ascends phi_c from every seed for every neuron c until it exceeds the neuron's threshold; the cases that did.
-
-    Every (seed, neuron) pair has its own Adam, at most max_steps steps, clamped to [0, 1] if box, and stops after the
-    first step that brings phi_c above the threshold. Adam is elementwise, so pairs share a batch of up to `chunk`
-    images without influencing each other; places of finished pairs go to waiting ones. Cases are ordered by seed, then
-    by neuron. seeds_NCHW and threshold_M live on the model's device; the model must be frozen and in eval mode.
-    """
-    device, M = seeds_NCHW.device, len(neuron_M)
-    attempted = len(seeds_NCHW) * M
-    neuron_M = neuron_M.to(device)
-    cases: list[tuple[Tensor, Tensor]] = []
-
-    def fresh(first: int, last: int) -> _Pool:
-        pair_A = torch.arange(first, last, device=device)
-        x_ACHW = seeds_NCHW[pair_A // M].clone()
-        false_A = torch.zeros_like(pair_A, dtype=torch.bool)
-        return _Pool(pair_A, x_ACHW, RowAdam.start(x_ACHW), torch.zeros_like(pair_A), false_A, false_A)
-
-    waiting = min(chunk, attempted)
-    pool = fresh(0, waiting)
-    while len(pool.pair_A):
-        c_A, threshold_A = neuron_M[pool.pair_A % M], threshold_M[pool.pair_A % M]
-        for _ in range(CHECK_EVERY):
-            _ascend(phi, pool, c_A, threshold_A, learning_rate=learning_rate, max_steps=max_steps, box=box)
-        done = pool.select(pool.reached_A.nonzero().squeeze(1))
-        cases.append((done.pair_A.cpu(), done.x_ACHW.cpu()))
-        pool = pool.select((~pool.over_A).nonzero().squeeze(1))
-        room = min(chunk - len(pool.pair_A), attempted - waiting)
-        if room:
-            pool = pool.join(fresh(waiting, waiting + room))
-            waiting += room
-    pair_P, order_P = torch.cat([pair for pair, _ in cases]).sort()
-    x_PCHW = torch.cat([x for _, x in cases])[order_P]
-    return Fuzzed(x_PCHW=x_PCHW, neuron_P=neuron_M.cpu()[pair_P % M], attempted=attempted)
-
-
-def fuzz_shared(phi: Phi, seeds_NCHW: Tensor, neuron_M: Tensor, threshold_M: Tensor, **settings: Any) -> Fuzzed:
-    """What fuzz finds, the seeds shared among the processes."""
-    shares = seeds_NCHW.tensor_split(world_size())
-    own = fuzz(phi, shares[rank()], neuron_M, threshold_M, **settings)
-    found = gather_objects(own)
-    return Fuzzed(
-        x_PCHW=torch.cat([part.x_PCHW for part in found]),
-        neuron_P=torch.cat([part.neuron_P for part in found]),
-        attempted=sum(part.attempted for part in found),
-    )
-
-
-def _ascend(
-    phi: Phi, pool: _Pool, c_A: Tensor, threshold_A: Tensor, *, learning_rate: float, max_steps: int, box: bool
-) -> None:
-    """Looks at every pair, then moves those that are not over by one Adam step; the device is not waited for."""
-    with torch.enable_grad():
-        leaf_ACHW = pool.x_ACHW.detach().requires_grad_(True)
-        output_A = phi(leaf_ACHW).gather(1, c_A[:, None]).squeeze(1)
-        (gradient_ACHW,) = torch.autograd.grad(output_A.sum(), leaf_ACHW)
-    pool.reached_A = pool.reached_A | ((pool.steps_A > 0) & (output_A.detach() > threshold_A))
-    pool.over_A = pool.reached_A | (pool.steps_A >= max_steps)
-    pool.steps_A = pool.steps_A + (~pool.over_A)
-    age_A111 = pool.steps_A.clamp(min=1)[:, None, None, None]
-    moved_ACHW = pool.x_ACHW + pool.adam.step(gradient_ACHW, age_A111, learning_rate)
-    if box:
-        moved_ACHW = moved_ACHW.clamp_(0.0, 1.0)
-    pool.x_ACHW = torch.where(pool.over_A[:, None, None, None], pool.x_ACHW.detach(), moved_ACHW)
 
 
 def activated(phi_PC: Tensor) -> Tensor:
