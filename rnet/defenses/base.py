@@ -146,11 +146,16 @@ class Defense(ABC):
         kept = {name: score for name, score in scores.items() if name not in left_out}
         return Measured(scores=kept, left_out=left_out, representation=representation)
 
-    def on_queries(self, metric: Metric) -> Metric:
-        """The metric with its resolution: one of the queries of which it is a share."""
-        if metric.share_of is None:
-            return metric
-        return replace(metric, resolution=1 / getattr(self.config, metric.share_of))
+    def resolved(self, names: Iterable[str], about: Mapping[str, Any]) -> list[Metric]:
+        """`metrics_of` these names with their resolutions: one of the queries of which each is a share.
+
+        about: the fingerprint's metadata, which say how many those are; without them it is the number asked for.
+        """
+        found = []
+        for metric in self.metrics_of(names):
+            queries = about.get(metric.share_of or "") or getattr(self.config, metric.share_of or "", None)
+            found.append(replace(metric, resolution=1 / queries) if queries else metric)
+        return found
 
     def judge(self, scores: Mapping[str, float], negatives: Negatives, false_positive_rate: float) -> Judgement:
         """What a suspect's scores say, given those of independently trained models at the same fingerprint.
@@ -159,7 +164,7 @@ class Defense(ABC):
         its prediction bound (calibration.py). Metrics without a score are left out.
         """
         found = {}
-        for metric in map(self.on_queries, self.metrics_of(scores)):
+        for metric in self.resolved(scores, negatives.about):
             by = calibrate(negatives.of_metric(metric.name), metric, false_positive_rate)
             if by.negatives < FEWEST and negatives.why_left_out is not None:
                 by = replace(by, why_none=negatives.why_left_out)

@@ -24,8 +24,8 @@ class Metric:
 
     scale: where scores of independent models are roughly normal: the logarithm of the distance from the derived end of
     the range ("log"), its logit if the range ends on both sides ("logit"), or the score itself ("linear"). None takes
-    what the range allows. share_of: the setting that says of how many queries the score is a share; resolution: one
-    such query, 0 for other scores.
+    what the range allows. share_of: where the fingerprint's metadata, or else the settings, say of how many queries the
+    score is a share; resolution: one such query, 0 for other scores.
     """
 
     name: str

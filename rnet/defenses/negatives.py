@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Self
+from typing import Any, Self
 
 Scores = Mapping[str, float]
 """By metric, as a defence's `verify` returns them."""
@@ -21,7 +21,7 @@ class Negatives:
     scores: of each, as `Defense.verify` returns them. accuracies (shares) and kinds (how a model is independent: by
     its seed, its data), where known. pairs: the scores of two of them compared with each other, by their names.
     victim_accuracy, chance: what the victim reaches and what a guess does, shares; None where nobody knows. caution: a
-    sentence on what else speaks against them.
+    sentence on what else speaks against them. about: the fingerprint's metadata.
     """
 
     scores: Mapping[str, Scores]
@@ -31,6 +31,7 @@ class Negatives:
     victim_accuracy: float | None = None
     chance: float = 0.0
     caution: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, scores: Sequence[Scores], pairs: Sequence[Scores] = ()) -> Self:

@@ -32,8 +32,9 @@ def gathered(defense: Defense, config: RunConfig, store: Store, known: Known) ->
             name: (attack(negative, store).result() or {}, folders[name].result() or {})
             for name, negative in found.items()
         }
-        classes = (fingerprint(config, store).result() or {}).get("metadata", {}).get("num_classes")
-        known[key] = negatives_of(defense, results, classes=classes, pairs=pair_scores(defense, [*folders.values()]))
+        about = (fingerprint(config, store).result() or {}).get("metadata", {})
+        pairs = pair_scores(defense, [*folders.values()])
+        known[key] = negatives_of(defense, results, about=about, pairs=pairs)
         if found:
             _keep_calibration(defense, config, store, known[key])
     return known[key]
@@ -54,9 +55,14 @@ def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negativ
         "kinds": dict(negatives.kinds),
         "pairs": [{"between": list(names), "scores": dict(scores)} for names, scores in negatives.pairs.items()],
         "left_out": list(negatives.unfit),
-        "resolutions": {m.name: m.resolution for m in map(defense.on_queries, defense.metrics) if m.resolution},
+        "resolutions": _resolutions(defense, negatives),
         "metrics": named(defense, calibration_rows(defense, negatives, alpha)),
     }
     path = fingerprint(config, store).path / "calibration.json"
     if rank() == 0 and read_json(path) != kept:
         write_json(path, kept, to_read=True)
+
+
+def _resolutions(defense: Defense, negatives: Negatives) -> dict[str, float]:
+    names = {name for scores in negatives.scores.values() for name in scores}
+    return {m.name: m.resolution for m in defense.resolved(names, negatives.about) if m.resolution}

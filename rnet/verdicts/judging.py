@@ -1,6 +1,6 @@
 """From stored scores to what tables say of them: the same for `rnet verify` and for `rnet sweep report`.
 
-negatives = negatives_of(defense, {id: (attack's result, verify's result), ...}, classes=10)
+negatives = negatives_of(defense, {id: (attack's result, verify's result), ...}, about=metadata)
 judged = judgement(defense, scores, negatives, 0.05, attack's result)
 metric_rows(defense, scores, judged), calibration_rows(defense, negatives, 0.05), negatives_row(negatives)
 combined_row([scored(defense, scores, negatives), ...], 0.05, attack's result)
@@ -34,17 +34,18 @@ def negatives_of(
     defense: Defense,
     found: Mapping[str, tuple[Result, Result]],
     *,
-    classes: int | None = None,
+    about: Mapping[str, Any],
     pairs: Sequence[Scores] = (),
 ) -> Negatives:
     """The negatives of one fingerprint from their stages' results, by id: (of the attack stage, of the verify stage).
 
-    classes: of the data set; chance is 1 / classes, or the share of the largest class where results say it. pairs: what
-    rnet.stages.pairs.pair_scores gives, in the order of itertools.combinations of the ids.
+    about: the fingerprint's metadata, as its stage's result has them; chance is 1 / num_classes, or the share of the
+    largest class where results say it. pairs: what rnet.stages.pairs.pair_scores gives of the verify folders
+    (StageFolder(path, {}) will do), in the order of itertools.combinations of the ids.
     """
     suspects = {name: suspect for name, (suspect, _) in found.items()}
     victim = next((s["victim_accuracy"] for s in suspects.values() if s.get("victim_accuracy") is not None), None)
-    guess = 1 / classes if classes else 0.0
+    guess = 1 / about["num_classes"] if "num_classes" in about else 0.0
     return Negatives(
         scores={name: own_scores(defense, result) for name, (_, result) in found.items()},
         accuracies={name: s["accuracy"] for name, s in suspects.items() if s.get("accuracy") is not None},
@@ -52,6 +53,7 @@ def negatives_of(
         pairs=dict(zip(combinations(found, 2), pairs, strict=bool(pairs))),
         victim_accuracy=victim,
         caution=_caution(defense, suspects),
+        about=about,
         chance=max([guess, *(s["chance"] for s in suspects.values() if s.get("chance") is not None)]),
     )
 
@@ -131,7 +133,7 @@ def calibration_rows(defense: Defense, negatives: Negatives, false_positive_rate
     """
     found = {}
     names = dict.fromkeys(name for scores in negatives.scores.values() for name in scores)
-    for metric in map(defense.on_queries, defense.metrics_of(names)):
+    for metric in defense.resolved(names, negatives.about):
         scores = negatives.of_metric(metric.name)
         by = calibrate(scores, metric, false_positive_rate)
         held_out = [score for score in scores if math.isfinite(score)]
@@ -159,7 +161,7 @@ def negatives_row(negatives: Negatives) -> Row:
 
 def scored(defense: Defense, scores: Scores, negatives: Negatives) -> Scored:
     """What `combined_row` takes of one defence."""
-    metrics = [defense.on_queries(metric) for metric in defense.metrics_of(scores)]
+    metrics = defense.resolved(scores, negatives.about)
     return Scored(defense=defense.name, metrics=metrics, scores=scores, negatives=negatives)
 
 

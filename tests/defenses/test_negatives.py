@@ -71,6 +71,7 @@ def test_without_one_its_scores_and_pairs_are_gone() -> None:
 
 def test_a_share_of_queries_is_as_fine_as_one_query() -> None:
     defense = RandomQueries(RandomQueriesConfig(num_queries=50))
-    assert defense.on_queries(defense.metrics[0]).resolution == 0.02
+    assert [m.resolution for m in defense.resolved(["agreement"], {})] == [0.02]
+    assert [m.resolution for m in defense.resolved(["agreement"], {"num_queries": 20})] == [0.05]
     found = defense.judge({"agreement": 0.02}, Negatives.of([{"agreement": 0.0}] * 8), 0.05)
     assert found.overall.label == "undecided"  # one query that matches is no proof

@@ -72,7 +72,7 @@ def test_thresholds_and_what_they_rest_on_are_kept_beside_the_fingerprint(store:
         scores={name: {"matching_rate": found["ipguard/matching_rate"]} for name, found in kept["negatives"].items()},
         accuracies=kept["accuracies"], victim_accuracy=kept["victim_accuracy"], chance=kept["chance"],
     )  # fmt: skip
-    metric = IPGuard(config.defense).on_queries(IPGuard.metrics[0])
+    (metric,) = IPGuard(config.defense).resolved(["matching_rate"], {})
     assert kept["resolutions"] == {"matching_rate": metric.resolution}
     again = calibrate(negatives.of_metric("matching_rate"), metric, kept["false_positive_rate"])
     assert (again.threshold, again.why_none) == (entry["threshold"], entry["no_threshold"])

@@ -131,6 +131,10 @@ class _Study:
         """The scores in those verify cells that are finished."""
         return [own_scores(defense, result) for index in indices if (result := self.result(index)) is not None]
 
+    def _about(self, row: Row) -> Line:
+        """The metadata of the row's fingerprint."""
+        return (self.result(row.cells.get("fingerprint", -1)) or {}).get("metadata", {})
+
     def _suspect_of(self, verify: int) -> Line:
         """The result of the attack cell whose suspect a verify cell has tested."""
         cells = self._plan.cells
@@ -145,7 +149,9 @@ class _Study:
         defense, alpha = self.defense(verify)
         scores = own_scores(defense, self.result(verify))
         others = {i: found for i in row.negatives if i != verify and (found := self.result(i)) is not None}
-        negatives = negatives_of(defense, {str(i): (self._suspect_of(i), found) for i, found in others.items()})
+        negatives = negatives_of(
+            defense, {str(i): (self._suspect_of(i), found) for i, found in others.items()}, about=self._about(row)
+        )
         suspect = self.result(row.cells["attack"]) or {}
         judged = judgement(defense, scores, negatives, alpha, suspect)
         lines = []

@@ -49,7 +49,7 @@ class DeepJudge(Defense):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(name="robd", direction="distance", low=0.0, high=1.0, access="labels", share_of="num_seeds"),
+        Metric(name="robd", direction="distance", low=0.0, high=1.0, access="labels", share_of="num_cases"),
         Metric(name="jsd", direction="distance", low=0.0, high=math.log(2), access="probabilities"),
         Metric(name="lod", direction="distance", low=0.0, high=math.inf, access="white_box"),
         Metric(name="lad", direction="distance", low=0.0, high=math.inf, access="white_box"),
