@@ -54,14 +54,14 @@ class Calibration:
     @property
     def promise(self) -> str:
         """The false-positive rate in words, what it rests on, and what more negatives would buy."""
-        enough = enough_negatives(self.alpha)
+        enough, rate = enough_negatives(self.alpha), percent(self.alpha)
         if self.rule is None:
-            return f"no false-positive rate; {enough} negatives promise {self.alpha:.0%} whatever the distribution"
+            return f"no false-positive rate; {enough} negatives promise {rate} whatever the distribution"
         if self.rule == "conformal":
-            return f"at most {self.alpha:.0%} of independent models are called derived, whatever the distribution"
+            return f"at most {rate} of independent models are called derived, whatever the distribution"
         return (
-            f"{self.alpha:.0%} of independent models are called derived if scores are normal on the {self.scale} scale "
-            f"(at most {self.rank_rate:.0%} by rank alone); with {enough} negatives {self.alpha:.0%} holds whatever "
+            f"{rate} of independent models are called derived if scores are normal on the {self.scale} scale "
+            f"(at most {percent(self.rank_rate)} by rank alone); with {enough} negatives {rate} holds whatever "
             "the distribution"
         )
 
@@ -86,6 +86,11 @@ class Verdict:
 def enough_negatives(alpha: float) -> int:
     """So many negatives promise a false-positive rate of alpha by rank alone: 19 for 5 %."""
     return math.ceil(1 / alpha - 1 - 1e-9)
+
+
+def percent(rate: float) -> str:
+    """A rate in words, 5% and 0.1%."""
+    return f"{100 * rate:.2g}%"
 
 
 def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> float | None:
@@ -155,7 +160,9 @@ def calibrate(
     bound = metric.score_at(_student(evidence, spread_floor(evidence, metric) if floor is None else floor, alpha))
     if bound is None:
         spread = "spread so widely" if stdev(evidence) > 0 else "lie so near to the end of its range"
-        return found(rule, None, f"{n} negatives {spread} that their {alpha:.0%} bound is outside the metric's range")
+        return found(
+            rule, None, f"{n} negatives {spread} that their {percent(alpha)} bound is outside the metric's range"
+        )
     return found(rule, bound if metric.beyond(bound, scores[0]) else scores[0])
 
 
@@ -182,7 +189,7 @@ def judged(score: float, by: Calibration, metric: Metric) -> Verdict:
     scored = f"{metric.name} {score:.4g} is"
     many = f"{by.negatives} negatives"
     if by.threshold is not None and metric.beyond(score, by.threshold):
-        side = f"the {by.alpha:.0%} bound {by.threshold:.4g} of {many}"
+        side = f"the {percent(by.alpha)} bound {by.threshold:.4g} of {many}"
         if by.threshold == by.nearest:
             side = f"{by.threshold:.4g}, the most derived-looking of {many}"
         return say("derived", f"{scored} {beyond} {side}")
@@ -192,7 +199,7 @@ def judged(score: float, by: Calibration, metric: Metric) -> Verdict:
         return say("undecided", f"{scored} beyond all negatives, but {by.why_none}")
     return say(
         "undecided",
-        f"{scored} between {by.nearest:.4g}, the most derived-looking negative, and the {by.alpha:.0%} bound "
+        f"{scored} between {by.nearest:.4g}, the most derived-looking negative, and the {percent(by.alpha)} bound "
         f"{by.threshold:.4g} of {many}",
     )
 

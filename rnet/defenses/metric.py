@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from rnet.errors import UserError
 from rnet.models.access import Access
 
 Scale = Literal["linear", "log", "logit"]
@@ -41,7 +42,9 @@ class Metric:
     def __post_init__(self) -> None:
         ends = (math.isfinite(self._best), math.isfinite(self.high - self.low))
         if (self.scale == "log" and not ends[0]) or (self.scale == "logit" and not ends[1]):
-            raise ValueError(f"{self.name} from {self.low} to {self.high} has no {self.scale} scale")
+            raise UserError(
+                f"metric {self.name} from {self.low} to {self.high} has no scale={self.scale}; leave the scale out"
+            )
 
     @property
     def used_scale(self) -> Scale:

@@ -80,7 +80,8 @@ def combine(tests: Sequence[Scored], alpha: float = 0.05) -> Combined:
         why = next((w for test in tests if (w := test.negatives.why_left_out)), None)
         nothing = Metric(name="the combined evidence", direction="similarity", low=-math.inf, high=math.inf)
         by = calibrate([0.0] * len(names) if columns else [], nothing, alpha)
-        reason = why or by.why_none or "no metric has a score of the suspect and of two negatives"
+        few = by.why_none if len(names) < FEWEST else None
+        reason = why or few or "no metric has a finite score of the suspect and of all of its negatives"
         verdict = Verdict(label="undecided", threshold=None, reason=reason, calibration=by)
         return Combined(verdict=verdict, score=None, metrics=(), left_out=left_out, leave_one_out_fpr=None)
     weight_M = np.array([weight for _, weight, _, _ in columns])

@@ -69,7 +69,7 @@ def test_evidence_is_the_log_of_the_distance_and_the_logit_of_a_share_with_half_
 def test_a_scale_that_the_range_does_not_have_is_refused() -> None:
     for scale, high in (("logit", math.inf), ("log", math.inf)):
         low = 0.0 if scale == "logit" else -math.inf
-        with pytest.raises(ValueError, match=f"has no {scale} scale"):
+        with pytest.raises(UserError, match=f"metric m .* has no scale={scale}"):
             Metric(name="m", direction="distance", low=low, high=high, scale=scale)  # type: ignore[arg-type]
 
 
@@ -249,6 +249,7 @@ def test_the_promise_says_what_it_rests_on_and_what_more_negatives_would_buy() -
     assert few.rank_rate == pytest.approx(1 / 6)
     many = calibrate([0.3 + i / 100 for i in range(19)], RATE)
     assert many.promise == "at most 5% of independent models are called derived, whatever the distribution"
+    assert "the 0.1% bound" in verdict(0.9999, NEGATIVES, RATE, 0.001).reason
     assert "no false-positive rate" in calibrate([], RATE).promise
 
 

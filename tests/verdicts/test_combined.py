@@ -171,6 +171,9 @@ def test_fewer_than_two_negatives_leave_it_undecided_with_the_reason(count: int)
     found = combine(scored({"a": [LINE]}, np.zeros((1 + count, 1))))
     assert (found.verdict.label, found.score) == ("undecided", None)
     assert f"{count} independent model" in found.verdict.reason
+    two = Negatives.of([{"line": 0.0}, {"line": 1.0}])
+    found = combine([Scored(defense="a", metrics=[LINE], scores={"line": math.nan}, negatives=two)])
+    assert "no metric has a finite score" in found.verdict.reason
     lazy = Negatives(
         scores={"x": {"line": 0.0}, "y": {"line": 1.0}}, accuracies={"x": 0.1, "y": 0.1}, victim_accuracy=0.9
     )
