@@ -149,6 +149,12 @@ def test_by_rank_a_suspect_is_derived_iff_its_conformal_p_value_is_at_most_alpha
     assert (found.label == "derived") == (p <= alpha + 1e-9)
 
 
+def test_where_all_negatives_are_at_the_far_end_the_threshold_by_rank_is_just_inside_the_range() -> None:
+    assert calibrate([0.0] * 19, SHARE).threshold == pytest.approx(0.005)  # half a query
+    assert verdict(0.01, [0.0] * 19, SHARE).label == "derived"
+    assert calibrate([2.0] * 19, COSINE).threshold == pytest.approx(1.999)
+
+
 @pytest.mark.parametrize(
     ("score", "label"), [(0.99, "derived"), (0.38, "undecided"), (0.36, "independent"), (0.1, "independent")]
 )
