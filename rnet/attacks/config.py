@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rnet.config.checks import check_at_least_0, check_positive, check_share
+from rnet.config.checks import check_at_least_0, check_at_least_1, check_names, check_positive, check_share
 from rnet.config.component import ComponentConfig
+from rnet.errors import UserError
+
+_SET = {"hashed_if_set": True}
+_CROP_PADDING = 2
 
 
 class AttackConfig(ComponentConfig):
@@ -40,14 +44,26 @@ class SGDConfig(AttackConfig):
     """On all trained parameters."""
     clip_norm: float | None = None
     """Largest l2 norm of all gradients together; None does not clip."""
+    augment: list[str] | None = field(default=None, metadata=_SET)
+    """How its images are varied, any of flip (mirrored half of the time) and crop (moved at random, as crop_padding
+    says); null mirrors them where a mirrored image is still one of its class. Of mirrored images the victim is asked
+    once, of cropped ones in every batch."""
+    crop_padding: int = field(default=_CROP_PADDING, metadata=_SET)
+    """With augment=crop: by how many pixels images are padded with black before a window of their size is cut out."""
 
     def steps(self, images: int) -> int:
         """How many optimizer steps are taken on so many images."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises UserError for a size or rate that is not above 0."""
+        """Raises UserError for a size or rate that is not above 0, and for an augmentation that is not known."""
         check_positive("attack", self, "substitute_size", "batch_size", "learning_rate")
+        check_names("attack.augment", self.augment or [], "flip", "crop")
+        check_at_least_1("attack", self, "crop_padding")
+        if self.crop_padding != _CROP_PADDING and "crop" not in (self.augment or []):
+            raise UserError(
+                f"attack.crop_padding={self.crop_padding} has no effect without attack.augment=crop; set both"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,11 @@ class LabelledAttack(SubstituteAttack):
         labels_N2 = part.labels_N.to(run.device).unsqueeze(1).expand(-1, 2)
         return TransferSet(part=part, answers_NM=labels_N2, victim_queries=0, labelled=True)
 
+    @property
+    def asks(self) -> bool:
+        """Only without labels."""
+        return not self.config.labelled
+
     def optimizer(self, surrogate: nn.Module, trained: list[nn.Parameter], seed: int) -> Optimizer:
         """SGD with two weight decays, that of linear layers and that of all others."""
         config = self.config

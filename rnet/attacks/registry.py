@@ -1,5 +1,6 @@
 """The attacks by name."""
 
+from rnet.attacks.adversarial_training.config import AdversarialTrainingConfig
 from rnet.attacks.config import AttackConfig
 from rnet.attacks.distill.config import DistillConfig
 from rnet.attacks.feature_distill.config import FeatureDistillConfig
@@ -28,6 +29,10 @@ ATTACKS = Registry(
         "finetune_labelled": (FineTuneLabelledConfig, "rnet.attacks.finetune_labelled.attack:FineTuneLabelled"),
         "retrain": (RetrainConfig, "rnet.attacks.retrain.attack:Retrain"),
         "prune": (PruneConfig, "rnet.attacks.prune.attack:Prune"),
+        "adversarial_training": (
+            AdversarialTrainingConfig,
+            "rnet.attacks.adversarial_training.attack:AdversarialTraining",
+        ),
         "distill": (DistillConfig, "rnet.attacks.distill.attack:Distill"),
         "feature_distill": (FeatureDistillConfig, "rnet.attacks.feature_distill.attack:FeatureDistill"),
         "knockoff": (KnockoffConfig, "rnet.attacks.knockoff.attack:Knockoff"),

@@ -29,7 +29,7 @@ from rnet.draws import derive_seed
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.rewrites.modes import device_of
-from rnet.training.labels import label_table
+from rnet.training.labels import answer_table
 from rnet.training.loop import Run
 
 if TYPE_CHECKING:
@@ -109,9 +109,15 @@ class SubstituteAttack(Attack):
         self, victim: Victim, part: Part, surrogate: nn.Module, *, default_layer: str | None, run: Run, seed: int,
         flip: bool,
     ) -> Training:  # fmt: skip
-        config, flip = self.config, flip and self.mirrors
+        config = self.config
+        flip = flip and self.mirrors if config.augment is None else "flip" in config.augment
+        crop_padding = config.crop_padding if "crop" in (config.augment or []) else 0
         surrogate.requires_grad_(False)
-        transfer = self.transfer_set(victim, part, surrogate, run, seed=seed, flip=flip)
+        transfer = (
+            self.asking(victim, part)
+            if crop_padding and self.asks
+            else self.transfer_set(victim, part, surrogate, run, seed=seed, flip=flip)
+        )
         teacher = copy.deepcopy(surrogate).eval().to(run.device) if self.keeps_victim else None
         self.begin(surrogate, seed)
         trained = self.trained(surrogate)
@@ -121,7 +127,9 @@ class SubstituteAttack(Attack):
         passes = self.passes(module, part.pixels(torch.arange(1), device_of(surrogate)), trained)
         hooks = keep_at_zero(self.zeros(surrogate), run.device)
         num_steps = config.steps(len(transfer.part))
-        batches = run.batches(transfer.part, config.batch_size, derive_seed(seed, "batches"), flip=flip)
+        batches = run.batches(
+            transfer.part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=crop_padding
+        )
         optimizer = self.optimizer(surrogate, trained, seed)
         engine = run.engine(module, optimizer, self.schedule(optimizer, num_steps), clip_norm=config.clip_norm)
         training = Training(
@@ -148,8 +156,24 @@ class SubstituteAttack(Attack):
 
         surrogate: as it begins. Called by all processes; all get the same.
         """
-        labels_NM = label_table(victim, part, run.device, flip=flip)
-        return TransferSet(part=part, answers_NM=labels_NM, victim_queries=labels_NM.numel())
+        answers_NM = answer_table(victim, part, run.device, self.answers, flip=flip)
+        return TransferSet(part=part, answers_NM=answers_NM, victim_queries=len(part) * answers_NM.shape[1])
+
+    def answers(self, logits_BK: Tensor) -> Tensor:
+        """What it takes of the victim's logits: labels (B,), or scores (B, K)."""
+        return logits_BK.argmax(dim=1)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks the victim about its images."""
+        return True
+
+    def asking(self, victim: Victim, part: Part) -> TransferSet:
+        """All images, of which the victim says in every batch what they are as augmented."""
+        queries = self.config.steps(len(part)) * self.config.batch_size
+        return TransferSet(
+            part=part, answers_NM=None, victim_queries=queries, ask=lambda x_BCHW: self.answers(victim(x_BCHW))
+        )
 
     def begin(self, surrogate: nn.Module, seed: int) -> None:
         """Changes the surrogate, in place, before anything is trained."""

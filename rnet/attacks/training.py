@@ -31,16 +31,27 @@ Objective = Callable[[int, Batch, Tensor], "LossOf"]
 class TransferSet:
     """The images that are trained on, and what the attacker knows of each.
 
-    answers_NM: int64 labels, or float32 scores (N, M, K), on the device. victim_queries: how often the victim was
-    asked. labelled: whether the labels came with the images. spent, iterations: what was trained to find them.
+    answers_NM: int64 labels, or float32 scores (N, M, K), on the device; None where the victim is asked about the
+    images of every batch, as augmented. ask: pixels -> labels (B,) or scores (B, K), then. victim_queries: how often
+    the victim is asked. labelled: whether the labels came with the images. spent, iterations: what was trained to find
+    them.
     """
 
     part: Part
-    answers_NM: Tensor
+    answers_NM: Tensor | None
     victim_queries: int
+    ask: Callable[[Tensor], Tensor] | None = None
     labelled: bool = False
     spent: Passes = field(default_factory=Passes)
     iterations: int = 0
+
+    @torch.no_grad()
+    def answers(self, batch: Batch) -> Tensor:
+        """What is known of the images of a batch. Called by all processes, each with its share."""
+        if self.ask is not None:
+            return self.ask(batch.x_BCHW)
+        assert self.answers_NM is not None
+        return batch.look_up(self.answers_NM)
 
 
 class Training:
@@ -68,11 +79,6 @@ class Training:
         return self.transfer.part
 
     @property
-    def answers_NM(self) -> Tensor:
-        """What is known of each image, on the device."""
-        return self.transfer.answers_NM
-
-    @property
     def cost(self) -> dict[str, Any]:
         """Counts, not seconds."""
         transfer = self.transfer
@@ -90,7 +96,7 @@ class Training:
     def loss_of(self, t: int) -> tuple[LossOf, int]:
         """The loss of the t-th batch, and how many samples it has here."""
         batch = self.batches(t)
-        answers_B = batch.look_up(self.answers_NM)
+        answers_B = self.transfer.answers(batch)
         return self.objective(t, batch, answers_B), len(answers_B)
 
     def step(self, t: int) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ def bench_attack(
 
     def inputs(t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         batch = ready.batches(t)
-        y_B = batch.look_up(ready.answers_NM)
+        y_B = ready.transfer.answers(batch)
         return batch.x_BCHW, y_B, batch.stream_ids_B
 
     def straightforward(t: int) -> None:

@@ -164,13 +164,13 @@ class Engine(ABC):
         return True
 
     def lower_level(self, example_BCHW: Tensor, say: Callable[[str], None] | None = None) -> LowerLevel:
-        """What runs the lower level of a bilevel attack on the model, a SplitModel; call it once.
+        """What runs the lower level of a bilevel attack on the model; call it once.
 
-        example_BCHW: images like those to come. say: told, after the first call, how it ran.
+        example_BCHW: images like those to come. say: told, after the first call, how it ran. A model that is no
+        SplitModel counts as cut before its first layer: its features are pixels.
         """
         split = self.unwrapped
-        assert isinstance(split, SplitModel)
-        if not self.whole:
+        if not isinstance(split, SplitModel) or not self.whole:
             return on_surrogate(split, gathered=self._gathered, autocast=self.autocast, chunks=self.accumulate, say=say)
         return on_frozen_copy(
             split, example_BCHW, autocast=self.autocast, held=AUTOCAST.get(self._precision), chunks=self.accumulate,

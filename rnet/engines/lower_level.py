@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnet.cutting.split import SplitModel
 from rnet.engines.recording import Replayer
@@ -34,7 +34,7 @@ class Network:
     gradients are asked for, the tail and its backward pass go through torch.compile.
     """
 
-    def __init__(self, split: SplitModel, *, chunks: int = 1, compiled: bool = False) -> None:
+    def __init__(self, split: SplitModel | Uncut, *, chunks: int = 1, compiled: bool = False) -> None:
         self.split = split
         self.compiled = compiled
         self._chunks = chunks
@@ -178,11 +178,32 @@ def on_frozen_copy(
     )  # fmt: skip
 
 
+class Uncut:
+    """A model cut before its first layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def head(self, x_BCHW: Tensor) -> Tensor:
+        """The pixels."""
+        return x_BCHW
+
+    def tail(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) from pixels."""
+        logits_BK: Tensor = self.model(x_BCHW)
+        return logits_BK
+
+    def eval(self) -> None:
+        """Puts the model into eval mode."""
+        self.model.eval()
+
+
 def on_surrogate(
-    split: SplitModel, *, gathered: Context, autocast: Context = nullcontext, chunks: int = 1, say: Say | None = None
+    model: nn.Module, *, gathered: Context, autocast: Context = nullcontext, chunks: int = 1, say: Say | None = None
 ) -> LowerLevel:
     """On the surrogate itself, in eval mode. gathered: where its parameters can be read."""
-    reason = "parameters are divided"
+    split = model if isinstance(model, SplitModel) else Uncut(model)
+    reason = "the model is not cut" if isinstance(split, Uncut) else "parameters are divided"
     return LowerLevel(
         Network(split, chunks=chunks), refresh=split.eval, contexts=(gathered, autocast), replayer=Replayer(reason),
         uncompiled=reason, notes=(f"batch norms not folded ({reason})",), say=say,

@@ -19,18 +19,23 @@ def label_table(victim: Model, part: Part, device: torch.device, *, flip: bool, 
     Images are only ever mirrored, so this is the label of the image as augmented, computed once; each process asks for
     its share.
     """
-    return _table(victim, part, device, flip, batch_size, lambda logits_BK: logits_BK.argmax(dim=1))
+    return answer_table(
+        victim, part, device, lambda logits_BK: logits_BK.argmax(dim=1), flip=flip, batch_size=batch_size
+    )
 
 
 def logit_table(victim: Model, part: Part, device: torch.device, *, flip: bool, batch_size: int = 512) -> Tensor:
     """The victim's logits, float32 (N, 1 or 2, K), as label_table has its labels."""
-    return _table(victim, part, device, flip, batch_size, lambda logits_BK: logits_BK.float())
+    return answer_table(victim, part, device, lambda logits_BK: logits_BK.float(), flip=flip, batch_size=batch_size)
 
 
 @torch.no_grad()
-def _table(
-    victim: Model, part: Part, device: torch.device, flip: bool, batch_size: int, of: Callable[[Tensor], Tensor]
-) -> Tensor:
+def answer_table(
+    victim: Model, part: Part, device: torch.device, of: Callable[[Tensor], Tensor], *, flip: bool,
+    batch_size: int = 512,
+) -> Tensor:  # fmt: skip
+    """What the victim says, (N, 1 or 2, ...), as label_table has its labels. of: logits (B, K) -> (B, ...)."""
+
     def answers(indices_N: Tensor) -> Tensor:
         found = []
         for indices_B in indices_N.split(batch_size):

@@ -21,7 +21,7 @@ from rnet.attacks.retrain.config import RetrainConfig
 from rnet.attacks.training import Training
 from rnet.config.run import load_config
 from rnet.data.images import Dataset
-from rnet.draws import derive_seed
+from rnet.draws import derive_seed, uniform
 from rnet.models.classifier import Classifier
 from tests.attacks.table import TABLE
 
@@ -40,7 +40,7 @@ def follow(
     plain.train()
     for t, rate in enumerate(rates):
         batch = training.batches(t)
-        answers_B = batch.look_up(training.answers_NM)
+        answers_B = training.transfer.answers(batch)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -82,7 +82,7 @@ def test_fine_tuning_as_released_takes_the_steps_of_its_program(
     assert len(training.part) == len(dataset.train)
     for t in range(3):
         batch = training.batches(t)
-        assert torch.equal(batch.look_up(training.answers_NM), dataset.train.labels_N[batch.indices_B])
+        assert torch.equal(training.transfer.answers(batch), dataset.train.labels_N[batch.indices_B])
     follow(training, plain, released_loss, optimizer, cosine(released_rate(case), 3))
 
 
@@ -93,7 +93,7 @@ def test_without_labels_the_victim_labels_the_attackers_images(
     assert len(training.part) == 48
     positions = set(training.part.positions_N.tolist())
     assert positions <= set(dataset.substitute.positions_N.tolist())
-    assert torch.equal(training.answers_NM[:, 0], victim(training.part.pixels()).argmax(1))
+    assert torch.equal(training.transfer.answers_NM[:, 0], victim(training.part.pixels()).argmax(1))
 
 
 def test_another_seed_draws_another_rate_and_the_rate_can_be_fixed(context: AttackContext) -> None:
@@ -179,6 +179,73 @@ def test_distillation_takes_the_steps_of_its_formula(
     plain = copy.deepcopy(training.surrogate)
     follow(training, plain, loss, torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-3),
            cosine(0.01, 3))  # fmt: skip
+
+
+def test_adversarial_training_takes_the_steps_of_its_formula(
+    dataset: Dataset, context: AttackContext, victim: Classifier
+) -> None:
+    """A plain search from the same starts, on a network in eval mode, and a plain step on what it finds."""
+    training = prepared("adversarial_training", dataset, context)
+    plain, epsilon, step = copy.deepcopy(training.surrogate).requires_grad_(True), 8 / 255, 2 / 255
+    optimizer = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, weight_decay=2e-4)
+    for t, rate in enumerate(cosine(0.01, 3)):
+        batch = training.batches(t)
+        x_BCHW, y_B = batch.x_BCHW, dataset.train.labels_N[batch.indices_B]
+        u = uniform(training.seed, "adversarial start", t, batch.stream_ids_B, x_BCHW[0].numel(), device="cpu")
+        found_BCHW = (x_BCHW + epsilon * (2 * u.view_as(x_BCHW) - 1)).clamp(0, 1)
+        plain.eval()
+        for _ in range(10):
+            found_BCHW.requires_grad_(True)
+            (gradient_BCHW,) = torch.autograd.grad(F.cross_entropy(plain(found_BCHW), y_B), found_BCHW)
+            found_BCHW = found_BCHW.detach() + step * gradient_BCHW.sign()
+            found_BCHW = (x_BCHW + (found_BCHW - x_BCHW).clamp(-epsilon, epsilon)).clamp(0, 1)
+        assert (found_BCHW - x_BCHW).abs().max() <= epsilon + 1e-6
+        plain.train()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        F.cross_entropy(plain(found_BCHW), y_B).backward()
+        optimizer.step()
+        training.step(t)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(training.surrogate.state_dict()[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_cropped_images_have_the_victims_answers_to_them_as_cropped(
+    dataset: Dataset, context: AttackContext, victim: Classifier
+) -> None:
+    training = prepared("finetune_cropped", dataset, context)
+    seen = set()
+    for t in range(3):
+        batch = training.batches(t)
+        assert torch.equal(training.transfer.answers(batch), victim(batch.x_BCHW).argmax(1))
+        plain_BCHW = training.part.pixels(batch.indices_B)
+        mirrored_B = batch.flipped_B.view(-1, 1, 1, 1)
+        moved_B = (torch.where(mirrored_B, plain_BCHW.flip(-1), plain_BCHW) != batch.x_BCHW).flatten(1).any(1)
+        seen |= {*zip(batch.flipped_B.tolist(), moved_B.tolist(), strict=True)}
+    assert {(False, True), (True, True)} <= seen
+
+
+@pytest.mark.parametrize(
+    ("augment", "flip", "columns"),
+    [(None, False, 1), (None, True, 2), ([], True, 1), (["flip"], False, 2)],
+)
+def test_images_are_mirrored_as_the_attack_or_else_the_data_set_says(
+    augment: list[str] | None, flip: bool, columns: int, dataset: Dataset, context: AttackContext
+) -> None:
+    attack = ATTACKS.build(replace(load_config(TABLE["finetune"]).attack, augment=augment))
+    training = attack.prepare(replace(dataset, flip=flip), context)
+    assert training.transfer.answers_NM is not None
+    assert training.transfer.answers_NM.shape == (48, columns)
+    assert bool(training.batches(0).flipped_B.any()) == (columns == 2)
+
+
+def test_labelled_images_keep_their_labels_where_they_are_cropped(dataset: Dataset, context: AttackContext) -> None:
+    config = replace(load_config(TABLE["finetune_labelled"]).attack, augment=["crop"])
+    training = ATTACKS.build(config).prepare(dataset, context)
+    batch = training.batches(0)
+    assert torch.equal(training.transfer.answers(batch), dataset.train.labels_N[batch.indices_B])
+    assert not torch.equal(batch.x_BCHW, training.part.pixels(batch.indices_B))
+    assert training.cost["victim_queries"] == 0
 
 
 def test_feature_distillation_takes_the_steps_of_its_formula(

@@ -49,6 +49,10 @@ COSTS: dict[str, tuple[int, int, int, int, int, int, int]] = {
     "retrain_layers": (0, 200, 0, 3, 48, 48, (FORWARD + LINEAR) * 48),
     "retrain_unlabelled": (48, 0, 48, 3, 48, 48, ONE),
     "prune": (0, 200, 0, 3, 48, 48, ONE),
+    "finetune_cropped": (48, 0, 48, 3, 48, 48, ONE),
+    "adversarial_training": (0, 200, 0, 3, 11 * 48, 11 * 48, ONE + 10 * 48 * 2 * FORWARD),
+    "adversarial_training_unlabelled": (48, 0, 48, 3, 3 * 48, 3 * 48, ONE + 2 * 48 * 2 * FORWARD),
+    "distill_cropped": (48, 0, 48, 3, 48, 48, ONE),
     "distill": (48, 0, 48, 3, 48, 48, ONE),
     "feature_distill": (48, 0, 48, 3, 96, 48, ONE + HEAD * 48),
     "knockoff": (40, 0, 40, 5, 80, 80, STEP * 80),
@@ -97,9 +101,10 @@ def test_mirrored_images_are_questions_where_images_are_mirrored(counted: Attack
         case: ATTACKS.build(load_config(TABLE[case]).attack).prepare(mirrored, counted).cost["victim_queries"]
         for case in TRAINED
     }
-    twice = {*TRAINED} - {"finetune_labelled", "finetune_labelled_half", "retrain", "retrain_layers", "prune"}
-    expected = {case: 96 if case in twice else 0 for case in TRAINED}
-    assert asked == expected | {"knockoff": 40, "knockoff_labels": 20, "knockoff_adaptive": 21}
+    labelled = ("finetune_labelled", "finetune_labelled_half", "retrain", "retrain_layers", "prune")
+    expected = {case: 0 if case in (*labelled, "adversarial_training") else 96 for case in TRAINED}
+    every_batch = {"finetune_cropped": 48, "distill_cropped": 48}
+    assert asked == expected | every_batch | {"knockoff": 40, "knockoff_labels": 20, "knockoff_adaptive": 21}
 
 
 def test_counting_leaves_no_trace() -> None:

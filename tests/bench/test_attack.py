@@ -60,7 +60,7 @@ def test_the_attack_takes_the_steps_of_the_straightforward_program(
     for t in range(STEPS):
         found = ready.step(t)["loss/total"]
         batch = ready.batches(t)
-        y_B = batch.look_up(ready.answers_NM)
+        y_B = ready.transfer.answers(batch)
         with torch.no_grad():
             z = plain.eval().head(batch.x_BCHW)
         ids_B = batch.stream_ids_B

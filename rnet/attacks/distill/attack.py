@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnet.attacks.distill.config import DistillConfig
-from rnet.attacks.substitutes import SubstituteAttack, Victim, agreement
-from rnet.attacks.training import Objective, Training, TransferSet
+from rnet.attacks.substitutes import SubstituteAttack, agreement
+from rnet.attacks.training import Objective, Training
 from rnet.data.batches import Batch
-from rnet.data.images import Part
 from rnet.kernels.distillation_loss import distillation_loss
-from rnet.training.labels import logit_table
-from rnet.training.loop import Run
 
 if TYPE_CHECKING:
     from rnet.engines.base import LossOf
@@ -30,12 +27,9 @@ class Distill(SubstituteAttack):
     config: DistillConfig
     fresh = True
 
-    def transfer_set(
-        self, victim: Victim, part: Part, surrogate: nn.Module, run: Run, *, seed: int, flip: bool
-    ) -> TransferSet:
-        """All images, with the victim's logits."""
-        logits_NMK = logit_table(victim, part, run.device, flip=flip)
-        return TransferSet(part=part, answers_NM=logits_NMK, victim_queries=logits_NMK[..., 0].numel())
+    def answers(self, logits_BK: Tensor) -> Tensor:
+        """The victim's logits themselves."""
+        return logits_BK.float()
 
     def objective(self, training: Training) -> Objective:
         """alpha * T^2 * KL(softmax(V / T) || softmax(S / T)) + (1 - alpha) * CE(S, argmax V)."""

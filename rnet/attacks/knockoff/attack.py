@@ -64,11 +64,11 @@ class Knockoff(SubstituteAttack):
         answers_N1K = self.answers(logit_table(victim, asked, run.device, flip=False))
         return TransferSet(part=asked, answers_NM=answers_N1K, victim_queries=budget)
 
-    def answers(self, logits: Tensor) -> Tensor:
+    def answers(self, logits_BK: Tensor) -> Tensor:
         """What the victim shows of its logits (..., K): distributions over classes."""
         if self.config.answers == "posteriors":
-            return logits.float().softmax(-1)
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+            return logits_BK.float().softmax(-1)
+        return F.one_hot(logits_BK.argmax(-1), logits_BK.shape[-1]).float()
 
     def objective(self, training: Training) -> Objective:
         """Cross-entropy with the victim's answers."""

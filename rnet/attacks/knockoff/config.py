@@ -46,6 +46,11 @@ class KnockoffConfig(SGDConfig):
     def check(self) -> None:
         """Also refuses sizes below 1, unknown words, and a budget that exceeds the images or leaves no choice."""
         super().check()
+        if self.augment is not None:
+            raise UserError(
+                f"attack.augment={self.augment} does not go with attack=knockoff, which asks about each image once, as "
+                "it is; take it out"
+            )
         check_at_least_1("attack", self, "epochs", "decay_every")
         check_names("attack.strategy", [self.strategy], "random", "adaptive")
         check_names("attack.answers", [self.answers], "posteriors", "labels")

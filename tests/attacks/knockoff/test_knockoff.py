@@ -46,7 +46,7 @@ def test_the_victim_is_asked_about_each_image_once_and_within_the_budget(
     wanted_NK = victim(asked_NCHW).softmax(1)
     if answers == "labels":
         wanted_NK = nn.functional.one_hot(wanted_NK.argmax(1), 10).float()
-    torch.testing.assert_close(training.answers_NM[:, 0], wanted_NK)
+    torch.testing.assert_close(training.transfer.answers_NM[:, 0], wanted_NK)
     batch = training.batches(0)
     assert not batch.flipped_B.any(), "the answers are those of images as they are"
 
