@@ -61,6 +61,7 @@ STOP_AT = 3
 BASELINES = {
     "labelled": "finetune_labelled", "retrain": "retrain_layers", "prune": "prune", "distill": "distill",
     "features": "feature_distill", "knockoff": "knockoff", "adaptive": "knockoff_adaptive",
+    "adversarial": "adversarial_training", "cropped": "distill_cropped",
 }  # fmt: skip
 """Task -> the case of tests/attacks/table.py that it runs."""
 

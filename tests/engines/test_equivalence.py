@@ -29,6 +29,7 @@ FURTHER = [
     *(f"{task}-{'flat' if task in ('knockoff', 'adaptive') else 'norm'}-ddp" for task in BASELINES),
     "labelled-norm-zero2", "prune-norm-zero1", "prune-norm-zero2",
     "prune-norm-zero3", "features-norm-zero3", "adaptive-flat-zero3", "distill-norm-ddp-sharded",
+    "adversarial-norm-zero2", "adversarial-norm-zero3", "adversarial-vit-zero3", "cropped-norm-ddp-sharded",
     "removalnet-wide-ddp", "removalnet-wide-zero2", "removalnet-attention-ddp", "removalnet-attention-zero3",
 ]  # fmt: skip
 BF16 = ["removalnet-norm-ddp-bf16", "train-norm-ddp-bf16", "removalnet-norm-zero3-bf16", "train-flat-zero2-bf16"]
