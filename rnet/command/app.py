@@ -28,7 +28,7 @@ STAGES = {
     "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3; your own: "
     "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function.",
 }
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, models or engines.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, substitutes, models, engines.")]
 Weights = Annotated[str, typer.Argument(metavar="FILE", help="Weights: safetensors, or what torch.save wrote.")]
 Keys = Annotated[
     list[str] | None,
