@@ -1,25 +1,23 @@
 """How well a metric separates derived from independent models: ROC area, true positives at few false ones, intervals.
 
 Scores are oriented: higher means "derived" (a similarity, or minus a distance). P positives (derived models),
-N negatives (independently trained ones). Statistics work on the last axis, so that a bootstrap draws all at once.
+N negatives (independently trained ones). Statistics work on the last axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
 
 from rnet.defenses.metric import Metric
 from rnet.errors import UserError
 
 Scores = NDArray[np.float64]
-Statistic = Callable[..., Any]
-"""(positives (..., P), negatives (..., N), axis=-1) -> (...)."""
 
 MIN_NEGATIVES_FOR_ONE_PERCENT = 100
 FEWEST = 2
@@ -41,6 +39,7 @@ class Separation:
     tpr_at_5: float
     tpr_at_5_interval: tuple[float, float]
     tpr_strict: float
+    tpr_strict_interval: tuple[float, float]
     strict_level: str
     aruc: float | None
 
@@ -53,10 +52,10 @@ def oriented(scores: ArrayLike, direction: Literal["similarity", "distance"]) ->
     return values if direction == "similarity" else -values
 
 
-def roc_auc(positives: Scores, negatives: Scores, axis: int = -1) -> Any:
+def roc_auc(positives: Scores, negatives: Scores) -> Any:
     """Probability that a positive scores higher than a negative, ties counting half (Mann-Whitney), in [0, 1].
 
-    sklearn.metrics.roc_auc_score takes one sample at a time: a thousand resamples of every metric would take minutes.
+    The same as sklearn's roc_auc_score, whose checks take longer than the thousands of metrics of a sweep may.
     """
     return (np.sign(positives[..., :, None] - negatives[..., None, :]).mean(axis=(-2, -1)) + 1) / 2
 
@@ -69,11 +68,16 @@ def tpr_at_fpr(positives: Scores, negatives: Scores, fpr: float) -> Any:
     if not 0 <= fpr <= 1:
         raise UserError(f"fpr={fpr!r} is not a rate between 0 and 1")
     count = negatives.shape[-1]
-    allowed = int(np.floor(fpr * count + 1e-9))
+    allowed = _allowed(fpr, count)
     if allowed >= count:
         return np.ones(positives.shape[:-1])
     threshold = np.sort(negatives, axis=-1)[..., count - 1 - allowed, None]
     return (positives > threshold).mean(axis=-1)
+
+
+def _allowed(rate: float, negatives: int) -> int:
+    """How many of so many negatives a false positive rate lets pass; 0.29 of 100 are 29."""
+    return int(np.floor(rate * negatives + 1e-9))
 
 
 def aruc(positives: ArrayLike, negatives: ArrayLike) -> float:
@@ -88,21 +92,62 @@ def aruc(positives: ArrayLike, negatives: ArrayLike) -> float:
     return float(np.minimum(robustness_T, uniqueness_T).mean())
 
 
-def bootstrap_interval(
-    statistic: Statistic,
+@dataclass(frozen=True)
+class Intervals:
+    """Bootstrap percentile intervals (low, high) of the statistics of one metric."""
+
+    auc: tuple[float, float]
+    tpr: tuple[tuple[float, float], ...]
+
+
+def bootstrap_intervals(
     positives: Scores,
     negatives: Scores,
+    rates: Sequence[float] = (),
     *,
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval (low, high) of a statistic; positives and negatives are resampled separately."""
-    found = bootstrap(
-        (positives, negatives), statistic, n_resamples=draws, batch=100, vectorized=True, confidence_level=level,
-        method="percentile", rng=seed,
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+) -> Intervals:
+    """Of the ROC area and of the true positive rate at each false positive rate; both kinds are resampled separately.
+
+    Every metric of so many models meets the same resamples, which are drawn once: scipy.stats.bootstrap draws anew for
+    each, and a sweep of thousands of metrics would take minutes.
+    """
+    drawn = _resamples(len(positives), len(negatives), draws, seed)
+    ascending = np.sort(negatives)
+    wins_PN = (np.sign(positives[:, None] - ascending[None, :]) + 1) / 2
+    areas_D = ((drawn.positives_DP @ wins_PN) * drawn.negatives_DN).sum(axis=1)
+    found_TD = []
+    for rate in rates:
+        allowed = _allowed(rate, len(negatives))
+        if allowed >= len(negatives):
+            found_TD.append(np.ones(draws))
+            continue
+        threshold_D = ascending[drawn.ranks_DN[:, len(negatives) - 1 - allowed]]
+        found_TD.append((drawn.positives_DP * (positives > threshold_D[:, None])).sum(axis=1))
+    low, high = np.percentile([areas_D, *found_TD], [50 * (1 - level), 50 * (1 + level)], axis=1)
+    auc, *tpr = zip(low.round(12).tolist(), high.round(12).tolist(), strict=True)
+    return Intervals(auc=auc, tpr=tuple(tpr))
+
+
+@dataclass(frozen=True)
+class _Resamples:
+    """D draws with replacement: which share of a resample each model is; of the negatives also which, in order."""
+
+    positives_DP: Scores
+    negatives_DN: Scores
+    ranks_DN: NDArray[np.int64]
+
+
+@lru_cache(maxsize=32)
+def _resamples(positives: int, negatives: int, draws: int, seed: int) -> _Resamples:
+    generator = np.random.default_rng(seed)
+    drawn = [generator.integers(count, size=(draws, count)) for count in (positives, negatives)]
+    shares = [
+        np.stack([np.bincount(row, minlength=row.size) for row in indices]) / indices.shape[1] for indices in drawn
+    ]
+    return _Resamples(shares[0], shares[1], np.sort(drawn[1], axis=1))
 
 
 def separation(
@@ -119,19 +164,20 @@ def separation(
             f"{len(independent)}"
         )
 
-    def tpr_at_5(positives: Scores, negatives: Scores, axis: int = -1) -> Any:
-        return tpr_at_fpr(positives, negatives, 0.05)
-
     one_percent = len(independent) >= MIN_NEGATIVES_FOR_ONE_PERCENT
     unit_similarity = (metric.direction, metric.low, metric.high) == ("similarity", 0.0, 1.0)
+    rates = (0.05, 0.01 if one_percent else 0.0)
+    intervals = bootstrap_intervals(derived, independent, rates, draws=draws, seed=seed)
+    tpr_at_5, tpr_strict = (float(tpr_at_fpr(derived, independent, rate)) for rate in rates)
     return Separation(
         positives=len(derived),
         negatives=len(independent),
         auc=float(roc_auc(derived, independent)),
-        auc_interval=bootstrap_interval(roc_auc, derived, independent, draws=draws, seed=seed),
-        tpr_at_5=float(tpr_at_5(derived, independent)),
-        tpr_at_5_interval=bootstrap_interval(tpr_at_5, derived, independent, draws=draws, seed=seed),
-        tpr_strict=float(tpr_at_fpr(derived, independent, 0.01 if one_percent else 0.0)),
+        auc_interval=intervals.auc,
+        tpr_at_5=tpr_at_5,
+        tpr_at_5_interval=intervals.tpr[0],
+        tpr_strict=tpr_strict,
+        tpr_strict_interval=intervals.tpr[1],
         strict_level="1% FPR" if one_percent else "0 false positives",
         aruc=aruc(derived, independent) if unit_similarity else None,
     )

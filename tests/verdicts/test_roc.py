@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from rnet.defenses.metric import Metric
@@ -15,7 +16,7 @@ from rnet.errors import UserError
 from rnet.verdicts.roc import (
     Scores,
     aruc,
-    bootstrap_interval,
+    bootstrap_intervals,
     oriented,
     roc_auc,
     separation,
@@ -64,15 +65,39 @@ def test_the_interval_covers_the_true_area_about_as_often_as_it_says() -> None:
     truth, covered = 0.7602, 0  # P(x > y) for x ~ N(1, 1), y ~ N(0, 1): Phi(1 / sqrt 2)
     for trial in range(40):
         generator = np.random.default_rng(trial)
-        low, high = bootstrap_interval(roc_auc, generator.normal(1, 1, 25), generator.normal(0, 1, 25), draws=100)
+        low, high = bootstrap_intervals(generator.normal(1, 1, 25), generator.normal(0, 1, 25), draws=100).auc
         covered += low <= truth <= high
     assert 33 <= covered <= 40
 
 
-def test_the_interval_is_a_function_of_the_seed() -> None:
+def test_the_intervals_are_functions_of_the_seed() -> None:
     positives, negatives = np.arange(5.0), np.arange(5.0) - 1
-    intervals = [bootstrap_interval(roc_auc, positives, negatives, draws=50, seed=seed) for seed in (1, 1, 2)]
-    assert intervals[0] == intervals[1] != intervals[2]
+    found = [bootstrap_intervals(positives, negatives, (0.0,), draws=50, seed=seed) for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+@settings(deadline=None, max_examples=40)
+@given(SCORES, SCORES, st.sampled_from([0.0, 0.05, 0.25, 1.0]))
+def test_the_intervals_are_percentiles_of_the_statistics_of_resamples(
+    positives: Scores, negatives: Scores, rate: float
+) -> None:
+    found = bootstrap_intervals(positives, negatives, (rate,), draws=60, seed=3)
+    generator = np.random.default_rng(3)
+    indices = [generator.integers(len(kind), size=(60, len(kind))) for kind in (positives, negatives)]
+    resamples = [(positives[p], np.sort(negatives)[n]) for p, n in zip(*indices, strict=True)]
+    areas = [roc_auc(p, n) for p, n in resamples]
+    rates = [tpr_at_fpr(p, n, rate) for p, n in resamples]
+    assert found.auc == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-9)
+    assert found.tpr[0] == pytest.approx(np.percentile(rates, [2.5, 97.5]), abs=1e-9)
+
+
+def test_the_intervals_agree_with_scipys() -> None:
+    generator = np.random.default_rng(0)
+    positives, negatives = generator.normal(1, 1, 30), generator.normal(0, 1, 40)
+    area = lambda p, n, axis: (np.sign(p[..., :, None] - n[..., None, :]).mean(axis=(-2, -1)) + 1) / 2  # noqa: E731
+    expected = bootstrap((positives, negatives), area, n_resamples=1000, method="percentile", rng=1).confidence_interval
+    found = bootstrap_intervals(positives, negatives, draws=1000)
+    assert found.auc == pytest.approx(tuple(expected), abs=0.02)
 
 
 @pytest.mark.parametrize(("count", "level"), [(99, "0 false positives"), (100, "1% FPR")])
@@ -81,6 +106,7 @@ def test_one_percent_is_reported_only_with_a_hundred_negatives(count: int, level
     assert found.strict_level == level
     assert found.tpr_strict == (1.0 if count == 100 else 0.0)  # one negative scores above the positive
     assert (found.positives, found.negatives) == (2, count)
+    assert found.tpr_strict_interval[0] <= found.tpr_strict <= found.tpr_strict_interval[1]
 
 
 def test_bad_input_is_refused_with_the_reason() -> None:
