@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rnet.config.checks import check_at_least_0, check_at_least_1, check_names, check_positive, check_share
 from rnet.config.component import ComponentConfig
@@ -15,6 +16,8 @@ _CROP_PADDING = 2
 class AttackConfig(ComponentConfig):
     """Base of every attack's configuration dataclass, which declares as fields what it has of these."""
 
+    baseline: ClassVar[bool] = False
+    """Whether tables give other attacks' distances as ratios to this one's."""
     seed: int | None = None
     """What its randomness comes from; None takes the run's seed."""
     batch_size: int | None = None

@@ -1,1 +1,1 @@
-"""Pictures and pages of results."""
+"""The tables of a paper, made from plain records, and pictures of results."""

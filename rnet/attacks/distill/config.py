@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import SubstituteConfig
 from rnet.config.checks import check_positive
@@ -13,6 +14,7 @@ from rnet.errors import UserError
 class DistillConfig(SubstituteConfig):
     """Defaults are those of the released code's CIFAR10 runs, which distil on the victim's training images."""
 
+    baseline: ClassVar[bool] = True
     name: str = "distill"
     """The attack's name."""
     temperature: float = 1.0

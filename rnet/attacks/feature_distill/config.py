@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import SubstituteConfig
 from rnet.config.checks import check_positive
@@ -12,6 +13,7 @@ from rnet.config.checks import check_positive
 class FeatureDistillConfig(SubstituteConfig):
     """Defaults are those of the released code's CIFAR10 runs, which take the victim's training images and two cuts."""
 
+    baseline: ClassVar[bool] = True
     name: str = "feature_distill"
     """The attack's name."""
     layer: str | None = None

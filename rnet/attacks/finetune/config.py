@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import SubstituteConfig
 from rnet.errors import UserError
@@ -12,6 +13,7 @@ from rnet.errors import UserError
 class FineTuneConfig(SubstituteConfig):
     """SGD on cross-entropy with the victim's labels."""
 
+    baseline: ClassVar[bool] = True
     name: str = "finetune"
     """The attack's name."""
     fraction: float = 1.0

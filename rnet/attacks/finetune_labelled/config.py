@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import LabelledConfig
 from rnet.attacks.finetune.config import check_fraction
@@ -12,6 +13,7 @@ from rnet.attacks.finetune.config import check_fraction
 class FineTuneLabelledConfig(LabelledConfig):
     """Defaults are those of the released code's CIFAR10 runs."""
 
+    baseline: ClassVar[bool] = True
     name: str = "finetune_labelled"
     """The attack's name."""
     fraction: float = 1.0

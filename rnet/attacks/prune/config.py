@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import LabelledConfig
 from rnet.errors import UserError
@@ -12,6 +13,7 @@ from rnet.errors import UserError
 class PruneConfig(LabelledConfig):
     """Defaults are those of the released code's CIFAR10 runs, which prune 0.2, 0.5 and 0.8."""
 
+    baseline: ClassVar[bool] = True
     name: str = "prune"
     """The attack's name."""
     rate: float = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rnet.attacks.config import LabelledConfig
 from rnet.config.checks import check_at_least_1, check_names
@@ -12,6 +13,7 @@ from rnet.config.checks import check_at_least_1, check_names
 class RetrainConfig(LabelledConfig):
     """Defaults are those of the released code's CIFAR10 runs."""
 
+    baseline: ClassVar[bool] = True
     name: str = "retrain"
     """The attack's name."""
     layers: int = 1
