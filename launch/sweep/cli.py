@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from rnet.command.app import run
-from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Root
+from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Format, Out, Root, Tables
 from rnet.command.run import console
 
 if TYPE_CHECKING:
@@ -82,14 +82,12 @@ def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
 def report_command(
     file: File,
     root: Root = DEFAULT_ROOT,
-    kind: Annotated[str, typer.Option("--format", metavar="KIND", help="markdown, csv or json.")] = "markdown",
-    separation: Annotated[
-        bool, typer.Option("--separation", help="Only how well each metric separates, over the seeds: ROC area, TPR.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there instead.")] = None,
+    tables: Tables = None,
+    kind: Format = "markdown",
+    out: Out = None,
 ) -> None:
-    """The table of scores and verdicts, in Markdown also of ROC areas; exit status 1 while rows are missing."""
-    run(lambda: _report(file, root, kind, separation, out))
+    """The tables of a paper: fidelity, scores, costs, separation, negatives; exit status 1 while rows are missing."""
+    run(lambda: _report(file, root, tables or [], kind, out))
 
 
 def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
@@ -185,17 +183,10 @@ def _cancel(file: Path, root: Path) -> None:
     print(f"stopped {stopped} submissions; rnet sweep submit goes on from the last checkpoints")  # noqa: T201
 
 
-def _report(file: Path, root: Path, kind: str, separation: bool, out: Path | None) -> None:
-    from launch.sweep.show.report import complete, format_lines, report_lines, separation_lines
+def _report(file: Path, root: Path, tables: list[str], kind: str, out: Path | None) -> None:
+    from launch.sweep.show.report import complete, report
 
     plan = _saved_plan(file, root)
-    tables = [] if separation else [format_lines(report_lines(plan, root), kind)]
-    if separation or kind == "markdown":
-        tables.append(format_lines(separation_lines(plan, root), kind))
-    text = "\n".join(table for table in tables if table)
-    if out is None:
-        print(text, end="")  # noqa: T201
-    else:
-        out.write_text(text)
+    print(report(plan, root, tables, kind, out), end="")  # noqa: T201
     if not complete(plan, root):
-        raise typer.Exit(1)
+        raise SystemExit(1)

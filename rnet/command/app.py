@@ -14,20 +14,26 @@ from rnet.command.options import (
     DEFAULT_ROOT,
     AsJson,
     ConfigDir,
+    FormatOrNone,
+    Out,
     Overrides,
     PrintConfig,
     Root,
+    Tables,
     import_from_here,
 )
 from rnet.command.run import Options, run_import, run_stage
+from rnet.command.verdicts import verify as show_verify
 
 STAGES = {
     "train": "Train a victim (or import one: model.weights=FILE).",
     "attack": "Attack a victim: attack=removalnet, finetune, independent, identity (several: attack=a,b).",
     "fingerprint": "Extract a victim's fingerprint: defense=ipguard.",
-    "verify": "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3; your own: "
-    "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function.",
 }
+VERIFY = (
+    "Test suspects for ownership: attack=finetune,removalnet defense=ipguard negatives=3 seed=0,1; your own: "
+    "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function."
+)
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, substitutes, models, engines.")]
 Weights = Annotated[str, typer.Argument(metavar="FILE", help="Weights: safetensors, or what torch.save wrote.")]
 Keys = Annotated[
@@ -53,6 +59,7 @@ def make_app(*, completion: bool) -> typer.Typer:
     app.callback()(_start)
     for stage, summary in STAGES.items():
         add_command(app, stage, summary, partial(run_stage, stage))
+    app.command("verify", help=VERIFY)(verify)
     app.command("import")(import_victim)
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
@@ -80,6 +87,24 @@ def add_command(app: typer.Typer, name: str, summary: str, action: Callable[[lis
         run(lambda: action(overrides or [], options))
 
     app.command(name, help=summary)(command)
+
+
+def verify(
+    overrides: Overrides = None,
+    root: Root = DEFAULT_ROOT,
+    tables: Tables = None,
+    kind: FormatOrNone = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    print_config: PrintConfig = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Test suspects for ownership, and show verdicts or tables."""
+    options = Options(
+        root=root, as_json=as_json, print_config=print_config, config_dir=config_dir, tables=tuple(tables or ()),
+        format=kind, out=out,
+    )  # fmt: skip
+    run(lambda: run_stage("verify", overrides or [], options, show_verify))
 
 
 def import_victim(

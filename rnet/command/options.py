@@ -27,6 +27,25 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the reso
 ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", metavar="DIR", help="Your own options, e.g. DIR/dataset/mine.yaml.")
 ]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--table",
+        metavar="NAME",
+        help="Only this table (several: again): fidelity, effectiveness, verdicts, efficiency, separation, negatives, "
+        "thresholds or rows.",
+    ),
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="KIND", help="markdown, csv, json, parquet or latex; see docs/reports.md.")
+]
+FormatOrNone = Annotated[
+    str | None,
+    typer.Option("--format", metavar="KIND", help="Tables as markdown, csv, json, parquet or latex: docs/reports.md."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Write a file for each table into this folder.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

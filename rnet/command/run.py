@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,31 @@ from rnet.training.signals import Preempted
 
 if TYPE_CHECKING:
     from rnet.config.run import RunConfig
+    from rnet.stages.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command takes besides overrides."""
+    """What commands take besides overrides; tables, format and out: of those that show tables."""
 
     root: Path = Path("runs")
     as_json: bool = False
     print_config: bool = False
     config_dir: Path | None = None
+    tables: tuple[str, ...] = ()
+    format: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What overrides stand for: configurations, and by which names the user chose each one's options, by group."""
+
+    configs: list[RunConfig]
+    chosen: list[dict[str, str]]
+
+
+Act = Callable[[Runs, "Store", Options], None]
 
 
 def require_one_process(command: str) -> None:
@@ -51,8 +66,8 @@ def run_import(file: str, overrides: Sequence[str], options: Options) -> None:
     run_stage("train", [*overrides, f"model.weights={file}"], options)
 
 
-def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
-    """Runs one stage for every combination of attacks and defences given, and shows what came out.
+def run_stage(stage: str, overrides: Sequence[str], options: Options, act: Act | None = None) -> None:
+    """Runs one stage for every combination of attacks, defences and seeds given, and shows what came out, or acts.
 
     Started several times by torchrun, srun or mpiexec, the processes share the work, and the first one shows it.
     """
@@ -62,34 +77,31 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options) -> None:
     from rnet.parallel.launch import launched
     from rnet.parallel.processes import process_group
     from rnet.stages.graph import document as hashed_document
+    from rnet.stages.store import Store
     from rnet.training.loop import resolve_device
 
     known = Configurations(options.config_dir)
-    configs = [known.load(lines) for lines in runs_of(stage, overrides)]
+    runs = runs_of(stage, overrides)
+    configs = [known.load(lines) for lines in runs]
     if options.print_config:
         document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
         return
     device = resolve_device(configs[0].engine.device)
     with process_group(launched(), device.type, backend=configs[0].engine.backend, agreed=(Preempted,)):
-        _run_stage(stage, configs, options)
+        if act is None:
+            _run_stage(stage, configs, options)
+        else:
+            chosen = [known.chosen(lines) for lines in runs]
+            act(Runs(configs=configs, chosen=chosen), Store(options.root), options)
 
 
 def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
-    from rnet.data.files.digest import looked_at_once
     from rnet.parallel.collectives import rank
     from rnet.stages.stages import STAGES
     from rnet.stages.store import Store
-    from rnet.verdicts.examine import examine, separations
 
     store = Store(options.root)
-    if stage == "verify":
-        with looked_at_once(store.root, keep=rank() == 0):
-            rows = examine(configs, store)
-            separated = separations(rows, configs, store)
-        if rank() == 0:
-            show_verdicts(rows, separated, as_json=options.as_json)
-        return
     found: list[dict[str, Any]] = []
     for config in configs:
         folder = STAGES[stage](config, store)
@@ -106,52 +118,6 @@ def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
             show_check(row["result"], row["folder"], console())
             continue
         show_values(f"{stage} {row['id']}", _flatten({**row["result"], "folder": row["folder"]}))
-
-
-def show_verdicts(rows: list[dict[str, Any]], separated: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Scores and verdicts of suspects: {"rows": [...], "separation": [...]} or a table with a line per metric."""
-    if as_json:
-        show_json({"rows": rows, "separation": separated})
-        return
-    table = Table(title_justify="left", title="Ownership tests")
-    for name in ("suspect", "accuracy", "drop", "metric", "score", "threshold", "normalised", "verdict"):
-        table.add_column(name, justify="left" if name in ("suspect", "metric", "verdict") else "right")
-    for row in rows:
-        about = [
-            row["suspect"],
-            *("" if row[key] is None else f"{100 * row[key]:.1f} %" for key in ("accuracy", "drop")),
-        ]
-        if not row["metrics"]:
-            table.add_row(*about, row["defense"], "", "", "", "refused")
-        for number, (name, metric) in enumerate(row["metrics"].items()):
-            values = (metric[key] for key in ("value", "threshold", "normalised"))
-            shown = ["" if value is None else f"{value:.4f}" for value in values]
-            table.add_row(*(about if number == 0 else ["", "", ""]), name, *shown, metric["verdict"])
-    console().print(table)
-    if separated:
-        console().print(_separation_table(separated))
-    reasons: dict[tuple[str, str, str], set[str]] = {}
-    for row in rows:
-        reasons.setdefault((row["suspect"], row["verdict"], row["reason"]), set()).add(row["defense"])
-    for (suspect, verdict, reason), defenses in sorted(reasons.items()):
-        print(f"{suspect}, {', '.join(sorted(defenses))}: {verdict}, {reason}")  # noqa: T201
-    for row in rows:
-        for why in dict.fromkeys(row["left_out"].values()):
-            names = ", ".join(name for name, reason in row["left_out"].items() if reason == why)
-            print(f"{row['suspect']}, left out {names}: {why}")  # noqa: T201
-
-
-def _separation_table(separated: list[dict[str, Any]]) -> Table:
-    table = Table(title_justify="left", title="Derived against independent, with bootstrap 95 % intervals")
-    for name in ("attack", "metric", "ROC AUC", "interval", "TPR at 5 % FPR", "ARUC", "models"):
-        table.add_column(name, justify="left" if name in ("attack", "metric") else "right")
-    for entry in separated:
-        low, high = entry["auc_interval"]
-        models = f"{entry['positives']} + {entry['negatives']}"
-        aruc = "" if entry["aruc"] is None else f"{entry['aruc']:.3f}"
-        shown = (f"{entry['auc']:.3f}", f"{low:.3f} to {high:.3f}", f"{entry['tpr_at_5']:.2f}", aruc, models)
-        table.add_row(entry["attack"], entry["metric"], *shown)
-    return table
 
 
 def console() -> Console:

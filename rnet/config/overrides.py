@@ -29,9 +29,9 @@ def parse_override(line: str) -> tuple[str, str]:
 
 
 def expand_choices(
-    overrides: Sequence[str], groups: Iterable[str] = ("attack", "attack.seed", "defense")
+    overrides: Sequence[str], groups: Iterable[str] = ("attack", "attack.seed", "defense", "seed")
 ) -> list[list[str]]:
-    """Overrides such as `attack=finetune,removalnet attack.seed=1,2` as one list per combination, in the order given.
+    """Overrides such as `attack=finetune,removalnet seed=1,2` as one list per combination, in the order given.
 
     `defense=all` stands for every defence of rnet's own.
     """

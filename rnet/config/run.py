@@ -104,6 +104,10 @@ class Configurations:
         models = {name: component("model", self._option("model", name)) for name in others["negative_models"]}
         return RunConfig(**run, **{**others, "negative_models": models})
 
+    def chosen(self, lines: Sequence[str]) -> dict[str, str]:
+        """The option chosen of each group, by the name that the user knows it by: attack=permute, not obfuscate."""
+        return {group: option for group, option in self._sorted(lines)[0].items() if group in GROUPS}
+
     def _sorted(self, lines: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
         """The options chosen, the keys set of each group, and the keys in none; of equal keys the last."""
         chosen = dict(self._defaults)

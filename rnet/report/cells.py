@@ -37,7 +37,7 @@ def title_of(column: Column) -> str:
 def cell_of(column: Column, value: Any) -> Cell:
     """The value of a line in a column."""
     if value is None:
-        return Cell(text="")
+        return Cell(text=column.none)
     if isinstance(value, Summary):
         return _of_summary(column, value)
     return Cell(text=number(value, column) if column.kind == "number" else str(value))
@@ -77,4 +77,7 @@ def is_right(column: Column) -> bool:
 def lines_of(table: Table) -> list[list[Cell]]:
     """The cells of every line, of the columns that are shown."""
     columns: Sequence[Column] = shown_columns(table)
-    return [[cell_of(column, line.get(column.name)) for column in columns] for line in table.lines]
+    return [
+        [cell_of(column, line[column.name]) if column.name in line else Cell(text="") for column in columns]
+        for line in table.lines
+    ]

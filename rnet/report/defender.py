@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnet.defenses.metric import Metric
-from rnet.report.records import NegativeModel, Score, Study, Trial, grouped, key_of, missing, once
+from rnet.report.records import GIVEN, Key, NegativeModel, Score, Study, Trial, grouped, key_of, missing, once
 from rnet.report.table import MISSING, Column, Table, axis_columns, percent
 from rnet.verdicts.roc import FEWEST, separation
 
@@ -18,7 +18,7 @@ def separations(study: Study) -> Table:
     tests = once(study.trials, "test_id")
     by_defense = grouped(study.negatives, lambda negative: key_of(negative.axes, "train", "fingerprint"))
     lines: list[dict[str, Any]] = []
-    for key, runs in grouped(tests, lambda trial: key_of(trial.axes, "train", "attack", "fingerprint")).items():
+    for key, runs in grouped(tests, _group).items():
         if runs[0].result and not any(run.derived for run in runs):
             continue  # an independent model, or one of unknown origin
         negatives = {one.test_id: one for one in by_defense.get(key_of(runs[0].axes, "train", "fingerprint"), ())}
@@ -46,6 +46,14 @@ def separations(study: Study) -> Table:
             "similarities in [0, 1].",
         ),
     )  # fmt: skip
+
+
+def _group(trial: Trial) -> Key:
+    """Runs that differ in seeds only; and suspects that were given to the user, which have no seeds."""
+    key = key_of(trial.axes, "train", "attack", "fingerprint")
+    if trial.kind != GIVEN:
+        return key
+    return tuple((axis, GIVEN if axis == "attack" else value) for axis, value in key)
 
 
 def _separated(
@@ -109,7 +117,8 @@ def thresholds(study: Study) -> Table:
         columns=[
             *axis_columns([one.axes for one in study.thresholds]), Column(name="metric"), Column(name="direction"),
             Column(name="rule"), Column(name="scale"), Column(name="n", kind="count", title="negatives"),
-            Column(name="threshold", kind="number"), Column(name="reason", title="why none", optional=True),
+            Column(name="threshold", kind="number", none="none"),
+            Column(name="reason", title="why none", optional=True),
             percent("false_positive_rate", "number", title="promised rate"),
             percent("leave_one_out", "number", title="leave-one-out rate"),
         ],

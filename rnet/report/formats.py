@@ -24,9 +24,11 @@ _SUMMARY = ("mean", "spread", "low", "high", "seeds")
 
 
 def check_format(kind: str, tables: Sequence[str], out: Path | None) -> None:
-    """Raises UserError for an unknown format, and where several tables cannot share one output."""
+    """Raises UserError for a format that is unknown or not installed, or cannot hold these tables."""
     if kind not in SUFFIXES:
         raise unknown_name("--format", kind, SUFFIXES)
+    if kind == "parquet":
+        _pyarrow()
     if out is not None:
         if out.exists() and not out.is_dir():
             raise UserError(f"--out={str(out)!r} is a file; name a folder, which gets a file for each table")
@@ -91,8 +93,8 @@ def _csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _parquet(table: Table) -> bytes:
-    """Raises UserError where pyarrow is not installed."""
+def _pyarrow() -> tuple[Any, Any]:
+    """pyarrow and its parquet. Raises UserError where it is not installed."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -101,6 +103,11 @@ def _parquet(table: Table) -> bytes:
             "--format=parquet needs pyarrow, which is not installed; run: pip install 'rnet[parquet]' (or pip install "
             "pyarrow), or take --format=csv"
         ) from None
+    return pyarrow, parquet
+
+
+def _parquet(table: Table) -> bytes:
+    pyarrow, parquet = _pyarrow()
     kinds = {"text": pyarrow.string(), "count": pyarrow.int64(), "number": pyarrow.float64()}
     fields = []
     for column in table.columns:

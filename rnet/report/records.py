@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from rnet.stages.graph import GRAPH
 
 Axes = Mapping[str, Any]
+GIVEN = "import"
+"""The kind of suspects that were given to the user."""
 Key = tuple[tuple[str, Any], ...]
 """Some of the axes with their values."""
 
@@ -21,7 +23,8 @@ Key = tuple[tuple[str, Any], ...]
 class Score:
     """One metric of one trial. name: defence/metric. direction: similarity or distance; low, high: its range.
 
-    verdict: what the metric alone says. threshold: None where there is none; reason: the sentence with the numbers.
+    verdict: what the metric alone says. threshold: None where there is none, and then no_threshold says
+    why; reason: the sentence with the numbers.
     normalised: the score relative to the negatives, where the defence compares so.
     """
 
@@ -33,6 +36,7 @@ class Score:
     verdict: str
     reason: str
     threshold: float | None = None
+    no_threshold: str | None = None
     normalised: float | None = None
     access: str = ""
 

@@ -18,7 +18,9 @@ def rows(study: Study) -> Table:
         columns=[
             *axis_columns([trial.axes for trial in study.trials]), *(percent(name, "number") for name in FIDELITY),
             Column(name="metric"), Column(name="score", kind="number"), Column(name="direction"),
-            Column(name="threshold", kind="number"), Column(name="normalised", kind="number", optional=True),
+            Column(name="threshold", kind="number", none="none"),
+            Column(name="no_threshold", title="why no threshold", optional=True),
+            Column(name="normalised", kind="number", optional=True),
             Column(name="metric_verdict", title="by the metric"), Column(name="verdict", title="by the defence"),
             Column(name="combined", title="by all defences", optional=True), Column(name="negatives", kind="count"),
             Column(name="negatives_planned", kind="count", title="of"), Column(name="state"), Column(name="reason"),
@@ -46,6 +48,7 @@ def _lines(trial: Trial) -> list[dict[str, Any]]:
         known
         | {
             "metric": score.name, "score": score.value, "direction": score.direction, "threshold": score.threshold,
+            "no_threshold": score.no_threshold,
             "normalised": score.normalised, "metric_verdict": score.verdict, "reason": score.reason,
         }
         for score in trial.scores

@@ -15,7 +15,7 @@ class Column:
 
     title: what people read, with the unit: "accuracy (%)". scale: what the value is multiplied with for them. decimals:
     how many they see; None for four significant digits. files and programs get the value itself, in its base unit.
-    optional: not shown to people where no line has it.
+    none: what people read where a line says that there is no value. optional: not shown to people where no line has it.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Column:
     title: str = ""
     scale: float = 1.0
     decimals: int | None = None
+    none: str = ""
     optional: bool = False
 
 

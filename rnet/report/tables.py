@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from rnet.errors import UserError, unknown_name
 from rnet.report.defender import negative_models, separations, thresholds
@@ -37,6 +38,12 @@ def make_tables(study: Study, names: Sequence[str] = ()) -> list[Table]:
             raise UserError(f"--table={name} needs scores, but there are no verify stages here; take another table")
     asked = names or [name for name in TABLES if tested or name not in NEED_SCORES]
     return [TABLES[name](study) for name in dict.fromkeys(asked)]
+
+
+def asked_for(names: Sequence[str], kind: str, out: Path | None) -> list[str]:
+    """The tables that a command shows: those named, else all; of CSV on the screen only the rows. Raises UserError."""
+    check_names(names)
+    return [*names] if names or kind != "csv" or out is not None else ["rows"]
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rnet.defenses.base import Defense
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank
-from rnet.stages.graph import check_settings, document, negative_configs
+from rnet.stages.graph import check_settings, document
 from rnet.stages.stages import attack, fingerprint, verify
 from rnet.stages.stages import check as check_stage
 from rnet.stages.store import Store
@@ -30,13 +29,12 @@ from rnet.verdicts.judging import (
     own_scores,
     scored,
 )
-from rnet.verdicts.roc import separations_of
 
 Row = dict[str, Any]
 FIDELITY = ("accuracy", "victim_accuracy", "drop", "agreement")
 
 
-def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
+def examine(configs: Sequence[RunConfig], store: Store, attacks: Sequence[str] = ()) -> list[Row]:
     """One row per configuration (a suspect and a defence), in order; missing stages are computed.
 
     A row: suspect (its name), attack, defense, attack_id, verify_id, accuracy, victim_accuracy, drop, agreement
@@ -46,29 +44,32 @@ def examine(configs: Sequence[RunConfig], store: Store) -> list[Row]:
     negatives (negatives_row), calibration {defense/metric: calibration_rows}, and combined (combined_row): the verdict
     over all defences in these rows, the same in every row of a suspect.
 
+    attacks: the names by which the user chose the attacks (permute); without them their own (obfuscate).
+
     Where there are several rows, one that a defence refuses, or a given suspect that cannot be imported or asked, has
     no metrics and says why; alone it raises UserError.
     """
     with looked_at_once(store.root, keep=rank() == 0):  # the rows are of the same images
-        return _rows(configs, store)
+        return _rows(configs, store, attacks or [config.attack.name for config in configs])
 
 
-def _rows(configs: Sequence[RunConfig], store: Store) -> list[Row]:
+def _rows(configs: Sequence[RunConfig], store: Store, attacks: Sequence[str]) -> list[Row]:
     refusals = check(configs, store)
     if len(configs) == 1 and refusals:
         raise next(iter(refusals.values()))
     suspects: list[Row] = []
-    names = suspect_names(configs)
+    names = suspect_names(configs, attacks)
     for number, config in enumerate(configs):
         try:
             if number in refusals:
                 raise refusals[number]
-            suspects.append({"suspect": names[number], **_suspect(config, store)})
+            named = {"suspect": names[number], "attack": attacks[number]}
+            suspects.append(named | _suspect(config, store))
         except UserError as error:
             if len(configs) == 1 or not _is_given(config):
                 raise
             refusals[number] = error
-            suspects.append({"suspect": names[number], **_unknown(config)})
+            suspects.append({"suspect": names[number], "attack": attacks[number], **_unknown(config)})
     rows = []
     tests: dict[int, Scored] = {}
     known: Known = {}
@@ -116,7 +117,6 @@ def _suspect(config: RunConfig, store: Store) -> Row:
     folder = attack(config, store)
     result = folder.result() or {}
     return {
-        "attack": config.attack.name,
         "attack_id": folder.id,
         **{key: result[key] for key in (*FIDELITY, "derived")},
         "seconds": folder.status().get("seconds", 0.0),
@@ -125,8 +125,7 @@ def _suspect(config: RunConfig, store: Store) -> Row:
 
 def _unknown(config: RunConfig) -> Row:
     """The suspect's part of a row where it could not be made."""
-    named = {"attack": config.attack.name, "attack_id": None}
-    return named | dict.fromkeys(FIDELITY) | {"derived": config.attack.derived, "seconds": 0.0}
+    return {"attack_id": None} | dict.fromkeys(FIDELITY) | {"derived": config.attack.derived, "seconds": 0.0}
 
 
 def _refused(config: RunConfig, error: UserError) -> Row:
@@ -138,7 +137,7 @@ def _refused(config: RunConfig, error: UserError) -> Row:
     return {"defense": config.defense.name, **nothing, "verdict": "undecided", "reason": str(error)}
 
 
-def suspect_name(config: RunConfig) -> str:
+def suspect_name(config: RunConfig, attack: str) -> str:
     """How tables call a suspect: its attack's name, with the attack's seed where that is not the run's.
 
     A given one is called by its file's name, or by its function.
@@ -146,12 +145,13 @@ def suspect_name(config: RunConfig) -> str:
     if isinstance(config.attack, ImportConfig):
         return config.attack.function or Path(config.attack.weights or "").name
     seed = config.attack.seed
-    return config.attack.name if seed in (None, config.seed) else f"{config.attack.name}-{seed}"
+    return attack if seed in (None, config.seed) else f"{attack}-{seed}"
 
 
-def suspect_names(configs: Sequence[RunConfig]) -> list[str]:
+def suspect_names(configs: Sequence[RunConfig], attacks: Sequence[str] = ()) -> list[str]:
     """suspect_name of each; files of one name in several folders are called folder/name."""
-    names = [suspect_name(config) for config in configs]
+    attacks = attacks or [config.attack.name for config in configs]
+    names = [suspect_name(config, attack) for config, attack in zip(configs, attacks, strict=True)]
     files = [Path(config.attack.weights) if _is_given(config) and config.attack.weights else None for config in configs]
     folders: dict[str, set[Path]] = {}
     for file in filter(None, files):
@@ -160,26 +160,6 @@ def suspect_names(configs: Sequence[RunConfig]) -> list[str]:
         f"{file.parent.name}/{name}" if file and len(folders[file.name]) > 1 else name
         for name, file in zip(names, files, strict=True)
     ]
-
-
-def separations(rows: Sequence[Row], configs: Sequence[RunConfig], store: Store) -> list[Row]:
-    """How well each metric separates each attack's suspects from the negatives, where there are two of both.
-
-    One entry per attack and metric: attack, metric, and the fields of Separation. rows: what examine returned. Suspects
-    with other classes than the negatives do not count.
-    """
-    groups: dict[tuple[str, str], list[RunConfig]] = {}
-    for config, row in zip(configs, rows, strict=True):
-        if row["derived"] and row["metrics"] and row["accuracy"] is not None and config.negatives >= 2:
-            groups.setdefault((row["attack"], config.defense.name), []).append(config)
-    found = []
-    for (attack_name, _), members in groups.items():
-        defense: Defense = DEFENSES.build(members[0].defense)
-        positives = [_scores(member, store) for member in members]
-        scored = [_scores(negative, store) for negative in negative_configs(members[0])]
-        for name, values in separations_of(defense.metrics, positives, scored).items():
-            found.append({"attack": attack_name, "metric": f"{defense.name}/{name}", **dataclasses.asdict(values)})
-    return found
 
 
 def _ensure_fingerprint(config: RunConfig, store: Store, refusals: dict[str, UserError]) -> None:
@@ -225,7 +205,3 @@ def _add_combined(rows: Sequence[Row], tests: Mapping[int, Scored], configs: Seq
         combined = combined_row([tests[number] for number in numbers], alpha, result)
         for number in numbers:
             rows[number]["combined"] = combined
-
-
-def _scores(config: RunConfig, store: Store) -> dict[str, float]:
-    return own_scores(DEFENSES.build(config.defense), verify(config, store).result())

@@ -150,11 +150,13 @@ def _calibration_row(by: Calibration, rate: float | None) -> Row:
 
 
 def negatives_row(negatives: Negatives) -> Row:
-    """counted and left_out (numbers), why_left_out, warning (sentences or None), kinds (how many of each)."""
+    """counted and left_out (numbers), unfit (names of those left out), why_left_out, warning (sentences or None), kinds
+    (how many of each)."""
     fit = negatives.fit.scores
     kinds = [negatives.kinds[name] for name in fit if name in negatives.kinds]
     return {
-        "counted": len(fit), "left_out": len(negatives.unfit), "why_left_out": negatives.why_left_out,
+        "counted": len(fit), "left_out": len(negatives.unfit), "unfit": list(negatives.unfit),
+        "why_left_out": negatives.why_left_out,
         "warning": negatives.warning, "kinds": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
     }  # fmt: skip
 

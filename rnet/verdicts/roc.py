@@ -6,7 +6,7 @@ N negatives (independently trained ones). Statistics work on the last axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -181,17 +181,3 @@ def separation(
         strict_level="1% FPR" if one_percent else "0 false positives",
         aruc=aruc(derived, independent) if unit_similarity else None,
     )
-
-
-def separations_of(
-    metrics: Sequence[Metric], positives: Sequence[Mapping[str, float]], negatives: Sequence[Mapping[str, float]]
-) -> dict[str, Separation]:
-    """By metric, from the scores of derived and of independent models; only metrics with two scores of each kind."""
-    found = {}
-    for metric in metrics:
-        derived, independent = (
-            [scores[metric.name] for scores in group if metric.name in scores] for group in (positives, negatives)
-        )
-        if min(len(derived), len(independent)) >= FEWEST:
-            found[metric.name] = separation(derived, independent, metric)
-    return found

@@ -70,6 +70,12 @@ def test_one_seed_is_shown_as_one() -> None:
     assert "90.0 (n=1)" in text
 
 
+def test_no_threshold_is_none_to_people_and_null_to_programs() -> None:
+    (one,) = make_tables(study(), ["thresholds"])
+    assert "| none | they spread too widely |" in markdown(one)
+    assert flat(one)[0]["threshold"] is None
+
+
 def test_how_many_seeds_were_planned_is_shown_where_some_are_missing() -> None:
     line = {"attack": "x", "accuracy": summary([0.9]), "planned": 3}
     assert "seeds planned" not in markdown(table(lines=[line]))

@@ -164,6 +164,7 @@ def test_a_cell_without_any_run_is_shown_as_missing() -> None:
     assert line["missing"] == "2 of 2 missing: failed: loss is nan"
     row = lines("rows", none, attack="removalnet", defense="zest")
     assert [line["state"] for line in row] == ["missing: failed: loss is nan"] * 2
+    assert all("threshold" not in line for line in row)
 
 
 def test_a_study_without_any_score_still_has_its_lines() -> None:

@@ -19,8 +19,9 @@ from rnet.errors import UserError
 from rnet.stages import models, stages
 from rnet.stages.graph import negative_configs
 from rnet.stages.store import Store
-from rnet.verdicts.examine import check, examine, separations
+from rnet.verdicts.examine import check, examine
 from tests.tiny_runs import TINY_FINETUNE, TINY_IPGUARD, tiny
+from tests.verdicts.studied import separations
 
 SMALL = {
     "ipguard": TINY_IPGUARD[1:],
@@ -89,7 +90,7 @@ def test_a_finished_examination_builds_no_network_and_refuses_wrong_settings_all
     build = models.build_model
     monkeypatch.setattr(models, "build_model", lambda *given, **named: built.append(given) or build(*given, **named))
     assert examine(configs, store) == rows
-    separations(rows, configs, store)
+    separations(configs, store)
     assert built == []
     wrong = dataclasses.replace(configs[-1], defense=dataclasses.replace(configs[-1].defense, batch_size=0))
     with pytest.raises(UserError, match=r"defense\.batch_size=0"):
@@ -186,7 +187,7 @@ def test_separation_is_perfect_for_copies_that_score_better_than_every_negative(
         for seed in (1, 2)
     ]
     rows = examine(configs, store)
-    (entry,) = separations(rows, configs, store)
+    (entry,) = separations(configs, store)
     calibration = json.loads((stages.fingerprint(configs[0], store).path / "calibration.json").read_text())
     best = max(scores["ipguard/matching_rate"] for scores in calibration["negatives"].values())
     scores = [row["metrics"]["ipguard/matching_rate"]["value"] for row in rows]

@@ -14,15 +14,16 @@ from safetensors.torch import load_file, save_file
 
 from rnet.attacks.imported.config import ImportConfig
 from rnet.attacks.imported.folder import files_of
-from rnet.command.run import show_verdicts
+from rnet.command.verdicts import show_verdicts
 from rnet.config.run import RunConfig
 from rnet.errors import UserError
 from rnet.models.config import ModelConfig
 from rnet.stages import stages
 from rnet.stages.store import Store
-from rnet.verdicts.examine import examine, separations, suspect_names
+from rnet.verdicts.examine import examine, suspect_names
 from tests.parallel.multiprocess import REPOSITORY, run_ranks
 from tests.tiny_runs import TINY, TINY_IPGUARD, tiny
+from tests.verdicts.studied import separations
 from tests.verdicts.test_examine import SMALL
 
 HERE = "tests.verdicts.given"
@@ -134,13 +135,13 @@ def test_a_suspect_with_other_classes_is_judged_where_classes_need_not_be_the_sa
     assert {rows[name]["verdict"] for name in judged} == {"undecided"}
     assert rows["zest"]["reason"].startswith("the suspect tells 6 classes apart, not 10 as the negatives have")
     assert rows["zest"]["metrics"]["zest/l1"]["value"] < 0.1  # it has been the victim, and ZEST finds which classes
-    show_verdicts([*rows.values()], [], as_json=False)
+    show_verdicts([*rows.values()])
 
 
 def test_other_classes_are_no_case_for_the_separation(store: Store, files: dict[str, Path]) -> None:
     settings = {"weights": str(files["six"]), "num_classes": 6, "derived": True}
     configs = [given("sac", **settings, batch_size=size) for size in (1, 2)]
-    assert separations(examine(configs, store), configs, store) == []
+    assert separations(configs, store) == []
 
 
 def test_weights_for_other_classes_are_refused_with_the_setting_that_takes_them(
@@ -188,7 +189,7 @@ def test_a_folder_of_good_damaged_and_foreign_files_is_judged_whole(
         assert reason in reasons.pop(name)
     assert reasons == {}
     assert len(rows) == 2 * len(shown)
-    show_verdicts(rows, separations(rows, configs, store), as_json=False)
+    show_verdicts(rows, separations(configs, store))
     assert capsys.readouterr().out.count("refused") == 10
     assert examine(configs, store) == rows
 
@@ -276,9 +277,9 @@ def test_suspects_known_to_derive_count_for_the_separation_and_unknown_ones_do_n
 ) -> None:
     copy, other = files["copy"], files["independent"]
     unknown = [given(**file(copy)), given(**file(other))]
-    assert separations(examine(unknown, store), unknown, store) == []
+    assert separations(unknown, store) == []
     known = [given(**file(path, derived=True)) for path in (copy, other)]
-    (entry,) = separations(examine(known, store), known, store)
+    (entry,) = separations(known, store)
     assert (entry["attack"], entry["positives"]) == ("import", 2)
 
 

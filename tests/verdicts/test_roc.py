@@ -20,7 +20,6 @@ from rnet.verdicts.roc import (
     oriented,
     roc_auc,
     separation,
-    separations_of,
     tpr_at_fpr,
 )  # fmt: skip
 
@@ -118,14 +117,9 @@ def test_bad_input_is_refused_with_the_reason() -> None:
         tpr_at_fpr(np.array([1.0]), np.array([0.0]), 5)
 
 
-def test_only_metrics_with_two_scores_of_each_kind_are_separated() -> None:
-    positives = [{"rate": 0.9, "gap": 0.1}, {"rate": 0.8}]
-    negatives = [{"rate": 0.2, "gap": 0.9}, {"rate": 0.85, "gap": 0.8}]
-    found = separations_of((RATE, GAP), positives, negatives)
-    assert list(found) == ["rate"]
-    assert found["rate"].auc == 0.75
-    assert found["rate"].aruc is not None
+def test_a_distance_has_no_aruc() -> None:
     assert separation([0.1, 0.2], [0.8, 0.9], GAP, draws=10).aruc is None
+    assert separation([0.9, 0.8], [0.2, 0.1], RATE, draws=10).aruc is not None
 
 
 def test_aruc_is_one_for_perfect_separation_and_zero_for_none() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -101,82 +98,6 @@ def test_an_unreadable_store_is_named(tmp_path: Path) -> None:
     code, _, err = sweep("status", tmp_path / "tiny.yaml", "--root", tmp_path / "store")
     assert code == 2
     assert "attempts/train" in err
-
-
-@pytest.mark.parametrize("kind", ["markdown", "csv", "json"])
-def test_the_report_has_a_line_for_every_row_finished_or_not(kind: str, tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    plan = tiny_plan(tmp_path, set=["negatives=2"])
-    save_plan(plan, root)
-    for place, cell in enumerate(plan.cells):
-        if cell.stage == "attack":
-            finish(root, cell.label, json.dumps({"accuracy": 0.9, "drop": 0.01, "agreement": 0.95}))
-        elif cell.stage == "verify" and place != plan.rows[3].cells["verify"]:
-            suspect = place in {row.cells["verify"] for row in plan.rows}
-            score = 0.8 if suspect else 0.1 + place / 1000
-            finish(
-                root, cell.label, json.dumps({"scores": {"ipguard/matching_rate": score, "random/agreement": score}})
-            )
-        else:
-            finish(root, cell.label)
-    (root / plan.cells[plan.rows[3].cells["verify"]].label / "result.json").unlink()
-    code, out, _ = sweep("report", tmp_path / "tiny.yaml", "--root", root, "--format", kind)
-    assert code == 1  # a row is missing
-    if kind == "markdown":
-        assert len(out.splitlines()) == 2 + 4
-        return
-    lines = json.loads(out) if kind == "json" else list(csv.DictReader(io.StringIO(out)))
-    assert [line["attack"] for line in lines] == ["identity", "identity", "finetune", "finetune"]
-    assert [line["verdict"] or None for line in lines] == ["derived", "derived", "derived", None]
-    assert [line["score"] and float(line["score"]) for line in lines[:3]] == [0.8, 0.8, 0.8]
-    assert {str(line["negatives"]) for line in lines[:3]} == {"2"}
-    assert float(lines[3]["accuracy"]) == 0.9
-
-
-@pytest.mark.parametrize("kind", ["markdown", "csv", "json"])
-def test_the_report_separates_derived_suspects_from_negatives_over_the_seeds(kind: str, tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    axes = {"attack": ["identity", "finetune"], "model": ["resnet8"], "defense": ["ipguard", "zest"], "seed": [0, 1]}
-    plan = tiny_plan(tmp_path, set=["dataset=digits", "negatives=5"], axes=axes, cases=None)
-    save_plan(plan, root)
-    derived = {row.cells["attack"]: row.values["attack"] == "finetune" for row in plan.rows}
-    negatives = {place for row in plan.rows for place in row.negatives}
-    for place, cell in enumerate(plan.cells):
-        result: dict[str, Any] = {"derived": derived.get(place, False)}
-        if cell.stage == "verify":
-            rate = (place % 7) / 10 if place in negatives else 0.8
-            distances = dict.fromkeys(("zest/l1", "zest/l2", "zest/linf", "zest/cosine"), 1 - rate)
-            result = {"scores": {"ipguard/matching_rate": rate, **distances}}
-            if "defense=ipguard" not in cell.overrides:
-                result["scores"].pop("ipguard/matching_rate")
-        finish(root, cell.label, json.dumps(result))
-    code, out, _ = sweep("report", tmp_path / "tiny.yaml", "--root", root, "--format", kind, "--separation")
-    assert code == 0
-    if kind == "markdown":
-        assert "| attack | model | defense | metric | positives | negatives | auc | auc_low |" in out
-        _, whole, _ = sweep("report", tmp_path / "tiny.yaml", "--root", root)
-        assert whole.endswith("\n\n" + out)
-        return
-    lines = json.loads(out) if kind == "json" else list(csv.DictReader(io.StringIO(out)))
-    assert [line["metric"] for line in lines] == [
-        "ipguard/matching_rate",
-        *(f"zest/{m}" for m in ("l1", "l2", "linf", "cosine")),
-    ]
-    assert {line["attack"] for line in lines} == {"finetune"}  # the identity's results say that it is not derived
-    assert {(int(line["positives"]), int(line["negatives"])) for line in lines} == {(2, 10)}
-    assert {float(line["auc"]) for line in lines} == {1.0}
-    assert "seed" not in lines[0]
-    _, out, _ = sweep("report", tmp_path / "tiny.yaml", "--root", root, "--format", "json")
-    shown = {line["metric"]: line["normalised"] for line in json.loads(out)}
-    assert shown["ipguard/matching_rate"] is None
-    assert 0 < shown["zest/l1"] < 1
-
-
-def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    save_plan(tiny_plan(tmp_path), tmp_path / "store")
-    code, _, err = sweep("report", tmp_path / "tiny.yaml", "--root", tmp_path / "store", "--format", "xml")
-    assert code == 2
-    assert "markdown" in err
 
 
 def test_the_snapshot_is_named_by_its_content_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
