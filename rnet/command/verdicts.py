@@ -122,8 +122,8 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
                 )
             )  # fmt: skip
         defense = DEFENSES.build(config.defense)
-        directions = {f"{defense.name}/{metric.name}": metric.direction for metric in defense.metrics}
-        thresholds[key] = thresholds_of(scope, row["calibration"], directions, config.false_positive_rate)
+        calibration = {name.removeprefix(f"{defense.name}/"): found for name, found in row["calibration"].items()}
+        thresholds[key] = thresholds_of(scope, defense, calibration, config.false_positive_rate)
     return Study(
         trials=trials,
         negatives=[one for found in negatives.values() for one in found],

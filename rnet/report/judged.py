@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnet.attacks.registry import ATTACKS
+from rnet.defenses.base import Defense
 from rnet.report.records import Axes, NegativeModel, Score, Threshold, is_seed, stage_of
 
 Row = Mapping[str, Any]
@@ -28,13 +29,12 @@ def scores_of(metrics: Mapping[str, Row]) -> list[Score]:
     return [Score(name=name, **{key: found[key] for key in names}) for name, found in metrics.items()]
 
 
-def thresholds_of(
-    axes: Axes, calibration: Mapping[str, Row], directions: Mapping[str, str], rate: float
-) -> list[Threshold]:
-    """calibration: rnet.verdicts.judging.calibration_rows, named defence/metric."""
+def thresholds_of(axes: Axes, defense: Defense, calibration: Mapping[str, Row], rate: float) -> list[Threshold]:
+    """calibration: rnet.verdicts.judging.calibration_rows, by the defence's own names."""
+    directions = {metric.name: metric.direction for metric in defense.metrics_of(calibration)}
     return [
         Threshold(
-            axes=axes, metric=name, direction=directions.get(name, ""), rule=found["rule"] or "none",
+            axes=axes, metric=f"{defense.name}/{name}", direction=directions[name], rule=found["rule"] or "none",
             scale=found["scale"], n=found["negatives"], threshold=found["threshold"],
             reason=found["no_threshold"] or "", false_positive_rate=rate, leave_one_out=found["leave_one_out_fpr"],
         )

@@ -25,6 +25,8 @@ from rnet.report.judged import (
     typed_axes,
 )
 from rnet.report.records import NegativeModel, Study, Threshold, Trial
+from rnet.stages.pairs import pair_scores
+from rnet.stages.store import StageFolder
 from rnet.storage.json_files import read_json
 from rnet.verdicts.judging import (
     calibration_rows,
@@ -134,9 +136,7 @@ class _Reader:
                 )
             )  # fmt: skip
         rate = config.false_positive_rate
-        calibration = named(defense, calibration_rows(defense, gathered, rate))
-        directions = {f"{defense.name}/{metric.name}": metric.direction for metric in defense.metrics}
-        self.thresholds[key] = thresholds_of(own, calibration, directions, rate)
+        self.thresholds[key] = thresholds_of(own, defense, calibration_rows(defense, gathered, rate), rate)
 
     def _against(self, row: Row) -> tuple[Defense, Negatives, float]:
         """What judges the row: the defence, its negatives without the suspect itself, the false-positive rate."""
@@ -154,7 +154,14 @@ class _Reader:
                 if (result := self._result(index)) is not None
             }
             metadata = (self._result(row.cells["fingerprint"]) or {}).get("metadata", {})
-            self._gathered[key] = negatives_of(defense, found, classes=metadata.get("num_classes"))
+            folders = [
+                StageFolder(self._plan.folder(self._root, self._plan.cells[index]), {})
+                for index in row.negatives
+                if index in self._done
+            ]
+            self._gathered[key] = negatives_of(
+                defense, found, classes=metadata.get("num_classes"), pairs=pair_scores(defense, folders)
+            )
         return self._gathered[key]
 
     def _defense(self, verify: int) -> tuple[RunConfig, Defense]:
