@@ -68,6 +68,7 @@ def _axes(rows: Sequence[Row], runs: Runs) -> list[Axes]:
 
 def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
     """The study that tables are made from; rows: what examine returned."""
+    from rnet.config.documents import as_dict
     from rnet.defenses.registry import DEFENSES
     from rnet.report.judged import (
         defender_axes,
@@ -94,6 +95,7 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
         trials.append(
             Trial(
                 axes=own, kind=config.attack.name, baseline=is_baseline(config.attack.name),
+                settings=as_dict(config.attack),
                 victim_id=document_id("train", config, store), suspect_id=name or row["suspect"],
                 test_id=row["verify_id"] or f"{name or row['suspect']} {row['defense']}",
                 result=left_by("attack", name), status=left_by("attack", name, "status.json"),

@@ -115,8 +115,8 @@ def _knockoff_curves(cells: Mapping[Any, Sequence[Trial]]) -> dict[Any, dict[Any
     for run in (run for runs in cells.values() for run in runs if run.kind == KNOCKOFF and run.result):
         flops, accuracy = run.result.get("cost", {}).get("flops"), run.result.get("accuracy")
         if flops is not None and accuracy is not None:
-            variants = curves.setdefault(run.victim_id, {})
-            variants.setdefault(run.axes.get("attack"), []).append((flops, accuracy))
+            variant = run.settings.get("strategy"), run.settings.get("answers")
+            curves.setdefault(run.victim_id, {}).setdefault(variant, []).append((flops, accuracy))
     return curves
 
 

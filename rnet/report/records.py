@@ -46,11 +46,12 @@ class Trial:
     """One suspect under one defence, finished or not.
 
     axes: in the order of the columns, the same in every trial of a study. kind: the attack's own name; baseline:
-    whether ratios are to it. victim_id, suspect_id, test_id: of the train, attack and verify stages; test_id is
-    None in a study that ends before. result, status: what the attack stage left (accuracy, cost, derived; seconds,
-    peak_memory), empty while it is not finished. suspect_state, state: "" where suspect and scores are there, else
-    why not ("running", "failed: ..."). verdict: the defence's own, by its vote where it has one. combined: of all
-    defences together. left_out: reasons by metric. negatives: how many count, of how many planned.
+    whether ratios are to it; settings: its own. victim_id, suspect_id, test_id: of the train, attack and verify
+    stages; test_id is None in a study that ends before. result, status: what the attack stage left (accuracy, cost,
+    derived; seconds, peak_memory), empty while it is not finished. suspect_state, state: "" where suspect and
+    scores are there, else why not ("running", "failed: ..."). verdict: the defence's own, by its vote where it has
+    one. combined: of all defences together. left_out: reasons by metric. negatives: how many count, of how many
+    planned.
     """
 
     axes: Axes
@@ -63,6 +64,7 @@ class Trial:
     status: Mapping[str, Any]
     suspect_state: str = ""
     state: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Sequence[Score] = ()
     verdict: str = ""
     reason: str = ""

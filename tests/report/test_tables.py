@@ -90,16 +90,17 @@ def test_costs_are_shown_beside_knockoffnets_at_equal_accuracy() -> None:
 
 
 def test_several_budgets_of_knockoffnets_are_interpolated_and_the_cheapest_variant_counts() -> None:
-    def stolen(attack: str, flops: float, accuracy: float) -> Any:
+    def stolen(strategy: str, flops: float, accuracy: float) -> Any:
         plain = trial("knockoff", "zest", 0)
-        axes = {**plain.axes, "attack": attack, "attack.queries": str(flops)}
+        name = f"{strategy}_{flops}"
         result = {**plain.result, "accuracy": accuracy, "cost": {"flops": flops}}
-        return trial("knockoff", "zest", 0, axes=axes, suspect_id=f"{attack}{flops}", test_id=attack, result=result)
+        return trial(
+            "knockoff", "zest", 0, axes={**plain.axes, "attack": name}, suspect_id=name, test_id=name, result=result,
+            settings={"strategy": strategy},
+        )  # fmt: skip
 
-    attacked = trial("removalnet", "zest", 0)
-    axes = {**attacked.axes, "attack.queries": "1"}
-    attacked = trial("removalnet", "zest", 0, axes=axes)  # keeps 0.85 at 6e12 FLOPs
-    curve = [stolen("knockoff", 10e12, 0.8), stolen("knockoff", 50e12, 0.9), stolen("knockoff_adaptive", 40e12, 0.86)]
+    attacked = trial("removalnet", "zest", 0)  # keeps 0.85 at 6e12 FLOPs
+    curve = [stolen("random", 10e12, 0.8), stolen("random", 50e12, 0.9), stolen("adaptive", 40e12, 0.86)]
     line = the("efficiency", Study(trials=[attacked, *curve[:2]]), attack="removalnet")
     assert line["knockoff_flops"].mean == pytest.approx(30e12)
     assert line["knockoff"] == "interpolated"

@@ -81,10 +81,11 @@ class _Reader:
         axes = typed_axes(row.values)
         last = row.cells.get("attack", row.cells["train"])
         verify = row.cells.get("verify")
-        kind = self._plan.configuration(self._plan.cells[last])["attack"]["name"]
+        settings = self._plan.configuration(self._plan.cells[last])["attack"]
+        kind = settings["name"]
         state = self._state(row, [*row.cells])
         known: dict[str, Any] = {
-            "axes": axes, "kind": kind, "baseline": is_baseline(kind),
+            "axes": axes, "kind": kind, "baseline": is_baseline(kind), "settings": settings,
             "victim_id": self._plan.cells[row.cells["train"]].id, "suspect_id": self._plan.cells[last].id,
             "test_id": None if verify is None else self._plan.cells[verify].id,
             "result": self._result(last) or {}, "status": self._status(last),
