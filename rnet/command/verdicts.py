@@ -125,7 +125,7 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
             )  # fmt: skip
         defense = DEFENSES.build(config.defense)
         calibration = {name.removeprefix(f"{defense.name}/"): found for name, found in row["calibration"].items()}
-        thresholds[key] = thresholds_of(scope, defense, calibration, config.false_positive_rate)
+        thresholds[key] = thresholds_of(scope, defense, calibration, config.false_positive_rate, judged)
     return Study(
         trials=trials,
         negatives=[one for found in negatives.values() for one in found],
@@ -157,12 +157,18 @@ def show_verdicts(rows: Sequence[Row], separated: Sequence[Mapping[str, Any]] = 
     if known := [line for line in separated if line.get("auc") is not None]:
         console().print(_separation_table(known))
     reasons: dict[tuple[str, str, str], set[str]] = {}
+    notes: dict[str, set[str]] = {}
     for row in rows:
         reasons.setdefault((row["suspect"], row["verdict"], row["reason"]), set()).add(row["defense"])
         if (combined := row["combined"]) and len(combined["metrics"]) > 1:
             reasons.setdefault((row["suspect"], combined["verdict"], combined["reason"]), set()).add("all together")
     for (suspect, verdict, reason), defenses in sorted(reasons.items()):
         print(f"{suspect}, {', '.join(sorted(defenses))}: {verdict}, {reason}")  # noqa: T201
+    for row in rows:
+        for said in filter(None, ((row["negatives"] or {}).get(key) for key in ("why_left_out", "warning"))):
+            notes.setdefault(said, set()).add(row["defense"])
+    for said, defenses in notes.items():
+        print(f"{', '.join(sorted(defenses))}: {said}")  # noqa: T201
     for row in rows:
         for why in dict.fromkeys(row["left_out"].values()):
             names = ", ".join(name for name, reason in row["left_out"].items() if reason == why)

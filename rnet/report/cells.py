@@ -51,7 +51,7 @@ def number(value: float, column: Column, digits: int = 4) -> str:
 
 def _of_summary(column: Column, value: Summary) -> Cell:
     mean, seeds = number(value.mean, column), f"n={value.seeds}"
-    certain = column.decimals == 0 and not value.spread  # a count that is the same for all seeds
+    certain = column.exact and not value.spread
     if value.spread is None or value.low is None or value.high is None or certain:
         return Cell(text=mean, seeds=seeds)
     interval = (number(value.low, column), number(value.high, column))

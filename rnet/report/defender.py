@@ -120,7 +120,7 @@ def thresholds(study: Study) -> Table:
             Column(name="threshold", kind="number", none="none"),
             Column(name="reason", title="why none", optional=True),
             percent("false_positive_rate", "number", title="promised rate"),
-            percent("leave_one_out", "number", title="leave-one-out rate"),
+            percent("leave_one_out", "number", title="leave-one-out rate"), Column(name="warning", optional=True),
         ],
         lines=[
             {
@@ -132,6 +132,7 @@ def thresholds(study: Study) -> Table:
                         "leave_one_out",
                     )
                 },
+                "warning": one.warning or None,
             }
             for one in study.thresholds
         ],

@@ -38,7 +38,7 @@ def effectiveness(study: Study) -> Table:
             *axis_columns([dict(key_of(trial.axes, "train", "attack", "fingerprint")) for trial in tests]),
             Column(name="metric"), Column(name="direction"), Column(name="score", kind="summary"),
             Column(name="min_max", kind="summary", title="min-max distance", decimals=3),
-            Column(name="ratio", kind="summary", title="ratio to the baselines"),
+            Column(name="ratio", kind="summary", title="ratio to the baselines", none="none"),
             *COUNTED, PLANNED, MISSING,
         ],
         lines=lines,
@@ -48,7 +48,8 @@ def effectiveness(study: Study) -> Table:
             "architecture, 1 minus that for similarities; 1 is farthest from the victim. Another attack in the table "
             "changes all of them.",
             "ratio: d, or 1 - s of a similarity, over the median of the baselines' of the same data set and "
-            f"architecture. {_baselines(tests)}",
+            "architecture; none where that median is 0, or the metric has no zero point. "
+            f"{_baselines(tests)}",
             "derived, undecided, independent: how often the metric alone says so; see verdicts for the defences' own.",
         ),
     )  # fmt: skip

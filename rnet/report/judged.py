@@ -29,14 +29,18 @@ def scores_of(metrics: Mapping[str, Row]) -> list[Score]:
     return [Score(name=name, **{key: found[key] for key in names}) for name, found in metrics.items()]
 
 
-def thresholds_of(axes: Axes, defense: Defense, calibration: Mapping[str, Row], rate: float) -> list[Threshold]:
-    """calibration: rnet.verdicts.judging.calibration_rows, by the defence's own names."""
+def thresholds_of(
+    axes: Axes, defense: Defense, calibration: Mapping[str, Row], rate: float, negatives: Row
+) -> list[Threshold]:
+    """calibration, negatives: what rnet.verdicts.judging's calibration_rows and negatives_row say."""
+    said = [negatives[key] for key in ("why_left_out", "warning") if negatives[key]]
     directions = {metric.name: metric.direction for metric in defense.metrics_of(calibration)}
     return [
         Threshold(
             axes=axes, metric=f"{defense.name}/{name}", direction=directions[name], rule=found["rule"] or "none",
             scale=found["scale"], n=found["negatives"], threshold=found["threshold"],
             reason=found["no_threshold"] or "", false_positive_rate=rate, leave_one_out=found["leave_one_out_fpr"],
+            warning="; ".join(said),
         )
         for name, found in calibration.items()
     ]  # fmt: skip

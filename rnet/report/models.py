@@ -68,13 +68,15 @@ def efficiency(study: Study) -> Table:
                 **_missing(runs),
             }
         )
-    counts = [Column(name=name, kind="summary", title=name.replace("_", " "), decimals=0) for name in COUNTS]
+    counts = [
+        Column(name=name, kind="summary", title=name.replace("_", " "), decimals=0, exact=True) for name in COUNTS
+    ]
     return Table(
         name="efficiency",
         title="Efficiency: what the suspects cost, beside KnockoffNets at equal accuracy",
         columns=[
             *axis_columns([dict(key) for key in cells]), *counts,
-            Column(name="flops", kind="summary", title="TFLOP", scale=1e-12),
+            Column(name="flops", kind="summary", title="TFLOP", scale=1e-12, exact=True),
             Column(name="seconds", kind="summary", decimals=1),
             Column(name="host_memory", kind="summary", title="host memory (MB)", scale=1e-6, decimals=0),
             Column(

@@ -104,7 +104,7 @@ class Threshold:
     """What the negatives of one victim and defence give for a metric. rule: how, on which scale; n: of how many.
 
     threshold: None with the reason. false_positive_rate: promised; leave_one_out: the share of the negatives that the
-    others would call derived.
+    others would call derived. warning: what is wrong with the negatives, if anything is.
     """
 
     axes: Axes
@@ -117,6 +117,7 @@ class Threshold:
     reason: str
     false_positive_rate: float
     leave_one_out: float | None
+    warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

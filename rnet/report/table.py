@@ -13,9 +13,10 @@ Kind = Literal["text", "count", "number", "summary"]
 class Column:
     """One column. kind: text; count (whole numbers); number; summary (a Summary, whose numbers stand side by side).
 
-    title: what people read, with the unit: "accuracy (%)". scale: what the value is multiplied with for them. decimals:
-    how many they see; None for four significant digits. files and programs get the value itself, in its base unit.
-    none: what people read where a line says that there is no value. optional: not shown to people where no line has it.
+    title: what people read, with the unit: "accuracy (%)". scale: what the value is multiplied with for them.
+    decimals: how many they see; None for four significant digits. files and programs get the value itself, in its
+    base unit. exact: a count, shown without a spread of 0. none: what people read where a line says that there is
+    no value. optional: not shown to people where no line has it.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Column:
     title: str = ""
     scale: float = 1.0
     decimals: int | None = None
+    exact: bool = False
     none: str = ""
     optional: bool = False
 

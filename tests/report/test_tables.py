@@ -193,7 +193,7 @@ def test_negatives_are_listed_with_accuracy_kind_and_scores() -> None:
 
 def test_no_threshold_has_a_reason() -> None:
     line = the("thresholds", study())
-    assert (line["threshold"], line["reason"]) == (None, "they spread too widely")
+    assert (line["threshold"], line["reason"], line["warning"]) == (None, "they spread too widely", None)
 
 
 def test_a_table_that_does_not_exist_is_refused_with_those_that_do() -> None:

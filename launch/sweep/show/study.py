@@ -35,6 +35,7 @@ from rnet.verdicts.judging import (
     metric_rows,
     named,
     negatives_of,
+    negatives_row,
     own_scores,
     scored,
 )
@@ -137,7 +138,9 @@ class _Reader:
                 )
             )  # fmt: skip
         rate = config.false_positive_rate
-        self.thresholds[key] = thresholds_of(own, defense, calibration_rows(defense, gathered, rate), rate)
+        self.thresholds[key] = thresholds_of(
+            own, defense, calibration_rows(defense, gathered, rate), rate, negatives_row(gathered)
+        )
 
     def _against(self, row: Row) -> tuple[Defense, Negatives, float]:
         """What judges the row: the defence, its negatives without the suspect itself, the false-positive rate."""
