@@ -17,10 +17,13 @@ from launch.sweep.cli import sweep_app
 from launch.sweep.plan.plan import Plan, save_plan
 from launch.sweep.show import study as studies
 from launch.sweep.show.study import study_of
+from rnet.config.documents import run_from_dict
 from rnet.report.formats import SUFFIXES
 from rnet.report.tables import TABLES, make_tables
+from rnet.stages.stages import STAGES
+from rnet.stages.store import Store
 from rnet.storage.json_files import write_json
-from tests.launch.sweep.sweeps import finish, tiny_plan
+from tests.launch.sweep.sweeps import TINY, finish, tiny_plan
 
 AXES = {
     "dataset": ["digits"], "model": ["resnet8"], "attack": ["identity", "finetune"], "defense": ["ipguard", "zest"],
@@ -198,3 +201,23 @@ def test_a_sweep_that_ends_with_its_attacks_has_tables_of_fidelity_and_costs(tmp
     code, _, err = report(tmp_path, "--table", "separation")
     assert code == 2
     assert "no verify stages" in err
+
+
+def test_a_real_sweep_is_reported_in_all_formats(tmp_path: Path) -> None:
+    axes = {"dataset": ["digits"], "model": ["resnet8"], "attack": ["permute", "finetune"], "defense": ["random"],
+            "seed": [0, 1]}  # fmt: skip
+    common = [line for line in TINY["set"] if "epochs" not in line]
+    plan = tiny_plan(tmp_path, axes=axes, set=[*common, "train.epochs=4", "negatives=2"], cases=TINY["cases"][:1])
+    save_plan(plan, tmp_path / "store")
+    for cell in plan.cells:
+        STAGES[cell.stage](run_from_dict(plan.configuration(cell)), Store(tmp_path / "store"))
+    for kind in SUFFIXES:
+        code, _, err = report(tmp_path, "--format", kind, "--out", tmp_path / kind)
+        assert (code, err) == (0, "")
+    (line,) = [line for line in lines(tmp_path, "efficiency") if line["attack"] == "finetune"]
+    assert (line["iterations_mean"], line["substitute_samples_mean"], line["flops_seeds"]) == (4, 48, 2)
+    assert line["seconds_mean"] > 0
+    (line,) = [line for line in lines(tmp_path, "effectiveness") if line["attack"] == "permute"]
+    assert (line["metric"], line["score_mean"], line["of"]) == ("random/agreement", 1.0, 2)
+    assert {line["accuracy"] is None for line in lines(tmp_path, "negatives")} == {False}
+    assert {line["verdict"] is None for line in lines(tmp_path, "rows")} == {False}
