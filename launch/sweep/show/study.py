@@ -157,15 +157,13 @@ class _Reader:
                 for index in row.negatives
                 if (result := self._result(index)) is not None
             }
-            metadata = (self._result(row.cells["fingerprint"]) or {}).get("metadata", {})
+            about = (self._result(row.cells["fingerprint"]) or {}).get("metadata", {})
             folders = [
                 StageFolder(self._plan.folder(self._root, self._plan.cells[index]), {})
                 for index in row.negatives
                 if index in self._done
             ]
-            self._gathered[key] = negatives_of(
-                defense, found, classes=metadata.get("num_classes"), pairs=pair_scores(defense, folders)
-            )
+            self._gathered[key] = negatives_of(defense, found, about=about, pairs=pair_scores(defense, folders))
         return self._gathered[key]
 
     def _defense(self, verify: int) -> tuple[RunConfig, Defense]:
