@@ -88,6 +88,7 @@ class Configurations:
         self._defaults, self._presets, self._top = defaults()
         self._preset_names = {group: {*option_names(f"{group}_preset", config_dir)} for group in self._presets}
         self._settings: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._owners: dict[tuple[str, str], str | None] = {}
         self._components: dict[Recipe, Any] = {}
         self._seeded: dict[tuple[Recipe, int], Any] = {}
         self._tops: dict[Overrides, dict[str, Any]] = {}
@@ -139,9 +140,15 @@ class Configurations:
             return (named,)
         if group not in self._presets:
             return ()
-        fitting = {**chosen, group: preset_owner(group, chosen[group], self._config_dir) or chosen[group]}
+        fitting = {**chosen, group: self._preset_owner(group, chosen[group]) or chosen[group]}
         found = (pattern.format_map(fitting) for pattern in self._presets[group])
         return tuple(name for name in found if name in self._preset_names[group])
+
+    def _preset_owner(self, group: str, option: str) -> str | None:
+        """Whose presets the option takes; its file is looked for once, not for each of a sweep's rows."""
+        if (group, option) not in self._owners:
+            self._owners[group, option] = preset_owner(group, option, self._config_dir)
+        return self._owners[group, option]
 
     def _component(self, recipe: Recipe, run: Mapping[str, Any], seed: int) -> Any:
         if recipe not in self._components:
@@ -161,7 +168,7 @@ class Configurations:
             settings = with_profile(settings, dict(given), self._config_dir)
         for preset in presets:
             settings |= self._option(f"{group}_preset", preset)
-        if presets and preset_owner(group, option, self._config_dir):
+        if presets and self._preset_owner(group, option):
             settings |= own
         for field, text in given:
             if group == "substitute" and field in FROM_THE_VICTIM:
