@@ -42,6 +42,14 @@ def test_every_cell_has_the_id_that_the_stages_give_it(tmp_path: Path) -> None:
             assert plan.cells[place].id == content_id(document(stage, config))
 
 
+def test_rows_whose_profiles_set_the_same_values_share_their_cells(tmp_path: Path) -> None:
+    axes = {"attack": ["identity"], "defense": ["zest"], "defense.profile": [None, "original", "released"]}
+    plan = tiny_plan(tmp_path, axes=axes, cases=[], set=["seed=0"])
+    assert len(plan.rows) == 3
+    assert Counter(cell.stage for cell in plan.cells) == {"train": 1, "attack": 1, "fingerprint": 2, "verify": 2}
+    assert plan.rows[0].cells == plan.rows[1].cells
+
+
 def _case(row: Any) -> list[str]:
     lines = []
     if row.values["attack"] == "finetune":
