@@ -195,10 +195,10 @@ def loop_carlini_wagner(
                 if loss.item() > last * 0.9999:
                     break
                 last = loss.item()
-            if float(lead) < -confidence:
+            if lead.item() < -confidence:
                 found = True
-                if float(distance) < best_distance:
-                    best, best_distance = image.detach(), float(distance)
+                if distance.item() < best_distance:
+                    best, best_distance = image.detach(), distance.item()
         if found:
             high = min(high, c)
         else:
