@@ -39,7 +39,7 @@ class ModelDiffConfig(DefenseConfig):
     paired with the second half and the seeds are forgotten."""
     model_mode: str = "eval"
     """How victim and suspects answer: "eval", or "train" (batch statistics and dropout), for comparison with programs
-    that forget to leave it; then the victim differs from itself, and suspects must show their weights."""
+    that forget to leave it; then dropout makes the victim differ from itself, and suspects must show their weights."""
     memory_mb: int = field(default=512, metadata={"execution_only": True})
     """Memory for the search in MiB; pairs are searched in as many chunks as that takes, with the same result."""
 
