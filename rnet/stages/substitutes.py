@@ -62,4 +62,5 @@ def changed_substitutes(config: RunConfig) -> str | None:
     if not takes_substitutes(config) or not isinstance(config.substitute, DatasetConfig):
         return None
     with about_substitutes():
-        return change_of(as_substitute(config.substitute))
+        change = change_of(as_substitute(config.substitute))
+    return change and f"of substitute={config.substitute.name} {change}"

@@ -43,6 +43,7 @@ from tests.tiny_runs import tiny
         ("knockoff", ["attack.epochs=0"], ["attack.epochs=0", "at least 1"]),
         ("knockoff", ["attack.iterations=3"], ["attack.iterations"]),
         ("knockoff", ["attack.strategy=adaptive"], ["attack.queries", "below attack.substitute_size=40"]),
+        ("knockoff_adaptive", ["attack.groups=labels", "substitute=victim_train"], ["groups=labels", "clusters"]),
         ("knockoff_adaptive", ["attack.round_size=1"], ["attack.round_size=1", "at least 2"]),
         ("knockoff_adaptive", ["attack.clusters=41"], ["attack.clusters=41", "attack.substitute_size=40"]),
         ("knockoff_adaptive", ["attack.substitute_size=9", "attack.queries=5"], ["attack.clusters=null", "10"]),

@@ -186,7 +186,7 @@ def test_substitute_files_that_change_meanwhile_leave_nothing(tmp_path: Path, mo
         return measure(*given)
 
     monkeypatch.setattr(stages, "_fidelity", change)
-    with pytest.raises(UserError, match="changed while attack was computed"):
+    with pytest.raises(UserError, match=r"changed while attack was computed.*of substitute=image_folder "):
         stages.attack(config, store)
     assert not list((tmp_path / "store" / "attack").glob("*/result.json"))
 

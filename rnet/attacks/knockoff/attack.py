@@ -20,6 +20,7 @@ from rnet.attacks.substitutes import SubstituteAttack, Victim, label_loss
 from rnet.attacks.training import Objective, Training, TransferSet
 from rnet.data.images import Dataset, Part
 from rnet.data.splits import seeded_permutation
+from rnet.data.substitute.loading import UNKNOWN
 from rnet.draws import derive_seed
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
@@ -35,9 +36,12 @@ class Knockoff(SubstituteAttack):
     mirrors = False
 
     def check(self, blueprint: Classifier, dataset: Dataset, default_layer: str | None) -> None:
-        """Also refuses more clusters than images."""
+        """Also refuses more clusters than images, and groups by labels that the images do not have."""
         super().check(blueprint, dataset, default_layer)
         config = self.config
+        unlabelled = bool((dataset.substitute.labels_N == UNKNOWN).any())
+        if config.strategy == "adaptive" and config.groups == "labels" and unlabelled:
+            raise UserError("attack.groups=labels: the attacker's images have no labels; set attack.groups=clusters")
         clusters = config.strategy == "adaptive" and config.groups == "clusters" and config.clusters is None
         if clusters and dataset.num_classes > config.substitute_size:
             raise UserError(
