@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rnet import __version__
+from rnet.command import store as keeping
 from rnet.command.guarded import guarded, leave_at_once
 from rnet.command.options import (
     DEFAULT_ROOT,
@@ -63,7 +64,50 @@ def make_app(*, completion: bool) -> typer.Typer:
     app.command("import")(import_victim)
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
+    app.add_typer(_store_app(), name="store")
     return app
+
+
+def _store_app() -> typer.Typer:
+    """The commands on a whole store."""
+    store = typer.Typer(
+        help="A whole store: check it, measure it, clear it, carry stages elsewhere.",
+        no_args_is_help=True, rich_markup_mode=None,
+    )  # fmt: skip
+
+    @store.command("verify")
+    def verify(
+        root: Root = DEFAULT_ROOT, fix: keeping.Fix = False, seal: keeping.Seal = False, as_json: AsJson = False
+    ) -> None:
+        """Check every file of every finished stage against its manifest."""
+        run(lambda: keeping.verify(root, fix=fix, seal=seal, as_json=as_json))
+
+    @store.command("size")
+    def size(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+        """Show how many stages there are, and what they take on the disk."""
+        run(lambda: keeping.show_size(root, as_json=as_json))
+
+    @store.command("gc")
+    def gc(
+        root: Root = DEFAULT_ROOT, unfinished: keeping.Unfinished = False, dry_run: keeping.DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        """Remove what killed processes left, and what is in quarantine; results stay."""
+        run(lambda: keeping.collect(root, unfinished=unfinished, dry=dry_run, as_json=as_json))
+
+    @store.command("export")
+    def export(
+        file: keeping.Archive, labels: keeping.Labels = None, root: Root = DEFAULT_ROOT, as_json: AsJson = False
+    ) -> None:
+        """Write finished stages with their manifests to a tar file."""
+        run(lambda: keeping.export(root, file, labels or [], as_json=as_json))
+
+    @store.command("import")
+    def import_stages(file: keeping.Archive, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+        """Take the stages of such a file into this store, after checking each."""
+        run(lambda: keeping.import_(root, file, as_json=as_json))
+
+    return store
 
 
 def run(action: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ import yaml
 from rnet.config.components import GROUPS, REGISTRIES
 from rnet.config.run import RunConfig
 from rnet.config.typed import component_class, held_components
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 
 LEGACY_KEYS: dict[str, dict[str, Any]] = {"dataset": {"attribute": None}, "model": {"factory": None}}
 """Keys that every configuration of a group had when ids were first made; part of the ids of those without them."""
@@ -86,9 +86,29 @@ def _field_names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+_MOST_VALUES = 10_000
+
+
 def to_yaml(document: dict[str, Any]) -> str:
     """A document to read: sorted keys, block style. Shown and saved."""
     return yaml.safe_dump(document, sort_keys=True, default_flow_style=False, allow_unicode=True)
+
+
+def from_yaml(text: str, place: Path) -> dict[str, Any]:
+    """The document that to_yaml wrote. Raises UserError, naming the place, for what no document can be."""
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not the document of a stage: {first_line(error)}") from None
+    waiting, count = [found], 0
+    while waiting:  # aliases may stand for far more than the text is long
+        value, count = waiting.pop(), count + 1
+        if count > _MOST_VALUES:
+            raise UserError(f"{place} holds more than {_MOST_VALUES} values, which no stage has")
+        waiting += [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    if not isinstance(found, dict):
+        raise UserError(f"{place} is not the document of a stage but a {type(found).__name__}")
+    return found
 
 
 def content_id(document: dict[str, Any]) -> str:

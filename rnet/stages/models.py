@@ -62,7 +62,7 @@ def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
         model = suspect_blueprint(config, ATTACKS.build(config.attack), dataset, seed=0)
     else:
         model = build(config.model, dataset, seed=0)
-    model.load_exported(load_weights(folder.path / "model.safetensors"))
+    model.load_exported(load_weights(folder.file("model.safetensors")))
     use_channels_last(model)
     return model.eval()
 

@@ -26,7 +26,7 @@ from rnet.data.images import Dataset, Part
 from rnet.data.inspection import write_found
 from rnet.data.loading import load_dataset_once
 from rnet.defenses.base import Defense
-from rnet.defenses.fingerprint_file import load_fingerprint, save_fingerprint
+from rnet.defenses.fingerprint_file import ABOUT, TENSORS, load_fingerprint, save_fingerprint
 from rnet.defenses.registry import DEFENSES
 from rnet.draws import derive_seed
 from rnet.engines.choice import check_batch, check_engine
@@ -246,6 +246,8 @@ def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     """
     defense: Defense = DEFENSES.build(config.defense)
     victim_id = content_id(parents["fingerprint"].document["victim"])
+    for name in (TENSORS, ABOUT):
+        parents["fingerprint"].file(name)
     made = load_fingerprint(parents["fingerprint"].path, victim_id=victim_id)
     suspect = load_suspect(config, parents["suspect"]).to(resolve_device(config.engine.device))
     measured = defense.test(made, suspect)

@@ -1,15 +1,17 @@
 """The content-addressed store: a stage and its resolved configuration name a folder; a finished one is never redone.
 
-    <root>/<stage>/<id>/{config.yaml, status.json, checkpoints/, tensorboard/, log.jsonl, result.json, ...}
+    <root>/<stage>/<id>/{config.yaml, status.json, log.jsonl, tensorboard/, ..., manifest.json, result.json}
 
 result.json appears atomically, only when the stage is complete, and holds only what the configuration determines;
-times and places are in status.json. Where several processes share a stage, they call the same functions together: rank
-0 reads and writes, the others are told.
+times and places are in status.json. manifest.json has the digests of all that others read; they are checked at reading.
+Where several processes share a stage, they call the same functions together: rank 0 reads and writes, the others are
+told.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -27,9 +29,32 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
 from rnet.stages.memory import peak_memory, start_peak
-from rnet.storage.files import NO_ROOM, make_folder, unwritable, write_atomic
-from rnet.storage.json_files import read_json, write_json
+from rnet.storage.files import NO_ROOM, make_folder, remove_unfinished, unwritable, write_atomic
+from rnet.storage.json_files import as_json, read_information, write_information
+from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
 from rnet.training.signals import Preempted
+
+RESULT = "result.json"
+"""The file that says that a stage is complete."""
+
+
+def read_result(folder: Path, config: bytes | None = None) -> dict[str, Any] | None:
+    """What the finished stage in the folder found, None if it is not finished; config: what config.yaml must hold.
+
+    Raises UserError if a file is not as the manifest says, or the folder is not that of the configuration.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    files = read_manifest(folder)
+    for name in ("config.yaml", RESULT):
+        check_file(folder, name, files)
+    if config is not None and Entry.of(config) != files["config.yaml"]:
+        raise UserError(
+            f"{folder / 'config.yaml'} is not the configuration that the folder is named by; {again(folder)}"
+        )
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    return result
 
 
 class Store:
@@ -70,11 +95,15 @@ class StageFolder:
         return same_on_all(self._read_result() if rank() == 0 else None)
 
     def _read_result(self) -> dict[str, Any] | None:
-        return read_json(self.path / "result.json", remedy=f"delete {self.path}")
+        return read_result(self.path, to_yaml(self.document).encode())
+
+    def file(self, name: str) -> Path:
+        """A file of the finished stage, found to be as it was written. Raises UserError if it is not."""
+        return check_file(self.path, name, read_manifest(self.path))
 
     def status(self) -> dict[str, Any]:
         """State, attempt, seconds, peak memory (bytes) and versions of the latest attempt; empty if there was none."""
-        return read_json(self.path / "status.json") or {}
+        return read_information(self.path / "status.json")
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -96,6 +125,7 @@ class StageFolder:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 if self._read_result() is None:
+                    remove_unfinished(self.path)
                     before = self.status()
                     self._attempt = before.get("attempt", 0) + 1
                     self._seconds_before = before.get("seconds", 0.0)
@@ -131,7 +161,12 @@ class StageFolder:
         """Declares the stage complete: writes result.json, then removes the checkpoints. Returns the result."""
         if rank() > 0:
             return result
-        write_json(self.path / "result.json", result, to_read=True)
+        data = as_json(result, to_read=True)
+        try:
+            write_manifest(self.path, {RESULT: data})
+            write_atomic(self.path / RESULT, data)
+        except OSError as error:
+            raise unwritable(self.path / RESULT, error) from None
         self.write_status("done")
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         return result
@@ -162,7 +197,7 @@ class StageFolder:
             "versions": {"rnet": __version__, "torch": torch.__version__, "python": platform.python_version()},
             **extra,
         }
-        write_json(self.path / "status.json", status, to_read=True)
+        write_information(self.path / "status.json", status)
 
     def _note_failure(self, state: str, error: str) -> None:
         """Records how the attempt ended, where that can still be written."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
-from rnet.storage.files import make_folder, replace_file
+from rnet.storage.files import make_folder, remove_unfinished, replace_file
 from rnet.storage.json_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Checkpoints:
         try:
             marker = json.loads(marker_path.read_bytes())
             size, digest, identity = int(marker["size"]), str(marker["sha256"]), dict(marker["identity"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             return f"its marker is unreadable: {type(error).__name__} {error}"
         if not data.is_file():
             return "its file is missing"
@@ -144,15 +144,11 @@ class Checkpoints:
         ]
         for step in set(steps) - set(finished[: self.keep]):
             self._remove(step)
-        self._remove_unfinished()
+        remove_unfinished(self.folder)
 
     def _remove(self, step: int) -> None:
         self._marker(step).unlink(missing_ok=True)  # first, so that what is left at a crash is known to be unfinished
         self._data(step).unlink(missing_ok=True)
-
-    def _remove_unfinished(self) -> None:
-        for path in self.folder.glob(".step-*.tmp"):
-            path.unlink(missing_ok=True)
 
 
 def _require_plain(value: Any, place: str) -> None:

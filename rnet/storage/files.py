@@ -86,6 +86,13 @@ def replace_file(path: Path, fill: Callable[[IO[bytes]], object], *, new: bool =
     return True
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed had begun to write there; nobody else may be writing."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            path.unlink()
+
+
 def _linked(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)

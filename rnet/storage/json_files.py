@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rnet.errors import UserError
 from rnet.storage.files import make_folder, replace_file, unwritable
+
+logger = logging.getLogger(__name__)
+
+_SEAL = "sha256"
 
 
 def write_json(path: Path, document: Any, *, new: bool = False, to_read: bool = False) -> bool:
@@ -17,13 +24,52 @@ def write_json(path: Path, document: Any, *, new: bool = False, to_read: bool = 
     to_read: for people, indented and sorted; else as short as it gets. Raises UserError when the disk is full or
     read-only.
     """
-    style: dict[str, Any] = {"indent": 2, "sort_keys": True} if to_read else {"separators": (",", ":")}
-    data = (json.dumps(document, **style) + "\n").encode()
+    data = as_json(document, to_read=to_read)
     try:
         make_folder(path.parent)
         return replace_file(path, lambda file: file.write(data), new=new)
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def as_json(document: Any, *, to_read: bool = False) -> bytes:
+    """What write_json writes."""
+    style: dict[str, Any] = {"indent": 2, "sort_keys": True} if to_read else {"separators": (",", ":")}
+    return (json.dumps(document, **style) + "\n").encode()
+
+
+def write_information(path: Path, document: dict[str, Any]) -> None:
+    """Writes an object that nothing is computed from, with its digest. Raises UserError as write_json does."""
+    write_json(path, {**document, _SEAL: digest_of_json(document)}, to_read=True)
+
+
+def read_information(path: Path) -> dict[str, Any]:
+    """What write_information wrote; empty if there is none.
+
+    A damaged file stops nothing: it is set aside under the name .damaged, with a warning.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        seal = found.pop(_SEAL, None)
+        if seal is None or seal == digest_of_json(found):  # older versions wrote none
+            return dict(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        logger.warning("cannot read %s: %s", path, error.strerror)
+        return {}
+    except (ValueError, AttributeError, TypeError):
+        pass
+    aside = path.with_name(f"{path.name}.damaged")
+    with suppress(OSError):
+        path.replace(aside)
+    logger.warning("%s was damaged and is now %s; it is only information, nothing else is lost", path, aside.name)
+    return {}
+
+
+def digest_of_json(document: Any) -> str:
+    """SHA-256 of a document's content, in hexadecimal digits, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_json(path: Path, *, remedy: str = "delete it") -> Any | None:

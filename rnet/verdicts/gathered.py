@@ -10,7 +10,7 @@ from rnet.stages.graph import document, negative_configs
 from rnet.stages.pairs import pair_scores
 from rnet.stages.stages import attack, fingerprint, verify
 from rnet.stages.store import Store
-from rnet.storage.json_files import read_json, write_json
+from rnet.storage.json_files import read_information, write_information
 from rnet.verdicts.judging import calibration_rows, named, negatives_of
 
 Known = dict[tuple[str, float, tuple[str, ...]], Negatives]
@@ -59,8 +59,8 @@ def _keep_calibration(defense: Defense, config: RunConfig, store: Store, negativ
         "metrics": named(defense, calibration_rows(defense, negatives, alpha)),
     }
     path = fingerprint(config, store).path / "calibration.json"
-    if rank() == 0 and read_json(path) != kept:
-        write_json(path, kept, to_read=True)
+    if rank() == 0 and read_information(path) != kept:
+        write_information(path, kept)
 
 
 def _resolutions(defense: Defense, negatives: Negatives) -> dict[str, float]:

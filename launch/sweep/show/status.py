@@ -18,6 +18,7 @@ from launch.sweep.records.attempts import read_attempt
 from launch.sweep.states import STATES, CellState, StoreState
 from rnet.command.run import console
 from rnet.stages.graph import STAGE_NAMES
+from rnet.storage.json_files import read_information
 
 SAMPLE = 100
 """Cells of a stage (at most) whose times and steps are read for the estimate."""
@@ -106,10 +107,7 @@ def _progress(root: Path, cells: list[tuple[Cell, CellState]]) -> float | None:
     """Mean share of the steps that the running cells have done, from their own counters."""
     shares = []
     for cell, _ in [(c, s) for c, s in cells if s.state == "running"][:SAMPLE]:
-        try:
-            status = json.loads((root / cell.stage / cell.id / "status.json").read_text())
-        except (OSError, ValueError):
-            continue
+        status = read_information(root / cell.stage / cell.id / "status.json")
         if status.get("state") == "running" and status.get("total"):
             shares.append(status["step"] / status["total"])
     return sum(shares) / len(shares) if shares else None

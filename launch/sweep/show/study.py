@@ -27,7 +27,8 @@ from rnet.report.judged import (
 from rnet.report.records import NegativeModel, Study, Threshold, Trial
 from rnet.stages.pairs import pair_scores
 from rnet.stages.store import StageFolder
-from rnet.storage.json_files import read_json
+from rnet.stages.store import read_result
+from rnet.storage.json_files import read_information
 from rnet.verdicts.judging import (
     calibration_rows,
     combined_row,
@@ -185,18 +186,18 @@ class _Reader:
         if index not in self._done:
             return None
         if index not in self._results:
-            self._results[index] = self._read(index, "result.json")
+            self._results[index] = read_result(self._folder(index)) or {}
         return self._results[index]
 
     def _status(self, index: int) -> Result:
         if index not in self._done:
             return {}
         if index not in self._statuses:
-            self._statuses[index] = self._read(index, "status.json")
+            self._statuses[index] = read_information(self._folder(index) / "status.json")
         return self._statuses[index]
 
-    def _read(self, index: int, name: str) -> Result:
-        return read_json(self._plan.folder(self._root, self._plan.cells[index]) / name) or {}
+    def _folder(self, index: int) -> Path:
+        return self._plan.folder(self._root, self._plan.cells[index])
 
     def _state(self, row: Row, stages: list[str]) -> str:
         return self._first_state([row.cells[stage] for stage in stages])

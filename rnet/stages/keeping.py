@@ -1,0 +1,249 @@
+"""A whole store: checked, cleared of what was left behind, measured, and carried elsewhere.
+
+A store is <root>/<stage>/<id>/. Nothing here computes a stage; what is set aside is computed again by the next command
+that needs it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rnet.config.documents import content_id, from_yaml
+from rnet.errors import UserError, first_line
+from rnet.stages.graph import STAGE_NAMES
+from rnet.stages.store import RESULT
+from rnet.storage.files import make_folder, replace_file, unwritable
+from rnet.storage.manifest import MANIFEST, label_of, problems_of, read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
+
+ASIDE = "quarantine"
+"""Where damaged folders are put, below the root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A finished stage that is not as it was written: its label, all that is wrong, and where it is now."""
+
+    label: str
+    problems: list[str]
+    aside: str | None = None
+
+
+def finished(root: Path) -> Iterator[Path]:
+    """The folders of all finished stages, by stage and id."""
+    for folder in _folders(root):
+        if (folder / RESULT).exists():
+            yield folder
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    if not root.is_dir():
+        raise UserError(f"--root={str(root)!r} is no store; name the folder that commands were given as --root")
+    for stage in STAGE_NAMES:
+        yield from sorted(path for path in (root / stage).glob("*") if path.is_dir())
+
+
+def problems(folder: Path) -> list[str]:
+    """All that is wrong with a finished stage: its files, and its name, which its configuration decides."""
+    found = problems_of(folder)
+    return found or _other_name(folder)
+
+
+def _other_name(folder: Path) -> list[str]:
+    try:
+        document = from_yaml((folder / "config.yaml").read_text(), folder / "config.yaml")
+        named = f"{document['stage']}/{content_id(document)}"
+    except UserError as error:
+        return [str(error)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return [f"{folder / 'config.yaml'} is not the document of a stage: {first_line(error)}"]
+    return [] if named == label_of(folder) else [f"{folder} holds the configuration of {named}"]
+
+
+def verify_store(root: Path, *, fix: bool = False, seal: bool = False) -> tuple[int, list[Damage]]:
+    """How many finished stages there are, and those that are damaged.
+
+    seal: stages without a manifest, as older versions of rnet left them, are given one, unless their name is wrong;
+    what they hold is believed. fix: damaged folders are moved to ROOT/quarantine.
+    """
+    count, sealed, damaged = 0, 0, []
+    for folder in finished(root):
+        count += 1
+        if seal and not (folder / MANIFEST).exists() and not _other_name(folder):
+            write_manifest(folder, {})
+            sealed += 1
+        if wrong := problems(folder):
+            label, aside = label_of(folder), _set_aside(root, folder) if fix else None
+            damaged.append(Damage(label=label, problems=wrong, aside=aside))
+    if sealed:
+        logger.warning("%d stages were sealed as they are; whether they had been altered cannot be known", sealed)
+    return count, damaged
+
+
+def _set_aside(root: Path, folder: Path) -> str:
+    place = root / ASIDE / folder.parent.name
+    make_folder(place)
+    number = 1
+    while (target := place / f"{folder.name}.{number}").exists():
+        number += 1
+    folder.rename(target)
+    return str(target)
+
+
+@contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    """Whether no process computes the stage; while inside, none begins to."""
+    try:
+        lock = open(folder / "lock", "a")  # noqa: SIM115 - closed below, which releases it
+    except OSError:
+        yield False
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
+    """Removes what nobody needs; the names of what was removed, below the root, and its bytes.
+
+    Always: unfinished and damaged files beside good ones, and what is in quarantine. unfinished: also stages that are
+    not complete and that no process computes, with their checkpoints. dry: removes nothing.
+    """
+    gone: list[Path] = [path for path in (root / ASIDE,) if path.exists()]
+    size = sum(size_of(path) for path in gone)
+    for folder in _folders(root):
+        with _unused(folder) as unused:
+            if not unused:
+                continue
+            complete = (folder / RESULT).exists()
+            left = [folder] if unfinished and not complete else [*folder.glob(".*.tmp"), *folder.glob("*.damaged")]
+            size += sum(size_of(path) for path in left)
+            gone += left
+            if not dry:
+                for path in left:
+                    _remove(path)
+    if not dry:
+        _remove(root / ASIDE)
+    return [str(path.relative_to(root)) for path in gone], size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(os.lstat(Path(folder) / name).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def sizes(root: Path) -> dict[str, dict[str, int]]:
+    """By stage: how many folders are finished, how many are not, and the bytes of all."""
+    found = {stage: {"finished": 0, "unfinished": 0, "bytes": 0} for stage in STAGE_NAMES}
+    for folder in _folders(root):
+        row = found[folder.parent.name]
+        row["finished" if (folder / RESULT).exists() else "unfinished"] += 1
+        row["bytes"] += size_of(folder)
+    return found
+
+
+def export(root: Path, file: Path, labels: Sequence[str]) -> list[str]:
+    """Writes finished stages, all or those named stage/id, to a tar file, after checking them; returns their labels."""
+    known = {label_of(folder): folder for folder in finished(root)}
+    for label in labels:
+        if label not in known:
+            raise UserError(f"{label!r} is no finished stage of --root={str(root)!r}; write STAGE/ID")
+    wanted = list(labels or known)
+    for label in wanted:
+        if wrong := problems(known[label]):
+            raise UserError(wrong[0])
+
+    def fill(opened: Any) -> None:
+        with tarfile.open(fileobj=opened, mode="w|") as archive:
+            for label in wanted:
+                for name in (*sorted(read_manifest(known[label])), MANIFEST):
+                    data = (known[label] / name).read_bytes()
+                    member = tarfile.TarInfo(f"{label}/{name}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+
+    try:
+        replace_file(file, fill)
+    except OSError as error:
+        raise unwritable(file, error) from None
+    return wanted
+
+
+def import_stages(root: Path, file: Path) -> tuple[list[str], list[str]]:
+    """Takes the stages of an exported file into the store, each after checking it; those taken, and those known.
+
+    Raises UserError for a file that holds anything else, for a damaged stage, and for one that the store has with
+    another content. Nothing is written outside of the store, and nothing that is there is changed.
+    """
+    make_folder(root)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".import.") as name:
+        coming = Path(name)
+        _unpack(file, coming)
+        taken, known = [], []
+        for folder in finished(coming):
+            if wrong := problems(folder):
+                raise UserError(f"{file}: {wrong[0].replace(f'{coming}/', '')}; nothing was imported")
+            there = root / label_of(folder)
+            if (there / RESULT).exists():
+                if read_manifest(there) != read_manifest(folder):
+                    raise UserError(
+                        f"{file}: {label_of(folder)} is in the store with other content; nothing was imported"
+                    )
+                known.append(folder)
+            else:
+                taken.append(folder)
+        for folder in taken:
+            there = root / label_of(folder)
+            make_folder(there)
+            with _unused(there) as unused:
+                if not unused:
+                    raise UserError(f"{there} is being computed by another process; import again when it has ended")
+                for path in sorted(folder.iterdir(), key=lambda path: path.name == RESULT):  # the result last
+                    os.replace(path, there / path.name)
+        return [label_of(folder) for folder in taken], [label_of(folder) for folder in known]
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Only files at STAGE/ID/NAME are taken; a link, a device or another place is refused."""
+    try:
+        with tarfile.open(file, mode="r:") as archive:
+            for member in archive:
+                parts = PurePosixPath(member.name).parts
+                fits = len(parts) == 3 and parts[0] in STAGE_NAMES and parts[1].isalnum() and parts[2][:1] != "."
+                if not (fits and member.isreg()):
+                    raise UserError(f"{file} holds {member.name!r}, which is no file of a stage; nothing was imported")
+                target = folder.joinpath(*parts)
+                make_folder(target.parent)
+                source = archive.extractfile(member)
+                assert source is not None
+                with source, target.open("xb") as written:
+                    shutil.copyfileobj(source, written)
+    except (tarfile.TarError, EOFError, FileExistsError) as error:
+        raise UserError(f"{file} is no file that `rnet store export` wrote: {error}; nothing was imported") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None

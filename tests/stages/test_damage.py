@@ -1,0 +1,213 @@
+"""Finished stages are believed only as they were written; what is damaged is named, set aside and computed again."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rnet.errors import UserError
+from rnet.stages import stages
+from rnet.stages.keeping import clear, export, finished, import_stages, sizes, verify_store
+from rnet.stages.store import Store
+from rnet.verdicts.examine import examine
+from tests.faults import flips
+from tests.tiny_runs import tiny
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    flips.make(root)
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "store")
+
+
+def of(root: Path, stage: str) -> Path:
+    """A finished stage of the store."""
+    return next(path for path in finished(root) if path.parent.name == stage)
+
+
+def test_no_flipped_bit_changes_a_number_in_silence(root: Path) -> None:
+    outcomes = flips.campaign(root, 90, seed=1)
+    assert not outcomes["silent"]
+    assert not outcomes["traceback"]
+    assert outcomes["named"] >= 30
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "a truncated result": ("result.json", lambda data: data[:-4], "bytes instead of"),
+    "another digit in a result": ("result.json", lambda data: data.replace(b"0.", b"1.", 1), "SHA-256"),
+    "weights cut off": ("model.safetensors", lambda data: data[:-1], "bytes instead of"),
+    "weights gone": ("model.safetensors", lambda data: None, "is missing"),
+    "a manifest that is no JSON": ("manifest.json", lambda data: b"\xff\x00", "is damaged"),
+    "a manifest of a list": ("manifest.json", lambda data: b"[]", "is damaged"),
+    "a manifest of another folder": ("manifest.json", lambda data: data.replace(b"train/", b"attack/"), "is damaged"),
+    "no manifest": ("manifest.json", lambda data: None, "no manifest.json"),
+    "another configuration": ("config.yaml", lambda data: data + b"x: 1\n", "config.yaml is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_named_with_the_way_out_and_set_aside(case: str, root: Path) -> None:
+    name, damage, said = DAMAGE[case]
+    path = of(root, "train") / name
+    damaged = damage(path.read_bytes())
+    path.unlink() if damaged is None else path.write_bytes(damaged)
+    with pytest.raises(UserError, match=said) as caught:
+        flips.seen(root)
+    assert str(path.parent) in str(caught.value)
+    assert "rnet store verify --fix" in str(caught.value)
+    count, found = verify_store(root, fix=True)
+    assert count == 8
+    assert [one.label for one in found] == [f"train/{path.parent.name}"]
+    assert not path.parent.exists()
+    assert found[0].aside is not None
+    assert Path(found[0].aside).is_dir()
+    again = stages.train(flips.CONFIG, Store(root))
+    assert again.result() is not None
+    assert verify_store(root)[1] == []
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"null", b"{", b'{"attempt": "x"', b""])
+def test_a_damaged_status_stops_nothing(content: bytes, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = stages.attack(flips.CONFIG, Store(root)).path / "status.json"
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        (row,) = examine([flips.CONFIG], Store(root))
+    assert row["metrics"]
+    assert "status.json.damaged" in caplog.text
+    assert path.with_name("status.json.damaged").read_bytes() == content
+
+
+def test_what_a_killed_process_had_begun_to_write_is_gone_after_the_next_run(tmp_path: Path) -> None:
+    folder = stages.train(tiny(), Store(tmp_path))
+    left = folder.path / ".config.yaml.0123abcd.tmp"
+    (folder.path / "result.json").unlink()
+    left.write_bytes(b"half")
+    stages.train(tiny(), Store(tmp_path))
+    assert not left.exists()
+
+
+def test_stages_of_older_versions_are_sealed_on_request(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in finished(root):
+        (folder / "manifest.json").unlink()
+    assert len(verify_store(root)[1]) == 8
+    with caplog.at_level(logging.WARNING):
+        assert verify_store(root, seal=True) == (8, [])
+    assert "8 stages were sealed" in caplog.text
+    flips.seen(root)
+
+
+def test_a_folder_under_another_name_is_damaged(root: Path) -> None:
+    folder = of(root, "train")
+    other = folder.with_name("0" * 16)
+    folder.rename(other)
+    (damage,) = verify_store(root)[1]
+    assert "is that of" in damage.problems[0]
+    (other / "manifest.json").unlink()
+    (damage,) = verify_store(root, seal=True)[1]  # not sealed: its configuration has another id
+    assert "no manifest.json" in damage.problems[0]
+
+
+def test_exported_stages_are_the_same_elsewhere(root: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "stages.tar", tmp_path / "other"
+    labels = export(root, file, [])
+    assert len(labels) == 8
+    assert import_stages(other, file) == (labels, [])
+    assert import_stages(other, file) == ([], labels)
+    numbers = [{key: value for key, value in row.items() if key != "seconds"} for row in flips.seen(root)[0]]
+    assert numbers == [{key: value for key, value in row.items() if key != "seconds"} for row in flips.seen(other)[0]]
+    assert not [path for path in other.iterdir() if path.name.startswith(".")]
+
+
+def test_a_damaged_stage_is_not_exported(root: Path, tmp_path: Path) -> None:
+    (of(root, "attack") / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="bytes instead of"):
+        export(root, tmp_path / "stages.tar", [])
+    assert not (tmp_path / "stages.tar").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "/etc/passwd", "train/0123/../../x", "other/0123/a", "train/0123", "train/0123/.hidden", "a/b/c/d"],
+)
+def test_a_foreign_archive_writes_nothing(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "foreign.tar"
+    with tarfile.open(file, "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    with pytest.raises(UserError, match="nothing was imported"):
+        import_stages(tmp_path / "store", file)
+    assert {path.name for path in tmp_path.rglob("*")} == {"foreign.tar", "store"}
+
+
+def test_links_in_an_archive_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "links.tar"
+    with tarfile.open(file, "w") as archive:
+        member = tarfile.TarInfo("train/0123/model.safetensors")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(UserError, match="no file of a stage"):
+        import_stages(tmp_path / "store", file)
+
+
+def test_another_content_under_a_known_id_is_refused(root: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "stages.tar", shutil.copytree(root, tmp_path / "other")
+    folder = of(other, "verify")
+    (folder / "result.json").write_text('{"scores": {"ipguard/matching_rate": 0.5}}')
+    (folder / "manifest.json").unlink()
+    verify_store(other, seal=True)
+    export(other, file, [f"verify/{folder.name}"])
+    with pytest.raises(UserError, match="is in the store with other content"):
+        import_stages(root, file)
+    flips.seen(root)
+
+
+def test_clearing_takes_leftovers_and_leaves_results(root: Path) -> None:
+    before = flips.seen(root)
+    left = [of(root, "train") / ".x.0123.tmp", of(root, "attack") / "status.json.damaged"]
+    for path in left:
+        path.write_bytes(b"left")
+    begun = root / "attack" / ("f" * 16) / "checkpoints"
+    begun.mkdir(parents=True)
+    names, size = clear(root, unfinished=False, dry=True)
+    assert len(names) == 2
+    assert size == 8
+    assert all(path.exists() for path in left)
+    clear(root, unfinished=False, dry=False)
+    assert not any(path.exists() for path in left)
+    assert begun.exists()
+    clear(root, unfinished=True, dry=False)
+    assert not begun.parent.exists()
+    assert flips.seen(root) == before
+    assert sizes(root)["train"] == {"finished": 1, "unfinished": 0, "bytes": sizes(root)["train"]["bytes"]}
+
+
+def test_sizes_are_those_of_the_files(root: Path) -> None:
+    found = sizes(root)
+    for stage, row in found.items():
+        assert row["bytes"] == sum(os.stat(path).st_size for path in (root / stage).rglob("*") if path.is_file())
+    assert [row["finished"] for row in found.values()] == [1, 3, 1, 3]
+
+
+def test_the_manifest_lists_all_that_later_stages_read(root: Path) -> None:
+    listed = {
+        stage: {*json.loads((of(root, stage) / "manifest.json").read_text())["files"]}
+        for stage in ("train", "fingerprint", "verify")
+    }
+    assert listed["train"] == {"config.yaml", "model.safetensors", "result.json"}
+    assert listed["fingerprint"] == {"config.yaml", "fingerprint.json", "fingerprint.safetensors", "result.json"}
+    assert listed["verify"] >= {"config.yaml", "result.json"}
