@@ -105,7 +105,10 @@ class Training:
 
     def optimise(self) -> None:
         """Takes all steps; resumes where the run was cut off."""
-        self.run.optimise(self.engine, num_steps=self.num_steps, step=self.step, seed=derive_seed(self.seed, "global"))
+        self.run.optimise(
+            self.engine, num_steps=self.num_steps, step=self.step, seed=derive_seed(self.seed, "global"),
+            images=self.batches.positions,
+        )  # fmt: skip
         for hook in self._hooks:
             hook.remove()
 

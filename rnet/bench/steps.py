@@ -60,7 +60,7 @@ def prepare_victim_training(
     epochs = math.ceil((num_steps + 1) * config.batch_size / max(len(dataset.train), 1))
     config = replace(config, epochs=max(config.epochs, epochs))
     run, seed = _run(engine, model, precision), config.seed or 0
-    trained_by, step, _ = prepare_training(run, model, dataset.train, config, flip=dataset.flip, seed=seed)
+    trained_by, step, _, _ = prepare_training(run, model, dataset.train, config, flip=dataset.flip, seed=seed)
     return trained_by, step
 
 

@@ -104,6 +104,10 @@ class TrainingBatches:
             stream_ids_B=stream_ids_B,
         )
 
+    def positions(self, step: int) -> Tensor:
+        """Of a step's images on this process: where they are in the data set's source, int64 on the CPU."""
+        return self._part.positions_N[self._indices(step).to(self._part.positions_N.device)].cpu()
+
     def _indices(self, step: int) -> Tensor:
         return batch_positions(
             self._seed, step, self._batch_size, len(self._part), rank=self._rank, world_size=self._world_size

@@ -29,6 +29,7 @@ from rnet.parallel.collectives import rank, world_size
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.stages.store import StageFolder
 from rnet.storage.files import write_atomic
+from rnet.training.finite import Diverged, first_not_finite
 
 
 def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
@@ -44,6 +45,8 @@ def save_model(folder: StageFolder, model: Classifier) -> None:
     if rank() > 0:
         return
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.export_state().items()}
+    if name := first_not_finite(state.items()):
+        raise Diverged(f"{folder.label} ends with a model whose {name} is not finite; it is not kept")
     metadata = {METADATA_KEY: json.dumps(model.about, sort_keys=True)}
     write_atomic(folder.path / "model.safetensors", safetensors_bytes(state, metadata))
 
@@ -62,7 +65,10 @@ def load_model(config: RunConfig, folder: StageFolder) -> Classifier:
         model = suspect_blueprint(config, ATTACKS.build(config.attack), dataset, seed=0)
     else:
         model = build(config.model, dataset, seed=0)
-    model.load_exported(load_weights(folder.file("model.safetensors")))
+    state = load_weights(folder.file("model.safetensors"))
+    if name := first_not_finite(state.items()):
+        raise UserError(f"the model of {folder.label} is itself not finite ({name}); train or import it again")
+    model.load_exported(state)
     use_channels_last(model)
     return model.eval()
 

@@ -131,7 +131,7 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
         return _import(config, folder, run, model, dataset, test)
     train_classifier(run, model, dataset.labelled_part(dataset.train), config.train, flip=dataset.flip, seed=seed)
     save_model(folder, model)
-    found = fidelity(test.labels_N, predict(model, test))
+    found = fidelity(test.labels_N, predict(model, test, who="the victim"))
     return {**found, "training_samples": len(dataset.train), "test_samples": len(test), **_digest_of(folder)}
 
 
@@ -152,7 +152,7 @@ def _import(
     save_model(folder, model)
     about = import_report(origin, dataset, model, done)
     run.say(report_text(config.model.weights, about))
-    predicted_N = predict(model, test)
+    predicted_N = predict(model, test, who=f"the model in {config.model.weights}")
     found = {
         **fidelity(test.labels_N, predicted_N), "test_samples": len(test), **_digest_of(folder), "import": about
     }  # fmt: skip
@@ -187,7 +187,7 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     victim = load_model(config, parents["victim"])
     default_layer = victim.cut_layer
     victim_forward = frozen_victim(config, victim, device)
-    victim_N = predict(victim_forward, test)
+    victim_N = predict(victim_forward, test, who="the victim")
     run = _run(config, folder, f"attack {config.attack.name}", test, victim_N)
     context = AttackContext(
         copy_of_victim=lambda: load_model(config, parents["victim"]), victim_forward=victim_forward,
@@ -219,7 +219,7 @@ def _fidelity(
     test: Part, model: torch.nn.Module, classes: int, victim_N: torch.Tensor, dataset: Dataset
 ) -> dict[str, Any]:
     if classes == dataset.num_classes:
-        predicted_N = predict(model, test)
+        predicted_N = predict(model, test, who="the suspect")
         if len(test) > 1 and len(predicted_N.unique()) == 1:
             logger.warning("the suspect gives every test image class %d", int(predicted_N[0]))
         return fidelity(test.labels_N, predicted_N, victim_N)

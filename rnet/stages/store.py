@@ -32,6 +32,7 @@ from rnet.stages.memory import peak_memory, start_peak
 from rnet.storage.files import NO_ROOM, make_folder, remove_unfinished, unwritable, write_atomic
 from rnet.storage.json_files import as_json, read_information, write_information
 from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
+from rnet.training.finite import Diverged
 from rnet.training.signals import Preempted
 
 RESULT = "result.json"
@@ -109,7 +110,8 @@ class StageFolder:
     def building(self) -> Iterator[None]:
         """Holds the folder while the stage is computed: one process at a time, others wait and then find the result.
 
-        An exception leaves checkpoints for the next attempt; a UserError before any checkpoint leaves nothing.
+        An exception leaves checkpoints for the next attempt; a UserError before any checkpoint leaves nothing, unless
+        the run diverged: then its curves, log and state stay.
         """
         if rank() > 0:
             wait_for_all()
@@ -140,7 +142,8 @@ class StageFolder:
                 raise
             except UserError as error:
                 self._note_failure("failed", str(error))
-                if fresh and not any((self.path / "checkpoints").glob("*")):
+                nothing = fresh and not any((self.path / "checkpoints").glob("*"))
+                if nothing and not isinstance(error, Diverged):
                     self._remove()
                 raise
             except BaseException as error:

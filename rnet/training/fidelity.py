@@ -9,25 +9,40 @@ from torch import Tensor, nn
 
 from rnet.data.batches import evaluation_batches
 from rnet.data.images import Part
+from rnet.errors import UserError
 from rnet.models.black_box import map_images
 from rnet.rewrites.modes import device_of, frozen_eval
 
 
 @torch.no_grad()
-def predict(model: nn.Module, part: Part, *, batch_size: int = 512) -> Tensor:
+def predict(model: nn.Module, part: Part, *, batch_size: int = 512, who: str | None = None) -> Tensor:
     """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work,
     but for a black box, which the first one asks.
 
-    Who asks more than once moves images in memory to the model's device first (Part.to).
+    who: what the model is called in the UserError that is raised if it answers with what is no number. Who asks more
+    than once moves images in memory to the model's device first (Part.to).
     """
     device = device_of(model)
 
-    def labels(indices_N: Tensor) -> Tensor:
+    def labels(indices_N: Tensor) -> tuple[Tensor, Tensor]:
         batches = evaluation_batches(part.subset(indices_N), batch_size, device)
-        return torch.cat([model(x_BCHW).argmax(dim=1) for x_BCHW, _ in batches])
+        answers = [(logits_BK.argmax(dim=1), _is_answer(logits_BK)) for logits_BK in (model(x) for x, _ in batches)]
+        return torch.cat([label_B for label_B, _ in answers]), torch.cat([good_B for _, good_B in answers])
 
     with frozen_eval(model):
-        return map_images(model, labels, torch.arange(len(part))).cpu()
+        labels_N, good_N = map_images(model, labels, torch.arange(len(part)))
+    if who is not None and not good_N.all():
+        raise UserError(
+            f"{who} answers {int((~good_N).sum())} of {len(part)} test images with numbers that are not finite; its "
+            f"weights are damaged, or its training diverged"
+        )
+    labels_on_cpu_N: Tensor = labels_N.cpu()
+    return labels_on_cpu_N
+
+
+def _is_answer(logits_BK: Tensor) -> Tensor:
+    """Whether each row is one: the logarithm of a probability may be -inf."""
+    return ~(logits_BK.isnan() | logits_BK.isposinf()).any(dim=1)
 
 
 def fidelity(labels_N: Tensor, suspect_N: Tensor, victim_N: Tensor | None = None) -> dict[str, float]:

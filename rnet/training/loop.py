@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, sum_over_ranks, world_size
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
+from rnet.training.finite import FiniteWatch, Images, first_not_finite, not_kept, tensors_in
 from rnet.training.monitor import Monitor, NullMonitor
 from rnet.training.signals import Preempted, StopFlag
 
@@ -88,25 +88,30 @@ class Run:
         """The first process's value, for all: of what each works out alone, on a CPU that may round in its own way."""
         return same_on_all(value)
 
-    def optimise(self, engine: Engine, *, num_steps: int, step: Step, seed: int) -> None:
+    def optimise(
+        self, engine: Engine, *, num_steps: int, step: Step, seed: int, images: Images | None = None
+    ) -> None:  # fmt: skip
         """Calls step(t) for t = 0 .. num_steps-1, resuming after the latest checkpoint of this run if there is one.
 
         step returns named 0-dim tensors; they are read only every engine.log_every steps, so that a step never waits
         for the device. seed and step decide what torch's global generators draw (dropout), which are put back after.
-        At the end the engine gives the model back. Raises UserError if a loss is not finite, and Preempted, after
-        saving, if the process was asked to stop (SIGTERM, SIGUSR2).
+        images: which images a step is about, for messages. At the end the engine gives the model back. Raises Diverged
+        before it would keep numbers that are not finite, and Preempted, after saving, if the process was asked to stop
+        (SIGTERM, SIGUSR2).
         """
         with torch.random.fork_rng(), StopFlag() as stop:
-            self._optimise(engine, num_steps, step, seed, stop)
+            self._optimise(engine, num_steps, step, seed, stop, FiniteWatch(self.label, engine.device, images))
         engine.finish()
 
-    def _optimise(self, engine: Engine, num_steps: int, step: Step, seed: int, stop: StopFlag) -> None:
+    def _optimise(
+        self, engine: Engine, num_steps: int, step: Step, seed: int, stop: StopFlag, watch: FiniteWatch
+    ) -> None:  # fmt: skip
         checkpoints = None
         if self.folder is not None:
             checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
-        start = 0
+        start, kept = 0, None
         if checkpoints and (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
-            start = found
+            start = kept = found
             engine.load(checkpoints.load(start)["engine"])
             self.say(f"goes on after step {start}")
         saved_at = time.monotonic()
@@ -115,13 +120,14 @@ class Run:
                 learning_rate = engine.learning_rate
                 torch.manual_seed(derive_seed(seed, f"step {t} of process {engine.rank}"))
                 metrics = step(t)
+                watch.note(t, metrics["loss/total"])
                 done, last = t + 1, t + 1 == num_steps
                 look = t % self.config.log_every == 0 or last
                 if look:
                     values = _mean_over_ranks(metrics)
-                    _check_finite(values, t, self.label)
                     monitor.scalars(t, {**values, "lr": learning_rate})
                     monitor.advance(done, {name.split("/")[-1]: value for name, value in values.items()})
+                    watch.require_finite(engine.unwrapped.named_parameters, kept)
                 if done % self.config.eval_every == 0 or last:
                     monitor.scalars(t, measured := self.measure(engine.unwrapped))
                     monitor.advance(done, measured)
@@ -132,15 +138,22 @@ class Run:
                     due, stopping = (look and engine.agree(flag) for flag in (due, stopping))
                 planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
                 if checkpoints and (last or due or stopping or planned):
+                    watch.require_finite(engine.unwrapped.named_parameters, kept)
                     monitor.flush()  # what is logged before a checkpoint survives with it
-                    self._save(checkpoints, engine, done, num_steps)
-                    saved_at = time.monotonic()
+                    self._save(checkpoints, engine, done, num_steps, kept)
+                    saved_at, kept = time.monotonic(), done
+                elif last and (tensor := first_not_finite(engine.unwrapped.named_parameters())):
+                    raise not_kept(self.label, done, tensor, kept)
                 if stopping and not last:
                     raise Preempted(stop.signal, done, num_steps)
 
-    def _save(self, checkpoints: Checkpoints, engine: Engine, done: int, num_steps: int) -> None:
+    def _save(
+        self, checkpoints: Checkpoints, engine: Engine, done: int, num_steps: int, kept: int | None
+    ) -> None:  # fmt: skip
         """In a function, so that what rank 0 gathers for it is gone when the next step begins."""
         state = engine.save()
+        if tensor := same_on_all(first_not_finite(tensors_in(state)) if rank() == 0 else None):
+            raise not_kept(self.label, done, tensor, kept)
         if rank() == 0:
             checkpoints.save(done, {"engine": state})
             self.on_checkpoint(done, num_steps)
@@ -171,12 +184,6 @@ def resolve_device(name: str) -> torch.device:
             f"engine.device={name!r} is not there ({torch.cuda.device_count()} CUDA devices); use engine.device=cpu"
         )
     return device
-
-
-def _check_finite(values: dict[str, float], step: int, label: str) -> None:
-    for name, value in values.items():
-        if name == "loss/total" and not math.isfinite(value):
-            raise UserError(f"{label}: {name} is {value} at step {step}; lower the learning rate (e.g. halve it)")
 
 
 def _mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from rnet.engines.base import Engine
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
+from rnet.training.finite import Images
 from rnet.training.loop import Run, Step
 
 
@@ -20,15 +21,15 @@ def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfi
 
     seed drives order, augmentation and dropout.
     """
-    engine, step, num_steps = prepare_training(run, model, part, config, flip=flip, seed=seed)
-    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"))
+    engine, step, num_steps, images = prepare_training(run, model, part, config, flip=flip, seed=seed)
+    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"), images=images)
     return num_steps
 
 
 def prepare_training(
     run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int
-) -> tuple[Engine, Step, int]:
-    """Everything up to the first step: the engine, step(t) which takes the t-th step, and how many there are."""
+) -> tuple[Engine, Step, int, Images]:
+    """All but the steps: the engine, step(t) which takes the t-th step, how many there are, and each one's images."""
     if len(part) == 0:
         raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
@@ -55,4 +56,4 @@ def prepare_training(
 
         return engine.descend(loss, len(batch.labels_B))
 
-    return engine, step, num_steps
+    return engine, step, num_steps, batches.positions
