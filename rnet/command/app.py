@@ -64,6 +64,7 @@ def make_app(*, completion: bool) -> typer.Typer:
     app.command("import")(import_victim)
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
+    app.command("status")(show_status)
     app.add_typer(_store_app(), name="store")
     return app
 
@@ -176,6 +177,13 @@ def explain_keys(keys: Keys = None, as_json: AsJson = False, config_dir: ConfigD
     from rnet.command.describe import show_keys
 
     run(lambda: show_keys(keys or [], Options(as_json=as_json, config_dir=config_dir)))
+
+
+def show_status(labels: keeping.Labels = None, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+    """Show stages that run, failed or were cut off, with their last numbers; all of the store, or those named."""
+    from rnet.command import status
+
+    run(lambda: status.show_status(root, labels or [], as_json=as_json))
 
 
 def _start(

@@ -43,12 +43,13 @@ class Damage:
 
 def finished(root: Path) -> Iterator[Path]:
     """The folders of all finished stages, by stage and id."""
-    for folder in _folders(root):
+    for folder in stage_folders(root):
         if (folder / RESULT).exists():
             yield folder
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def stage_folders(root: Path) -> Iterator[Path]:
+    """The folders of all stages, finished or not. Raises UserError if there is no such store."""
     if not root.is_dir():
         raise UserError(f"--root={str(root)!r} is no store; name the folder that commands were given as --root")
     for stage in STAGE_NAMES:
@@ -127,7 +128,7 @@ def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
     """
     gone: list[Path] = [path for path in (root / ASIDE,) if path.exists()]
     size = sum(size_of(path) for path in gone)
-    for folder in _folders(root):
+    for folder in stage_folders(root):
         with _unused(folder) as unused:
             if not unused:
                 continue
@@ -160,7 +161,7 @@ def size_of(path: Path) -> int:
 def sizes(root: Path) -> dict[str, dict[str, int]]:
     """By stage: how many folders are finished, how many are not, and the bytes of all."""
     found = {stage: {"finished": 0, "unfinished": 0, "bytes": 0} for stage in STAGE_NAMES}
-    for folder in _folders(root):
+    for folder in stage_folders(root):
         row = found[folder.parent.name]
         row["finished" if (folder / RESULT).exists() else "unfinished"] += 1
         row["bytes"] += size_of(folder)
