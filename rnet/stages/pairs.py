@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -11,7 +10,6 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from rnet.defenses.base import Defense
-from rnet.errors import UserError
 from rnet.parallel.collectives import rank
 from rnet.stages.store import StageFolder
 from rnet.storage.files import write_atomic
@@ -19,12 +17,11 @@ from rnet.storage.files import write_atomic
 FILE = "representation.safetensors"
 
 
-def save_representation(folder: StageFolder, representation: dict[str, Tensor]) -> str:
-    """Writes representation.safetensors; returns its SHA-256, for the stage's result."""
+def save_representation(folder: StageFolder, representation: dict[str, Tensor]) -> None:
+    """Writes representation.safetensors."""
     data = tensors_to_bytes({name: tensor.contiguous() for name, tensor in representation.items()})
     if rank() == 0:
         write_atomic(folder.path / FILE, data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def pair_scores(defense: Defense, folders: Sequence[StageFolder]) -> list[dict[str, float]]:
@@ -38,14 +35,6 @@ def pair_scores(defense: Defense, folders: Sequence[StageFolder]) -> list[dict[s
 
 
 def _representation(folder: StageFolder) -> dict[str, Tensor]:
-    digest = (folder.result() or {}).get("representation_sha256")
-    if digest is None:
+    if FILE not in folder.files():
         return {}
-    file, remedy = folder.path / FILE, f"delete {folder.path} and run the command again"
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); {remedy}") from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise UserError(f"{file} is truncated or altered; {remedy}")
-    return tensors_from_bytes(data)
+    return tensors_from_bytes(folder.file(FILE).read_bytes())

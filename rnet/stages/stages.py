@@ -255,7 +255,7 @@ def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     if measured.left_out:
         found["left_out"] = {f"{defense.name}/{name}": reason for name, reason in measured.left_out.items()}
     if measured.representation and (parents["suspect"].result() or {}).get("derived") is False:
-        found["representation_sha256"] = save_representation(folder, measured.representation)
+        save_representation(folder, measured.representation)
     if isinstance(suspect, BlackBox):
         found["cost"] = {"queries": suspect.asked}
     return found

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,13 @@ class StageFolder:
     def _read_result(self) -> dict[str, Any] | None:
         return read_result(self.path, to_yaml(self.document).encode())
 
+    def files(self) -> Mapping[str, Entry]:
+        """The files of the finished stage that its manifest lists. Raises UserError if that is damaged."""
+        return read_manifest(self.path)
+
     def file(self, name: str) -> Path:
         """A file of the finished stage, found to be as it was written. Raises UserError if it is not."""
-        return check_file(self.path, name, read_manifest(self.path))
+        return check_file(self.path, name, self.files())
 
     def status(self) -> dict[str, Any]:
         """State, attempt, seconds, peak memory (bytes) and versions of the latest attempt; empty if there was none."""
