@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rnet.errors import UserError, first_line
+from rnet.models.weight_limits import check_archive, check_safetensors, check_tensor, require_regular_file
 
 Weights = dict[str, Tensor]
 
@@ -77,13 +78,17 @@ def read_file(path: Path | str) -> WeightFile:
     if it is missing, unreadable, something else, or holds no tensors. Never executes code from the file.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UserError(f"weight file {path} {what}; give the path of a file of weights (.safetensors, .pt, .pth, ...)")
+    require_regular_file(path)
     content, about = _read(path)
     if not isinstance(content, Mapping):
         raise _not_weights(path, f"a {type(content).__name__} and not a dictionary")
     found = dict(_sets(content, _WHOLE))
+    for place, tensors in found.items():
+        for name, tensor in tensors.items():
+            check_tensor(path, f"{place}.{name}".lstrip("."), tensor)
     if not found:
         raise _not_weights(path, _what_it_holds(content))
     if _WHOLE not in found:
@@ -112,8 +117,10 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
         start = file.read(512)
     try:
         if _is_safetensors(start, path.stat().st_size):
+            check_safetensors(path)
             with safe_open(path, "pt", device="cpu") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        check_archive(path)
         _refuse_what_is_known(path, start)
         # By an open file: torch reads safetensors by the file's name, whatever is inside.
         with path.open("rb") as file, torch.serialization.safe_globals([*_BESIDE, *_numpy_scalars()]):
