@@ -26,8 +26,7 @@ from rnet.report.judged import (
 )
 from rnet.report.records import NegativeModel, Study, Threshold, Trial
 from rnet.stages.pairs import pair_scores
-from rnet.stages.store import StageFolder
-from rnet.stages.store import read_result
+from rnet.stages.store import StageFolder, read_result
 from rnet.storage.json_files import read_information
 from rnet.verdicts.judging import (
     calibration_rows,
