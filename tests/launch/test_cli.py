@@ -129,7 +129,7 @@ def test_list_and_explain_answer_in_tables_and_json() -> None:
     assert code == 0
     assert "removalnet" in out
     _, out, _ = rnet("list", "defenses", "--json")
-    assert {"name", "summary", "origin"} == json.loads(out)["options"][0].keys()
+    assert {"name", "summary", "origin", "profiles"} == json.loads(out)["options"][0].keys()
     _, out, _ = rnet("explain", "attack.rho", "--json")
     (row,) = json.loads(out)["keys"]
     assert (row["key"], row["type"], row["value"]) == ("attack.rho", "float", 0.02)

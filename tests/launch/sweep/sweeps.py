@@ -9,6 +9,7 @@ import yaml
 
 from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
+from rnet.storage.manifest import write_manifest
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -49,5 +50,8 @@ def tiny_plan(folder: Path, *overrides: str, **changes: Any) -> Plan:
 
 def finish(root: Path, label: str, result: str = "{}") -> None:
     """Puts a result into the store, as if the cell had been computed."""
-    (root / label).mkdir(parents=True, exist_ok=True)
-    (root / label / "result.json").write_text(result)
+    folder = root / label
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("{}\n")
+    write_manifest(folder, {"result.json": result.encode()})
+    (folder / "result.json").write_text(result)

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
-from launch.sweep.show.report import FIDELITY
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
+from rnet.report.rows import FIDELITY
 from tests.launch.sweep.clusters.test_arrays import graph
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
 

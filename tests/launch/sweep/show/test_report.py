@@ -21,7 +21,7 @@ from rnet.config.documents import run_from_dict
 from rnet.report.formats import SUFFIXES
 from rnet.report.tables import TABLES, make_tables
 from rnet.stages.stages import STAGES
-from rnet.stages.store import Store
+from rnet.stages.store import Store, read_result
 from rnet.storage.json_files import write_json
 from tests.launch.sweep.sweeps import TINY, finish, tiny_plan
 
@@ -146,11 +146,11 @@ def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     plan = finished(tmp_path)
     opened: list[Path] = []
 
-    def read(path: Path) -> Mapping[str, Any] | None:
-        opened.append(path)
-        return json.loads(path.read_text())
+    def read(folder: Path) -> Mapping[str, Any] | None:
+        opened.append(folder)
+        return read_result(folder)
 
-    monkeypatch.setattr(studies, "read_json", read)
+    monkeypatch.setattr(studies, "read_result", read)
     make_tables(study_of(plan, tmp_path / "store"))
     assert len(opened) == len(set(opened)) > len(plan.cells) / 2
 

@@ -20,7 +20,7 @@ from rnet.stages import stages
 from rnet.stages.graph import document
 from rnet.stages.store import StageFolder, Store
 from rnet.training.signals import Preempted
-from tests.launch.sweep.sweeps import finish, tiny_plan
+from tests.launch.sweep.sweeps import tiny_plan
 
 WORKER = Worker(token="t", job="7_1")
 Compute = Callable[[StageFolder], dict[str, Any]]
@@ -189,7 +189,9 @@ def test_a_cell_never_computes_its_parent(plan: Plan, tmp_path: Path) -> None:
 
 def test_a_finished_parent_is_enough(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell, parent = job(plan, "attack"), job(plan, "train")
-    finish(tmp_path, parent.label)
+    with monkeypatch.context() as patch:
+        fake(patch, lambda folder: {})
+        assert run_cell(tmp_path, parent, WORKER) == "done"
 
     def attack(config: RunConfig, store: Store) -> StageFolder:
         assert store.folder(document("train", config)).result() == {}
