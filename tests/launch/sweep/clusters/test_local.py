@@ -102,7 +102,7 @@ def test_a_cell_that_fails_blocks_its_children_and_retry_starts_just_those(tmp_p
     submit(plan, root, wait=True)
     state = StoreState(plan, root)
     assert [cell.state for cell in state.cells] == ["done", "done", "failed", "blocked"]
-    assert "damaged" in state.cells[2].error
+    assert "rnet store verify --fix" in state.cells[2].error
     again = submit(plan, root, wait=True)
     assert (again.cells, again.done, again.left) == (0, 2, 2)
     retried = submit(plan, root, retry=True, wait=True)
