@@ -91,7 +91,15 @@ _MOST_VALUES = 10_000
 
 def to_yaml(document: dict[str, Any]) -> str:
     """A document to read: sorted keys, block style. Shown and saved."""
-    return yaml.safe_dump(document, sort_keys=True, default_flow_style=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=_Whole, sort_keys=True, default_flow_style=False, allow_unicode=True)
+
+
+class _Whole(yaml.SafeDumper):
+    """Writes what stands in several places in each of them, so that the text depends on the content alone."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Of everything."""
+        return True
 
 
 def from_yaml(text: str, place: Path) -> dict[str, Any]:

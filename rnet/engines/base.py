@@ -150,7 +150,12 @@ class Engine(ABC):
 
     def step(self) -> None:
         """One optimizer and schedule step; gradients are cleared. A step that is skipped does not count."""
-        if self._step():
+        moved = self._step()
+        if not isinstance(moved, bool):
+            raise TypeError(
+                f"{type(self).__qualname__}._step returned {moved!r}; it says whether parameters have moved"
+            )
+        if moved:
             self._scheduler.step()
 
     @property

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from rnet import __version__
-from rnet.config.documents import content_id, to_yaml
+from rnet.config.documents import content_id, from_yaml, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
@@ -51,9 +51,9 @@ def read_result(folder: Path, config: bytes | None = None) -> dict[str, Any] | N
     for name in ("config.yaml", RESULT):
         check_file(folder, name, files)
     if config is not None and Entry.of(config) != files["config.yaml"]:
-        raise UserError(
-            f"{folder / 'config.yaml'} is not the configuration that the folder is named by; {again(folder)}"
-        )
+        kept = folder / "config.yaml"
+        if content_id(from_yaml(kept.read_text(), kept)) != folder.name:  # the same may be written in several ways
+            raise UserError(f"{kept} is not the configuration that the folder is named by; {again(folder)}")
     result: dict[str, Any] = json.loads(path.read_bytes())
     return result
 

@@ -161,7 +161,7 @@ def test_the_list_of_defences_says_what_each_needs(name: str) -> None:
 def test_the_page_on_verdicts_says_what_each_metric_needs() -> None:
     shown: dict[str, dict[Access, set[str]]] = {}
     for line in (ROOT / "docs" / "verdicts.md").read_text().splitlines():
-        if found := re.match(r"\| `(\w+)/(\w+)`(.*?) \|.*\| (\w+) \|$", line):
+        if found := re.match(r"\| `(\w+)/(\w+)`(.*?) \|.*\| (labels|probabilities|logits|weights) \|$", line):
             name, first, others, needed = found.groups()
             (access,) = named(needed)
             shown.setdefault(name, {}).setdefault(access, set()).update({first, *re.findall(r"`(\w+)`", others)})

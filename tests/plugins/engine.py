@@ -41,9 +41,9 @@ class WatchfulEngine(PlainEngine):
         with self._watch():
             super()._backward(loss)
 
-    def _step(self) -> None:
-        super()._step()
+    def _step(self) -> bool:
         self._steps += 1
+        return super()._step()
 
     def describe(self) -> str:
         """What the log says of it."""

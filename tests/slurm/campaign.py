@@ -25,7 +25,7 @@ from pathlib import Path
 from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records.attempts import read_attempt
-from launch.sweep.show.report import complete, format_lines, report_lines
+from launch.sweep.show.report import complete, report
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
@@ -72,7 +72,7 @@ class Campaign:
         """The table of a run on this machine that nothing disturbs."""
         submit(self.local, self.root, wait=True)
         assert complete(self.plan, self.root), "the undisturbed run is incomplete"
-        return format_lines(report_lines(self.plan, self.root), "csv")
+        return report(self.plan, self.root, ["rows"], "csv", None)
 
     def round(self, number: int, faults: int) -> None:
         """Computes the sweep in a new store with so many faults at most, and compares what came out."""
@@ -195,7 +195,7 @@ def run_campaign(state: Path, *, faults: int, seed: int, seeds: int, epochs: int
     while sum(campaign.faults.values()) < faults:
         number += 1
         campaign.round(number, faults)
-        assert format_lines(report_lines(campaign.plan, campaign.root), "csv") == table, "the tables differ"
+        assert report(campaign.plan, campaign.root, ["rows"], "csv", None) == table, "the tables differ"
     shutil.rmtree(folder)
     return campaign.faults
 

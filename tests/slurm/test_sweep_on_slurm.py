@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import Worker, read_attempt
-from launch.sweep.show.report import complete, report_lines
+from launch.sweep.show.report import complete, report
 from launch.sweep.states import StoreState
 from launch.sweep.submit import cancel, submit
 from launch.sweep.work.cell import Job, run_cell
@@ -66,9 +68,9 @@ def test_a_sweep_is_computed_once_and_its_table_is_complete(tmp_path: Path) -> N
     assert {cell.state for cell in state.cells} == {"done"}
     assert {cell.attempt for cell in state.cells} == {1}
     assert complete(plan, root)
-    lines = report_lines(plan, root)
+    lines = list(csv.DictReader(io.StringIO(report(plan, root, ["rows"], "csv", None))))
     assert len(lines) == len(plan.rows)
-    assert {line["score"] for line in lines if line["attack"] == "identity"} == {1.0}
+    assert {float(line["score"]) for line in lines if line["attack"] == "identity"} == {1.0}
     status = read_attempt(root, "train", plan.cells[0].id, 1) or {}
     assert (root / "snapshots" / status["snapshot"] / "rnet").is_dir()
     assert status["job"] == f"{first.jobs[0]}_0"

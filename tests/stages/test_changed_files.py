@@ -90,7 +90,9 @@ def test_nothing_is_stored_of_images_that_change_while_they_are_trained_on(
 ) -> None:
     change, words = CHANGES[kind]
     change_while_training(monkeypatch, lambda: change(images))
-    monkeypatch.setattr(stages, "predict", lambda model, part: part.labels_N)  # which would need the image on demand
+    monkeypatch.setattr(
+        stages, "predict", lambda model, part, who: part.labels_N
+    )  # which would need the image on demand
     root = tmp_path / "store"
     with pytest.raises(UserError) as error:
         stages.train(config(images, f"dataset.max_memory_mb={max_memory_mb}"), Store(root))
