@@ -167,6 +167,9 @@ def show_verdicts(rows: Sequence[Row], separated: Sequence[Mapping[str, Any]] = 
     for row in rows:
         for said in filter(None, ((row["negatives"] or {}).get(key) for key in ("why_left_out", "warning"))):
             notes.setdefault(said, set()).add(row["defense"])
+        for promise in (metric.get("promise") for metric in row["metrics"].values()):
+            if promise:
+                notes.setdefault(promise, set()).add(row["defense"])
     for said, defenses in notes.items():
         print(f"{', '.join(sorted(defenses))}: {said}")  # noqa: T201
     for row in rows:

@@ -64,6 +64,7 @@ def test_a_terminal_shows_verdicts_separation_and_reasons(root: Path) -> None:
     assert "permute seed=1" in out
     assert "Derived against independent" in out
     assert "random/agreement" in out
+    assert "whatever the distribution" in out  # what the verdicts promise, and what more negatives would buy
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
