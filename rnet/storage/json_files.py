@@ -51,8 +51,8 @@ def read_information(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
         seal = found.pop(_SEAL, None)
-        if seal is None or seal == digest_of_json(found):  # older versions wrote none
-            return dict(found)
+        if seal == digest_of_json(found) or (seal is None and not any(map(_is_digest, found.values()))):
+            return dict(found)  # older versions wrote no digest; one under another name is a damaged file
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -65,6 +65,10 @@ def read_information(path: Path) -> dict[str, Any]:
         path.replace(aside)
     logger.warning("%s was damaged and is now %s; it is only information, nothing else is lost", path, aside.name)
     return {}
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2
 
 
 def digest_of_json(document: Any) -> str:

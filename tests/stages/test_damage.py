@@ -91,6 +91,14 @@ def test_a_damaged_status_stops_nothing(content: bytes, root: Path, caplog: pyte
     assert path.with_name("status.json.damaged").read_bytes() == content
 
 
+def test_a_status_whose_digest_has_lost_its_name_is_damaged(root: Path) -> None:
+    path = stages.attack(flips.CONFIG, Store(root)).path / "status.json"
+    path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"shq256"'))
+    assert stages.attack(flips.CONFIG, Store(root)).status() == {}
+    path.write_text('{"attempt": 3}')  # as older versions wrote it
+    assert stages.attack(flips.CONFIG, Store(root)).status() == {"attempt": 3}
+
+
 def test_what_a_killed_process_had_begun_to_write_is_gone_after_the_next_run(tmp_path: Path) -> None:
     folder = stages.train(tiny(), Store(tmp_path))
     left = folder.path / ".config.yaml.0123abcd.tmp"
