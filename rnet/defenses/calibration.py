@@ -93,12 +93,14 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.2g}%"
 
 
-def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> float | None:
+def prediction_bound(
+    negatives: Sequence[float], metric: Metric, alpha: float = 0.05, *, floor: float | None = None
+) -> float | None:
     """The score that one more negative passes, towards "derived", with probability alpha; None outside the open range.
 
     On the metric's scale: mean + t_{1-alpha, n-1} * s * sqrt(1 + 1/n), s the sample standard deviation (n-1), at least
-    `spread_floor`. Assumes negatives that are normal on that scale. Raises UserError for fewer than two negatives, a
-    score that is not finite, or alpha outside (0, 0.5].
+    `spread_floor`, or floor. Assumes negatives that are normal on that scale. Raises UserError for fewer than two
+    negatives, a score that is not finite, or alpha outside (0, 0.5].
     """
     check_scores(metric, negatives, alpha)
     if len(negatives) < FEWEST:
@@ -106,7 +108,7 @@ def prediction_bound(negatives: Sequence[float], metric: Metric, alpha: float = 
     if any(metric.at_best(score) for score in negatives):
         return None
     evidence = [metric.evidence(score) for score in negatives]
-    return metric.score_at(_student(evidence, spread_floor(evidence, metric), alpha))
+    return metric.score_at(_student(evidence, spread_floor(evidence, metric) if floor is None else floor, alpha))
 
 
 def spread_floor(evidence: Sequence[float], metric: Metric) -> float:
@@ -156,23 +158,24 @@ def calibrate(
         return found(rule, metric.off_far_end(passed_by))
     if metric.at_best(scores[0]):
         return found(rule, None, _as_good(scores[0], metric, n))
-    evidence = [metric.evidence(score) for score in scores]
-    bound = metric.score_at(_student(evidence, spread_floor(evidence, metric) if floor is None else floor, alpha))
+    bound = prediction_bound(scores, metric, alpha, floor=floor)
     if bound is None:
-        spread = "spread so widely" if stdev(evidence) > 0 else "lie so near to the end of its range"
+        spread = "spread so widely" if scores[0] != scores[-1] else "lie so near to the end of its range"
         return found(
             rule, None, f"{n} negatives {spread} that their {percent(alpha)} bound is outside the metric's range"
         )
     return found(rule, bound if metric.beyond(bound, scores[0]) else scores[0])
 
 
-def verdict(score: float, negatives: Sequence[float], metric: Metric, alpha: float = 0.05) -> Verdict:
+def verdict(
+    score: float, negatives: Sequence[float], metric: Metric, alpha: float = 0.05, *, floor: float | None = None
+) -> Verdict:
     """What `score` says about a suspect, given the scores of independently trained models at the same fingerprint.
 
     derived: strictly beyond the threshold. independent: neither that nor beyond the most derived-looking negative.
     undecided: in between, or no threshold, or a score that is not finite. Raises UserError for alpha outside (0, 0.5].
     """
-    return judged(score, calibrate(negatives, metric, alpha), metric)
+    return judged(score, calibrate(negatives, metric, alpha, floor=floor), metric)
 
 
 def judged(score: float, by: Calibration, metric: Metric) -> Verdict:
@@ -209,7 +212,7 @@ def leave_one_out(
 ) -> list[Verdict]:
     """Each negative's verdict with the threshold of the others: what it would have got as a suspect."""
     return [
-        judged(score, calibrate([*negatives[:i], *negatives[i + 1 :]], metric, alpha, floor=floor), metric)
+        verdict(score, [*negatives[:i], *negatives[i + 1 :]], metric, alpha, floor=floor)
         for i, score in enumerate(negatives)
     ]
 

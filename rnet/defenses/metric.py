@@ -109,3 +109,10 @@ class Metric:
     @property
     def _far(self) -> float:
         return max(self.resolution, FAR_END * (self.high - self.low)) / 2
+
+
+def share_of_labels(name: str) -> Metric:
+    """A similarity: on which share of the fingerprint's queries a suspect gives the victim's label."""
+    return Metric(
+        name=name, direction="similarity", low=0.0, high=1.0, access="labels", perfect=1.0, share_of="num_queries"
+    )

@@ -6,7 +6,6 @@ that needs it.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
@@ -14,7 +13,6 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,7 +21,7 @@ from rnet.config.documents import content_id, from_yaml
 from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.stages.store import RESULT
-from rnet.storage.files import make_folder, replace_file, unwritable
+from rnet.storage.files import locked_if_free, make_folder, replace_file, unwritable
 from rnet.storage.manifest import MANIFEST, label_of, problems_of, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -103,23 +101,6 @@ def _set_aside(root: Path, folder: Path) -> str:
     return str(target)
 
 
-@contextmanager
-def _unused(folder: Path) -> Iterator[bool]:
-    """Whether no process computes the stage; while inside, none begins to."""
-    try:
-        lock = open(folder / "lock", "a")  # noqa: SIM115 - closed below, which releases it
-    except OSError:
-        yield False
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
 def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
     """Removes what nobody needs; the names of what was removed, below the root, and its bytes.
 
@@ -129,7 +110,7 @@ def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
     gone: list[Path] = [path for path in (root / ASIDE,) if path.exists()]
     size = sum(size_of(path) for path in gone)
     for folder in stage_folders(root):
-        with _unused(folder) as unused:
+        with locked_if_free(folder / "lock") as unused:
             if not unused:
                 continue
             complete = (folder / RESULT).exists()
@@ -221,7 +202,7 @@ def import_stages(root: Path, file: Path) -> tuple[list[str], list[str]]:
         for folder in taken:
             there = root / label_of(folder)
             make_folder(there)
-            with _unused(there) as unused:
+            with locked_if_free(there / "lock") as unused:
                 if not unused:
                     raise UserError(f"{there} is being computed by another process; import again when it has ended")
                 for path in sorted(folder.iterdir(), key=lambda path: path.name == RESULT):  # the result last

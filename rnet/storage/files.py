@@ -142,6 +142,23 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Holds an exclusive lock on the file if nobody else does and it can be opened; whether it does."""
+    try:
+        file = path.open("a")
+    except OSError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
 def unwritable(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written: what Linux says, and what helps."""
     if error.errno in NO_ROOM:

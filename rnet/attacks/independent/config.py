@@ -34,11 +34,6 @@ class IndependentConfig(AttackConfig):
             return "architectures"
         return {"all": "seeds", "disjoint": "disjoint"}.get(self.portion, "halves")
 
-    @property
-    def saw_private_images(self) -> bool:
-        """Whether it was trained on images of the victim: then Dataset Inference is right to recognise it."""
-        return self.portion != "disjoint"
-
     def check(self) -> None:
         """Raises UserError for a portion that is not known, and for an architecture that comes with weights."""
         check_names("attack.portion", [self.portion], "all", *HALVES, "disjoint")

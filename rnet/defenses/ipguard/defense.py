@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.ipguard.config import IPGuardConfig
-from rnet.defenses.metric import Metric
+from rnet.defenses.metric import Metric, share_of_labels
 from rnet.defenses.queries import (
     check_suspect,
     is_light,
@@ -44,17 +44,7 @@ SHRINK_TO = 0.8  # of the batch must be searching still, or it is made smaller: 
 class IPGuard(Defense):
     """Matching rate on boundary queries; needs labels. Tensors: queries_NCHW, labels_N (the victim's), converged_N."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            name="matching_rate",
-            direction="similarity",
-            low=0.0,
-            high=1.0,
-            access="labels",
-            perfect=1.0,
-            share_of="num_queries",
-        ),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = (share_of_labels("matching_rate"),)
     config: IPGuardConfig
 
     def access(self, metric: Metric) -> Access:

@@ -13,7 +13,7 @@ from torch import nn
 
 from rnet.data.images import Dataset
 from rnet.defenses.base import Defense, Fingerprint
-from rnet.defenses.metric import Metric
+from rnet.defenses.metric import Metric, share_of_labels
 from rnet.defenses.queries import check_suspect, logits_of, seeded_indices
 from rnet.defenses.random_queries.config import RandomQueriesConfig
 from rnet.errors import UserError
@@ -22,17 +22,7 @@ from rnet.errors import UserError
 class RandomQueries(Defense):
     """Label agreement on clean test images; needs labels. Tensors: queries_NCHW, labels_N (the victim's)."""
 
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric(
-            name="agreement",
-            direction="similarity",
-            low=0.0,
-            high=1.0,
-            access="labels",
-            perfect=1.0,
-            share_of="num_queries",
-        ),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = (share_of_labels("agreement"),)
     config: RandomQueriesConfig
 
     def extract(self, victim: nn.Module, dataset: Dataset, seed: int) -> Fingerprint:
