@@ -79,11 +79,15 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
     )  # fmt: skip
     from rnet.report.records import NegativeModel, Study, Threshold, Trial
     from rnet.stages.graph import negative_configs
-    from rnet.storage.json_files import read_json
+    from rnet.stages.store import read_result
+    from rnet.storage.json_files import read_information
     from rnet.verdicts.examine import document_id
 
-    def left_by(stage: str, name: str | None, file: str = "result.json") -> Mapping[str, Any]:
-        return (read_json(store.root / stage / name / file) or {}) if name else {}
+    def left_by(stage: str, name: str | None) -> Mapping[str, Any]:
+        return (read_result(store.root / stage / name) or {}) if name else {}
+
+    def status_of(name: str | None) -> Mapping[str, Any]:
+        return read_information(store.root / "attack" / name / "status.json") if name else {}
 
     trials: list[Trial] = []
     negatives: dict[Any, list[NegativeModel]] = {}
@@ -98,7 +102,7 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
                 settings=as_dict(config.attack),
                 victim_id=document_id("train", config, store), suspect_id=name or row["suspect"],
                 test_id=row["verify_id"] or f"{name or row['suspect']} {row['defense']}",
-                result=left_by("attack", name), status=left_by("attack", name, "status.json"),
+                result=left_by("attack", name), status=status_of(name),
                 suspect_state="" if name else f"refused: {row['reason']}",
                 state="" if row["verify_id"] else f"refused: {row['reason']}", scores=scores, verdict=row["verdict"],
                 reason=row["reason"], votes=bool(scores) and row["reason"] != scores[0].reason,

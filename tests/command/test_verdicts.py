@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,17 @@ def test_no_threshold_is_said_to_be_none_and_what_is_wrong_with_negatives_is_sai
     assert "none" in out
     assert "zest: 2 of 2 reach 19%" in out
     assert "finetune, all together: derived, beyond all" in out
+
+
+def test_a_damaged_status_stops_no_table_and_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(root, tmp_path / "store")
+    for path in store.glob("attack/*/status.json"):
+        path.write_bytes(b"\xff")
+    code, out, err = verify(store, "--table", "efficiency")
+    assert code == 0, err
+    assert "Efficiency" in out
+    for path in store.glob("attack/*/result.json"):
+        path.write_bytes(path.read_bytes().replace(b"0.", b"1.", 1))
+    code, _, err = verify(store, "--table", "efficiency")
+    assert code == 2
+    assert "is damaged" in err
