@@ -105,7 +105,7 @@ def study_of(rows: Sequence[Row], runs: Runs, store: Store) -> Study:
                 result=left_by("attack", name), status=status_of(name),
                 suspect_state="" if name else f"refused: {row['reason']}",
                 state="" if row["verify_id"] else f"refused: {row['reason']}", scores=scores, verdict=row["verdict"],
-                reason=row["reason"], votes=bool(scores) and row["reason"] != scores[0].reason,
+                reason=row["reason"], votes=row["voted"],
                 combined=row["combined"], left_out=row["left_out"], negatives=judged.get("counted", 0),
                 negatives_planned=config.negatives,
             )

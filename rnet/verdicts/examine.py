@@ -40,7 +40,7 @@ def examine(configs: Sequence[RunConfig], store: Store, attacks: Sequence[str] =
     A row: suspect (its name), attack, defense, attack_id, verify_id, accuracy, victim_accuracy, drop, agreement
     (shares, None where the suspect has other classes), seconds (spent on making the suspect), derived (the truth, None
     where nobody knows), metrics {defense/metric: metric_rows}, left_out {defense/metric: reason}, queries (asked of a
-    black box; None of others), verdict and reason, which are the defence's vote or the verdict of its first metric,
+    black box; None of others), verdict and reason, which are the defence's vote (voted) or that of its first metric,
     negatives (negatives_row), calibration {defense/metric: calibration_rows}, and combined (combined_row): the verdict
     over all defences in these rows, the same in every row of a suspect.
 
@@ -132,7 +132,7 @@ def _refused(config: RunConfig, error: UserError) -> Row:
     """The defence's part of a row without scores."""
     nothing: Row = {
         "verify_id": None, "metrics": {}, "left_out": {}, "queries": None, "negatives": None, "calibration": {},
-        "combined": None,
+        "combined": None, "voted": False,
     }  # fmt: skip
     return {"defense": config.defense.name, **nothing, "verdict": "undecided", "reason": str(error)}
 
@@ -188,6 +188,7 @@ def _tested(config: RunConfig, store: Store, known: Known) -> tuple[Row, Scored]
         "defense": defense.name, "verify_id": folder.id,
         "metrics": named(defense, metric_rows(defense, scores, judged)), "left_out": result.get("left_out", {}),
         "queries": result.get("cost", {}).get("queries"), "verdict": overall.label, "reason": overall.reason,
+        "voted": judged.vote is not None,
         "negatives": negatives_row(negatives),
         "calibration": named(defense, calibration_rows(defense, negatives, alpha)),
     }  # fmt: skip
