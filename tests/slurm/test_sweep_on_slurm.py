@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def attempts_of(plan: Plan, root: Path, place: int) -> list[dict[str, Any]]:
     return found
 
 
+def ended(plan: Plan, root: Path) -> Callable[[StoreState], bool]:
+    """Whether the sweep is at rest and each last attempt has said how it ended; a cell is done a moment before that."""
+    return lambda state: (
+        at_rest(state) and all(attempts_of(plan, root, n)[-1]["state"] != "running" for n in range(len(plan.cells)))
+    )
+
+
 def test_a_sweep_is_computed_once_and_its_table_is_complete(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, **ON_SLURM, exclude=[{"attack": "finetune", "defense": "random"}])
     root = tmp_path / "store"
@@ -83,7 +91,7 @@ def test_a_preempted_and_a_killed_task_go_on_and_end_with_the_bits_of_an_undistu
     told, killed = (attempts_of(plan, root, place)[-1] for place in (0, 1))
     subprocess.run(["scancel", "--signal=USR2", told["job"]], check=True)
     os.kill(killed["pid"], signal.SIGKILL)
-    state = wait_until(plan, root, at_rest, PATIENCE)
+    state = wait_until(plan, root, ended(plan, root), PATIENCE)
     assert [cell.state for cell in state.cells] == ["done", "done"]
     histories = [[a["state"] for a in attempts_of(plan, root, place)] for place in (0, 1)]
     assert histories == [["preempted", "done"], ["running", "done"]]
