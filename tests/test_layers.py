@@ -60,6 +60,7 @@ HOMES = {
     "submitit": "launch.sweep.clusters",
     "triton": "rnet.kernels",
     "typer": "rnet.command launch",
+    "cryptography": "rnet.storage",
 }
 """Libraries that only some modules may import."""
 

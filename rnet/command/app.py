@@ -72,16 +72,17 @@ def make_app(*, completion: bool) -> typer.Typer:
 def _store_app() -> typer.Typer:
     """The commands on a whole store."""
     store = typer.Typer(
-        help="A whole store: check it, measure it, clear it, carry stages elsewhere.",
+        help="A whole store: check it, measure it, clear it, sign stages and carry them elsewhere.",
         no_args_is_help=True, rich_markup_mode=None,
     )  # fmt: skip
 
     @store.command("verify")
     def verify(
-        root: Root = DEFAULT_ROOT, fix: keeping.Fix = False, seal: keeping.Seal = False, as_json: AsJson = False
-    ) -> None:
+        root: Root = DEFAULT_ROOT, fix: keeping.Fix = False, recompute: keeping.Recompute = False,
+        seal: keeping.Seal = False, signed_by: keeping.SignedBy = None, as_json: AsJson = False,
+    ) -> None:  # fmt: skip
         """Check every file of every finished stage against its manifest."""
-        run(lambda: keeping.verify(root, fix=fix, seal=seal, as_json=as_json))
+        run(lambda: keeping.verify(root, fix=fix, seal=seal, recompute=recompute, signed_by=signed_by, as_json=as_json))
 
     @store.command("size")
     def size(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
@@ -93,7 +94,7 @@ def _store_app() -> typer.Typer:
         root: Root = DEFAULT_ROOT, unfinished: keeping.Unfinished = False, dry_run: keeping.DryRun = False,
         as_json: AsJson = False,
     ) -> None:  # fmt: skip
-        """Remove what killed processes left, and what is in quarantine; results stay."""
+        """Remove what killed processes left, and the quarantine."""
         run(lambda: keeping.collect(root, unfinished=unfinished, dry=dry_run, as_json=as_json))
 
     @store.command("export")
@@ -104,9 +105,23 @@ def _store_app() -> typer.Typer:
         run(lambda: keeping.export(root, file, labels or [], as_json=as_json))
 
     @store.command("import")
-    def import_stages(file: keeping.Archive, root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
-        """Take the stages of such a file into this store, after checking each."""
-        run(lambda: keeping.import_(root, file, as_json=as_json))
+    def import_stages(
+        file: keeping.Archive, root: Root = DEFAULT_ROOT, signed_by: keeping.SignedBy = None, as_json: AsJson = False
+    ) -> None:
+        """Take the stages of such a file, after checking each."""
+        run(lambda: keeping.import_(root, file, signed_by=signed_by, as_json=as_json))
+
+    @store.command("keygen")
+    def keygen(file: keeping.NewKey) -> None:
+        """Make a pair of keys, to sign and to check with."""
+        run(lambda: keeping.make_keys(file))
+
+    @store.command("sign")
+    def sign(
+        key: keeping.SigningKey, labels: keeping.Labels = None, root: Root = DEFAULT_ROOT, as_json: AsJson = False
+    ) -> None:
+        """Sign finished stages, in a file beside each manifest."""
+        run(lambda: keeping.sign(root, labels or [], key, as_json=as_json))
 
     return store
 

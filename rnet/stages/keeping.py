@@ -1,7 +1,7 @@
 """A whole store: checked, cleared of what was left behind, measured, and carried elsewhere.
 
-A store is <root>/<stage>/<id>/. Nothing here computes a stage; what is set aside is computed again by the next command
-that needs it.
+A store is <root>/<stage>/<id>/. Nothing here computes a stage; what is set aside is computed again by recompute.py, or
+by the next command that needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.stages.store import RESULT
 from rnet.storage.files import locked_if_free, make_folder, replace_file, unwritable
-from rnet.storage.manifest import MANIFEST, label_of, problems_of, read_manifest, write_manifest
+from rnet.storage.manifest import MANIFEST, SIGNATURE, label_of, problems_of, read_manifest, write_manifest
+from rnet.storage.signatures import read_private_key, read_public_key, sign, signature_problem
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +85,15 @@ def verify_store(root: Path, *, fix: bool = False, seal: bool = False) -> tuple[
             write_manifest(folder, {})
             sealed += 1
         if wrong := problems(folder):
-            label, aside = label_of(folder), _set_aside(root, folder) if fix else None
+            label, aside = label_of(folder), set_aside(root, folder) if fix else None
             damaged.append(Damage(label=label, problems=wrong, aside=aside))
     if sealed:
         logger.warning("%d stages were sealed as they are; whether they had been altered cannot be known", sealed)
     return count, damaged
 
 
-def _set_aside(root: Path, folder: Path) -> str:
+def set_aside(root: Path, folder: Path) -> str:
+    """Moves a stage's folder to ROOT/quarantine, under a name that is free there; returns its new path."""
     place = root / ASIDE / folder.parent.name
     make_folder(place)
     number = 1
@@ -149,22 +151,46 @@ def sizes(root: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def export(root: Path, file: Path, labels: Sequence[str]) -> list[str]:
-    """Writes finished stages, all or those named stage/id, to a tar file, after checking them; returns their labels."""
+def sign_stages(root: Path, labels: Sequence[str], key_file: Path) -> list[str]:
+    """Signs the manifests of finished stages, all or those named stage/id, after checking them; returns their labels.
+
+    A stage has one signature: another key's is replaced.
+    """
+    key = read_private_key(key_file)
+    wanted = _whole(root, labels)
+    for folder in wanted.values():
+        sign(folder, key)
+    return list(wanted)
+
+
+def unsigned(root: Path, key_file: Path) -> list[str]:
+    """Of each finished stage that the (public) key has not signed as it is, why, in words."""
+    key = read_public_key(key_file)
+    return [problem for folder in finished(root) if (problem := signature_problem(folder, key))]
+
+
+def _whole(root: Path, labels: Sequence[str]) -> dict[str, Path]:
+    """Finished stages, all or those named stage/id, by label. Raises UserError if one is damaged or not there."""
     known = {label_of(folder): folder for folder in finished(root)}
     for label in labels:
         if label not in known:
             raise UserError(f"{label!r} is no finished stage of --root={str(root)!r}; write STAGE/ID")
-    wanted = list(labels or known)
-    for label in wanted:
-        if wrong := problems(known[label]):
+    wanted = {label: known[label] for label in labels or known}
+    for folder in wanted.values():
+        if wrong := problems(folder):
             raise UserError(wrong[0])
+    return wanted
+
+
+def export(root: Path, file: Path, labels: Sequence[str]) -> list[str]:
+    """Writes finished stages, all or those named stage/id, to a tar file, after checking them; returns their labels."""
+    wanted = _whole(root, labels)
 
     def fill(opened: Any) -> None:
         with tarfile.open(fileobj=opened, mode="w|") as archive:
-            for label in wanted:
-                for name in (*sorted(read_manifest(known[label])), MANIFEST):
-                    data = (known[label] / name).read_bytes()
+            for label, folder in wanted.items():
+                for name in _carried(folder):
+                    data = (folder / name).read_bytes()
                     member = tarfile.TarInfo(f"{label}/{name}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
@@ -173,23 +199,32 @@ def export(root: Path, file: Path, labels: Sequence[str]) -> list[str]:
         replace_file(file, fill)
     except OSError as error:
         raise unwritable(file, error) from None
-    return wanted
+    return list(wanted)
 
 
-def import_stages(root: Path, file: Path) -> tuple[list[str], list[str]]:
+def _carried(folder: Path) -> list[str]:
+    """The files of a finished stage that go elsewhere with it, the result last, as it must appear."""
+    beside = [MANIFEST, *([SIGNATURE] if (folder / SIGNATURE).exists() else [])]
+    return [*beside, *sorted(read_manifest(folder), key=lambda name: name == RESULT)]
+
+
+def import_stages(root: Path, file: Path, signed_by: Path | None = None) -> tuple[list[str], list[str]]:
     """Takes the stages of an exported file into the store, each after checking it; those taken, and those known.
 
-    Raises UserError for a file that holds anything else, for a damaged stage, and for one that the store has with
-    another content. Nothing is written outside of the store, and nothing that is there is changed.
+    signed_by: a public key, which must have signed all of them. Raises UserError for a file that holds anything else,
+    for a damaged stage, and for one that the store has with another content. Nothing is written outside of the store,
+    and nothing that is there is changed.
     """
+    key = None if signed_by is None else read_public_key(signed_by)
     make_folder(root)
     with tempfile.TemporaryDirectory(dir=root, prefix=".import.") as name:
         coming = Path(name)
         _unpack(file, coming)
         taken, known = [], []
         for folder in finished(coming):
-            if wrong := problems(folder):
-                raise UserError(f"{file}: {wrong[0].replace(f'{coming}/', '')}; nothing was imported")
+            wrong = next(iter(problems(folder)), None) or (key and signature_problem(folder, key))
+            if wrong:
+                raise UserError(f"{file}: {wrong.replace(f'{coming}/', '')}; nothing was imported")
             there = root / label_of(folder)
             if (there / RESULT).exists():
                 if read_manifest(there) != read_manifest(folder):
@@ -205,8 +240,8 @@ def import_stages(root: Path, file: Path) -> tuple[list[str], list[str]]:
             with locked_if_free(there / "lock") as unused:
                 if not unused:
                     raise UserError(f"{there} is being computed by another process; import again when it has ended")
-                for path in sorted(folder.iterdir(), key=lambda path: path.name == RESULT):  # the result last
-                    os.replace(path, there / path.name)
+                for name in _carried(folder):
+                    os.replace(folder / name, there / name)
         return [label_of(folder) for folder in taken], [label_of(folder) for folder in known]
 
 

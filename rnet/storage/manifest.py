@@ -17,7 +17,9 @@ from rnet.errors import UserError
 from rnet.storage.json_files import digest_of_json, write_json
 
 MANIFEST = "manifest.json"
-INFORMATION = ("lock", "status.json", "log.jsonl", "calibration.json", MANIFEST)
+SIGNATURE = "manifest.json.sig"
+"""Of the manifest's bytes, where somebody has signed them (signatures.py)."""
+INFORMATION = ("lock", "status.json", "log.jsonl", "calibration.json", MANIFEST, SIGNATURE)
 """Files that change after a folder is complete, or that nothing is computed from."""
 
 
@@ -56,8 +58,11 @@ def write_manifest(folder: Path, coming: Mapping[str, bytes]) -> None:
     write_json(folder / MANIFEST, {**content, "sha256": digest_of_json(content)}, to_read=True)
 
 
-def read_manifest(folder: Path) -> dict[str, Entry]:
-    """The files that the folder must hold. Raises UserError if there is no manifest or it is damaged."""
+def read_manifest(folder: Path, label: str | None = None) -> dict[str, Entry]:
+    """The files that the folder must hold. Raises UserError if there is no manifest or it is damaged.
+
+    label: how the manifest names the folder, where that has been moved.
+    """
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_bytes())
@@ -75,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         whole, content, files = False, {}, {}
     if not whole:
         raise UserError(f"{path} is damaged; {again(folder)}")
-    if content["folder"] != label_of(folder):
+    if content["folder"] != (label or label_of(folder)):
         raise UserError(f"{path} is that of {content['folder']}; {again(folder)}")
     return files
 

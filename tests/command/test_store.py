@@ -48,6 +48,46 @@ def test_stages_are_carried_by_a_file(tmp_path: Path) -> None:
     assert json.loads(out)["train"]["finished"] == 1
 
 
+def test_a_damaged_stage_is_computed_again_on_request(tmp_path: Path) -> None:
+    root = ["--root", str(tmp_path)]
+    folder = stages.train(tiny(), Store(tmp_path)).path
+    kept = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(b"x" + kept[1:])
+    status, out, _ = call("store", "verify", "--recompute", *root)
+    assert status == 0
+    assert f"train/{folder.name} was computed again: its bytes are those of before" in out
+    assert (folder / "model.safetensors").read_bytes() == kept
+    (folder / "config.yaml").write_text("{}")
+    status, out, error = call("store", "verify", "--recompute", *root)
+    assert status == 2
+    assert "no other stage names" in error
+    assert json.loads(call("store", "verify", "--recompute", "--json", *root)[1])["recomputed"] == []
+
+
+def test_signed_stages_are_told_from_others_here_and_elsewhere(tmp_path: Path) -> None:
+    folder = stages.train(tiny(), Store(tmp_path / "a"))
+    root, file, key = ["--root", str(tmp_path / "a")], str(tmp_path / "stages.tar"), str(tmp_path / "key")
+    for name in (key, f"{key}2"):
+        assert call("store", "keygen", name)[0] == 0
+    status, _, error = call("store", "verify", "--signed-by", f"{key}.pub", *root)
+    assert status == 2
+    assert "nobody has signed" in error
+    assert call("store", "sign", folder.label, "--key", key, *root)[0] == 0
+    assert call("store", "verify", "--signed-by", f"{key}.pub", *root)[0] == 0
+    assert call("store", "export", file, *root)[0] == 0
+    there = ["--root", str(tmp_path / "b")]
+    status, _, error = call("store", "import", file, "--signed-by", f"{key}2.pub", *there)
+    assert status == 2
+    assert "another key" in error
+    assert not list((tmp_path / "b").iterdir())
+    assert call("store", "import", file, "--signed-by", f"{key}.pub", *there)[0] == 0
+    assert call("store", "gc", *there)[0] == 0
+    assert call("store", "verify", "--signed-by", f"{key}.pub", *there)[0] == 0
+    (folder.path / "model.safetensors").write_bytes(b"")
+    assert call("store", "sign", "--key", key, *root)[0] == 2
+    assert call("store", "verify", "--recompute", "--signed-by", f"{key}.pub", *root)[0] == 0
+
+
 @pytest.mark.parametrize("arguments", [("store", "verify"), ("store", "size"), ("store", "gc"), ("status",)])
 def test_a_store_that_is_not_there_is_refused(arguments: tuple[str, ...], tmp_path: Path) -> None:
     status, _, error = call(*arguments, "--root", str(tmp_path / "nowhere"))

@@ -101,7 +101,7 @@ def look_at(config: DatasetConfig, *, again: bool = False) -> Look | None:
     """
     scope = _scope.get()
     own = repr(config) if ":" in config.name else None  # which settings a plugin's list of files depends on is unknown
-    key = (_record_name(config), config.folder, config.digest, config.class_map, own)
+    key = (record_name(config), config.folder, config.digest, config.class_map, own)
     if scope is not None and not again and key in scope.looks:
         return scope.looks[key]
     found = file_set(config)
@@ -139,7 +139,7 @@ def _look(config: DatasetConfig, found: FileSet) -> Look:
             f"{len(states):,}", shown(place), total / 2**30,
         )  # fmt: skip
     current = dict(zip(found.names, states, strict=True))
-    record = record_path(current_root(), _record_name(config), place)
+    record = record_path(current_root(), record_name(config), place)
     before = read_record(record)
     files = _with_content(place, current, record) if kind == "content" else current
     changed = differences(before, files) if before is not None else None
@@ -151,7 +151,7 @@ def _look(config: DatasetConfig, found: FileSet) -> Look:
     return Look(folder=found.folder, digest=kind, sha256=_digest(kind, files), files=files, changed=changed)
 
 
-def _record_name(config: DatasetConfig) -> str:
+def record_name(config: DatasetConfig) -> str:
     """The data set, with the settings that decide which of its files are read."""
     settings = [f"{key}={getattr(config, key)}" for key in config.files_by if getattr(config, key) is not None]
     return " ".join([config.name, *settings])

@@ -42,6 +42,17 @@ def record_path(root: Path | None, dataset: str, folder: str) -> Path | None:
     return None if root is None else root / "seen" / f"{name}.json"
 
 
+def folders_seen(root: Path, dataset: str) -> list[str]:
+    """The folders that a data set (digest.record_name) was read from for this store."""
+    found = []
+    for path in sorted((root / "seen").glob("*.json")):
+        with suppress(UserError, KeyError, TypeError):  # a damaged record, or one of something else
+            folder = (read_json(path) or {})["folder"]
+            if path == record_path(root, dataset, folder):
+                found.append(folder)
+    return found
+
+
 def read_record(path: Path | None) -> dict[str, FileState] | None:
     """The files of a folder as the store saw them last; None if it never did."""
     record = None if path is None else read_json(path)
