@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo quick test lint clean
+.PHONY: demo quick test lint lock sbom clean
 
 demo: $(STAMP)
 	$(BIN)/rnet demo
@@ -20,6 +20,13 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Of a release: requirements/*.txt with hashes, and dist/rnet.cdx.json.
+lock: $(STAMP)
+	$(BIN)/python -m tests.packaging.lock
+
+sbom: $(STAMP)
+	$(BIN)/python -m tests.packaging.sbom dist/rnet.cdx.json
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -213,7 +213,7 @@ def import_stages(root: Path, file: Path, signed_by: Path | None = None) -> tupl
 
     signed_by: a public key, which must have signed all of them. Raises UserError for a file that holds anything else,
     for a damaged stage, and for one that the store has with another content. Nothing is written outside of the store,
-    and nothing that is there is changed.
+    and nothing that is there is changed; a stage that is there unsigned is given its signature.
     """
     key = None if signed_by is None else read_public_key(signed_by)
     make_folder(root)
@@ -240,8 +240,14 @@ def import_stages(root: Path, file: Path, signed_by: Path | None = None) -> tupl
             with locked_if_free(there / "lock") as unused:
                 if not unused:
                     raise UserError(f"{there} is being computed by another process; import again when it has ended")
+                (there / SIGNATURE).unlink(missing_ok=True)  # of what is not there any more
                 for name in _carried(folder):
                     os.replace(folder / name, there / name)
+        for folder in known:
+            there = root / label_of(folder)
+            same = (there / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
+            if same and (folder / SIGNATURE).exists() and not (there / SIGNATURE).exists():
+                os.replace(folder / SIGNATURE, there / SIGNATURE)
         return [label_of(folder) for folder in taken], [label_of(folder) for folder in known]
 
 

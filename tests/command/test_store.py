@@ -72,6 +72,7 @@ def test_signed_stages_are_told_from_others_here_and_elsewhere(tmp_path: Path) -
     status, _, error = call("store", "verify", "--signed-by", f"{key}.pub", *root)
     assert status == 2
     assert "nobody has signed" in error
+    assert call("store", "export", f"{file}.unsigned", *root)[0] == 0
     assert call("store", "sign", folder.label, "--key", key, *root)[0] == 0
     assert call("store", "verify", "--signed-by", f"{key}.pub", *root)[0] == 0
     assert call("store", "export", file, *root)[0] == 0
@@ -80,6 +81,7 @@ def test_signed_stages_are_told_from_others_here_and_elsewhere(tmp_path: Path) -
     assert status == 2
     assert "another key" in error
     assert not list((tmp_path / "b").iterdir())
+    assert call("store", "import", f"{file}.unsigned", *there)[0] == 0
     assert call("store", "import", file, "--signed-by", f"{key}.pub", *there)[0] == 0
     assert call("store", "gc", *there)[0] == 0
     assert call("store", "verify", "--signed-by", f"{key}.pub", *there)[0] == 0
