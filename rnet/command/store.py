@@ -61,7 +61,8 @@ def verify(
         for line in (*lines, *map(_told_again, again), *strangers):
             print(line)  # noqa: T201
     if damaged and not (fix or recompute):
-        raise UserError(f"{len(damaged)} of {count} stages in {root} are damaged; set them aside with --fix")
+        remedy = "set them aside with --fix, or compute them again with --recompute"
+        raise UserError(f"{len(damaged)} of {count} stages in {root} are damaged; {remedy}")
     if failed := [one for one in again if one.problem]:
         raise UserError(f"{len(failed)} of {len(again)} stages were not computed again: {failed[0].problem}")
     if strangers:

@@ -69,6 +69,7 @@ def read_manifest(folder: Path, label: str | None = None) -> dict[str, Entry]:
         content = {"folder": found["folder"], "files": found["files"]}
         whole = found.keys() == {"folder", "files", "sha256"} and found["sha256"] == digest_of_json(content)
         files = {str(name): Entry(**entry) for name, entry in content["files"].items()}
+        whole = whole and all(Path(name).name == name and name.isprintable() for name in files)  # files of the folder
     except FileNotFoundError:
         raise UserError(
             f"{folder} has a result but no {MANIFEST} to check it by: it was removed, or rnet was older; `rnet store "

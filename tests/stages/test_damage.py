@@ -17,6 +17,8 @@ from rnet.errors import UserError
 from rnet.stages import stages
 from rnet.stages.keeping import clear, export, finished, import_stages, sizes, verify_store
 from rnet.stages.store import Store
+from rnet.storage.json_files import digest_of_json, write_json
+from rnet.storage.manifest import listed_files
 from rnet.verdicts.examine import examine
 from tests.faults import flips
 from tests.tiny_runs import tiny
@@ -160,6 +162,26 @@ def test_a_foreign_archive_writes_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing was imported"):
         import_stages(tmp_path / "store", file)
     assert {path.name for path in tmp_path.rglob("*")} == {"foreign.tar", "store"}
+
+
+def test_nothing_is_taken_but_what_a_manifest_lists_and_no_manifest_lists_what_is_elsewhere(
+    root: Path, tmp_path: Path
+) -> None:
+    folder, file = of(root, "train"), tmp_path / "stages.tar"
+    with tarfile.open(file, "w") as archive:
+        for path in (*listed_files(folder), folder / "manifest.json", folder / "status.json"):
+            archive.add(path, f"train/{folder.name}/{path.name}")
+    import_stages(tmp_path / "other", file)
+    assert {path.name for path in of(tmp_path / "other", "train").iterdir()} == {
+        "config.yaml", "lock", "manifest.json", "model.safetensors", "result.json"
+    }  # fmt: skip
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["files"]["../model.safetensors"] = manifest["files"]["model.safetensors"]
+    shutil.copy(folder / "model.safetensors", folder.parent)
+    write_json(folder / "manifest.json", {**manifest, "sha256": digest_of_json(manifest)})
+    (damage,) = verify_store(root)[1]
+    assert "manifest.json is damaged" in damage.problems[0]
 
 
 def test_links_in_an_archive_are_refused(tmp_path: Path) -> None:
