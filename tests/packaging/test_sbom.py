@@ -15,9 +15,7 @@ from tests.packaging.sbom import bill_of_materials
 
 @pytest.fixture(scope="module")
 def bill() -> dict[str, Any]:
-    """Of a few distributions: the validator of all takes a minute."""
-    everything = pulled_in(*WITH_EXTRAS)
-    return json.loads(bill_of_materials({name: everything[name] for name in ("torch", "deepspeed", "sympy", "mpmath")}))
+    return json.loads(bill_of_materials(pulled_in(*WITH_EXTRAS)))
 
 
 def test_components_have_version_licence_and_place(bill: dict[str, Any]) -> None:
@@ -27,7 +25,8 @@ def test_components_have_version_licence_and_place(bill: dict[str, Any]) -> None
         assert parts[name]["version"] == version
         assert licence in json.dumps(parts[name]["licenses"])
         assert parts[name]["purl"] == f"pkg:pypi/{name}@{version}"
-        assert [f"sha256:{one['hashes'][0]['content']}" for one in parts[name]["externalReferences"]] == sorted(files)
+        (distribution,) = parts[name]["externalReferences"]
+        assert sorted(f"sha256:{one['content']}" for one in distribution["hashes"]) == sorted(files)
 
 
 def test_it_is_rnets_and_says_who_needs_whom(bill: dict[str, Any]) -> None:
@@ -38,5 +37,5 @@ def test_it_is_rnets_and_says_who_needs_whom(bill: dict[str, Any]) -> None:
         [{"license": {"id": "MIT"}}],
     )
     needs = {one["ref"].partition("==")[0]: one.get("dependsOn", []) for one in bill["dependencies"]}
-    assert {ref.partition("==")[0] for ref in needs["rnet"]} == {"torch", "deepspeed"}
+    assert {"torch", "deepspeed", "cryptography"} <= {ref.partition("==")[0] for ref in needs["rnet"]}
     assert [ref.partition("==")[0] for ref in needs["sympy"]] == ["mpmath"]
