@@ -23,7 +23,7 @@ from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
-from rnet.parallel.collectives import gather_objects, rank, wait_for_all
+from rnet.parallel.collectives import gather_values, rank, wait_for_all
 from rnet.parallel.launch import launched
 from rnet.parallel.processes import process_group
 from rnet.stages.models import build, frozen_victim
@@ -80,7 +80,7 @@ def measure(case: Case) -> Measured:
         started = now(device)
         metrics = step(t)
         seconds.append(now(device) - started)
-    ranks = gather_objects((seconds, memory["mb"], engine.held_bytes(), float(metrics["loss/total"])))
+    ranks = gather_values([seconds, memory["mb"], engine.held_bytes(), float(metrics["loss/total"])])
     times, peaks, held, losses = zip(*ranks, strict=True)
     return Measured(
         times_ms=[1000 * max(same_step) for same_step in zip(*times, strict=True)],

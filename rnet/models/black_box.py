@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from rnet.errors import UserError, first_line
 from rnet.models.access import Access
 from rnet.models.answers import ANSWERS, as_logits, as_tensor, recognised
-from rnet.parallel.collectives import map_rows, rank, same_on_all
-
-T = TypeVar("T")
+from rnet.parallel.collectives import map_rows, rank, same_on_all, same_tensor_on_all
 
 
 class BlackBox(nn.Module):
@@ -53,28 +51,34 @@ class BlackBox(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         parts = []
         for x in x_BCHW.split(self.batch_size):
-            found = same_on_all(self._answer(x) if rank() == 0 else None)
-            if isinstance(found, UserError):
-                raise found
-            assert found is not None
-            answer, self.kind, self.num_classes = found
+            parts.append(self._answer(x))
             self.asked += len(x)
-            parts.append(answer)
         return torch.cat(parts).to(x_BCHW.device)
 
     def train(self, mode: bool = True) -> BlackBox:
         """It can only be asked, so it stays in eval mode."""
         return super().train(False)
 
-    def _answer(self, x_BCHW: Tensor) -> tuple[Tensor, str, int] | UserError:
-        """The answers, their kind and the number of classes; an error is returned, so that all processes raise it."""
+    def _answer(self, x_BCHW: Tensor) -> Tensor:
+        """The first process's answers, on the CPU, for all; all raise its error."""
+        answer, error = None, None
+        if rank() == 0:
+            try:
+                answer = self._logits(x_BCHW)
+            except UserError as raised:
+                error = f"{self.place} {raised}"
+        told: list[Any] = [error, self.kind, self.num_classes]
+        error, self.kind, self.num_classes = same_on_all(told)
+        if error is not None:
+            raise UserError(error)
+        return same_tensor_on_all(answer)
+
+    def _logits(self, x_BCHW: Tensor) -> Tensor:
+        """The function's answers as logits; notes their kind and the number of classes."""
         images = x_BCHW.detach().to("cpu", torch.float32, copy=True).contiguous()
-        try:
-            answer = as_tensor(self._called(images), len(images))
-            kind, classes = self._settled(answer)
-            return as_logits(answer, kind, classes), kind, classes
-        except UserError as error:
-            return UserError(f"{self.place} {error}")
+        answer = as_tensor(self._called(images), len(images))
+        self.kind, self.num_classes = self._settled(answer)
+        return as_logits(answer, self.kind, self.num_classes)
 
     def _called(self, images: Tensor) -> Any:
         try:

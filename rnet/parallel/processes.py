@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +24,7 @@ from rnet.parallel.failures import FailureWatch
 from rnet.parallel.launch import Launch
 from rnet.parallel.rendezvous import rendezvous
 
+LOOPBACK_INTERFACE = "lo" if sys.platform == "linux" else "lo0"
 BACKENDS = {"cpu": ("gloo",), "cuda": ("nccl", "gloo")}
 
 _groups = itertools.count()
@@ -55,10 +57,10 @@ def process_group(
         return
     meeting = rendezvous(launch)
     meeting.store.set_timeout(timedelta(seconds=timeout_seconds))
-    prefix = f"rnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_groups)}"
+    prefix = f"group/{next(_groups)}"
     shared = PrefixStore(prefix, meeting.store)
-    # A connection of its own: the group's may wait for minutes in a collective.
-    watch = FailureWatch(PrefixStore(f"{prefix}/watch", meeting.store.clone()), launch.rank, launch.world_size)
+    own = meeting.store.another()  # kept by this name: torch's PrefixStore keeps only its C++ half
+    watch = FailureWatch(PrefixStore(f"{prefix}/watch", own), launch.rank, launch.world_size)
     watch.start()
     try:
         device = _own_device(shared, launch.rank, meeting.local_rank) if device_type == "cuda" else None
@@ -66,9 +68,11 @@ def process_group(
             "RANK": launch.rank,
             "WORLD_SIZE": launch.world_size,
             "LOCAL_RANK": meeting.local_rank if device is None else device.index,
-            "MASTER_ADDR": meeting.host,
+            "MASTER_ADDR": meeting.store.host,
             "MASTER_PORT": meeting.store.port,
         }
+        if meeting.one_machine and "GLOO_SOCKET_IFNAME" not in os.environ:
+            variables["GLOO_SOCKET_IFNAME"] = LOOPBACK_INTERFACE  # its sockets ask nobody who he is
         with _environment({name: str(value) for name, value in variables.items()}):
             dist.init_process_group(
                 backend,
@@ -78,6 +82,7 @@ def process_group(
                 timeout=timedelta(seconds=timeout_seconds),
                 device_id=device if backend == "nccl" else None,
             )
+            meeting.settle()
             _met.append(launch.world_size)
             leaving: BaseException | None = None
             try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
-from rnet.parallel.collectives import any_rank, gather_objects
+from rnet.parallel.collectives import any_rank, gather_values
 
 NEVER = 2**62
 Images = Callable[[int], Tensor]
@@ -43,7 +43,7 @@ class FiniteWatch:
         if not any_rank(first != NEVER):
             return
         images = self._images(first).tolist() if self._images is not None and first != NEVER else []
-        found = gather_objects((first, images))
+        found: list[list[Any]] = gather_values([first, images])
         step = min(first for first, _ in found)
         images = [image for first, images in found if first == step for image in images]
         raise Diverged(_said(self._label, step, first_not_finite(parameters()), images, kept))

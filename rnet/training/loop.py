@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.parallel.collectives import rank, same_on_all, sum_over_ranks, world_size
+from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, sum_over_ranks, world_size
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
 from rnet.training.finite import FiniteWatch, Images, first_not_finite, not_kept, tensors_in
@@ -30,7 +30,6 @@ from rnet.training.signals import Preempted, StopFlag
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Step = Callable[[int], dict[str, Tensor]]
 Measure = Callable[[nn.Module], dict[str, float]]
 
@@ -84,9 +83,9 @@ class Run:
         if rank() == 0 and not self.quiet:
             logger.info("%s: %s", self.label, text)
 
-    def agreed(self, value: T) -> T:
+    def agreed(self, value: Tensor) -> Tensor:
         """The first process's value, for all: of what each works out alone, on a CPU that may round in its own way."""
-        return same_on_all(value)
+        return same_tensor_on_all(value)
 
     def optimise(
         self, engine: Engine, *, num_steps: int, step: Step, seed: int, images: Images | None = None

@@ -81,10 +81,10 @@ def select(
                 menu.bandit.learn(group, rewards(*both))
             chosen += [image for _, image in taken]
             answers.append(answers_RK)
-    chosen, answers_NK = run.agreed((chosen, torch.cat(answers).cpu()))
+    chosen_N, answers_NK = run.agreed(torch.tensor(chosen)), run.agreed(torch.cat(answers))
     return TransferSet(
-        part=part.subset(torch.tensor(chosen)), answers_NM=answers_NK.to(run.device).unsqueeze(1),
-        victim_queries=len(chosen), iterations=rounds, spent=spent,
+        part=part.subset(chosen_N), answers_NM=answers_NK.to(run.device).unsqueeze(1),
+        victim_queries=len(chosen_N), iterations=rounds, spent=spent,
     )  # fmt: skip
 
 

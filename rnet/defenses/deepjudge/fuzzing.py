@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rnet.defenses.row_adam import RowAdam
-from rnet.parallel.collectives import gather_objects, rank, world_size
+from rnet.parallel.collectives import gather_ragged_rows, gather_values, rank, world_size
 
 Phi = Callable[[Tensor], Tensor]
 """Pixels (B, C, H, W) -> neuron outputs (B, C of the layer), differentiable."""
@@ -139,12 +139,11 @@ def fuzz_shared(
     own = fuzz(
         phi, shares[rank()], neuron_M, threshold_M, best_attempt=best_attempt and rank() == 0, **settings
     )  # the first process has the first seed
-    found = gather_objects(own)
     return Fuzzed(
-        x_PCHW=torch.cat([part.x_PCHW for part in found]),
-        neuron_P=torch.cat([part.neuron_P for part in found]),
-        attempted=sum(part.attempted for part in found),
-        reached=sum(part.reached for part in found),
+        x_PCHW=gather_ragged_rows(own.x_PCHW),
+        neuron_P=gather_ragged_rows(own.neuron_P),
+        attempted=sum(gather_values(own.attempted)),
+        reached=sum(gather_values(own.reached)),
     )
 
 
