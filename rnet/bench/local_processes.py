@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch.distributed import TCPStore
 
 from rnet.errors import UserError
 
@@ -22,17 +21,17 @@ GRACE_SECONDS = 5.0
 
 
 def run_processes(program: Sequence[str], count: int, *, threads: int, what: str) -> None:
-    """Runs `python PROGRAM` in `count` processes that meet in a store held here, and returns when all have ended.
+    """Runs `python PROGRAM` in `count` processes that find each other, and returns when all have ended.
 
     threads: of each process. If one fails, the others are ended, what it wrote goes to standard error, and UserError
     tells which one it was, by what was run (`what`), with its last line.
     """
-    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-    common = {
-        "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": HOST, "MASTER_PORT": store.port,
-        "TORCHELASTIC_USE_AGENT_STORE": True, "OMP_NUM_THREADS": threads,
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as held:
+        held.bind((HOST, 0))  # a port that is nobody else's meanwhile: by it the processes know their run
+        common = {
+            "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": HOST, "MASTER_PORT": held.getsockname()[1],
+            "OMP_NUM_THREADS": threads,
+        }  # fmt: skip
         logs = [Path(folder) / f"rank{rank}" for rank in range(count)]
         processes: list[subprocess.Popen[bytes]] = []
         try:

@@ -31,7 +31,7 @@ from rnet.parallel.store import RanksStore, StoreServer
 # Processes of one job do not start together: imports from a busy file system can take minutes.
 START_SECONDS = 600.0
 # A store that refuses the token may be one of another run, at a port where ours will be soon.
-_REFUSED_SECONDS = 20.0
+_REFUSED_SECONDS = 60.0
 _ANSWER_SECONDS = 5.0
 _RETRY_SECONDS = 0.05
 # Ports that a launch does not name: above Slurm's own, below the ephemeral ones, and a prime number of them.
@@ -128,7 +128,6 @@ def _meet_by_token(launch: Launch) -> Meeting:
     if launch.rank == 0:
         server = _serve([(_own_address(host), port) for port in ports], token)
         store = RanksStore(_own_address(host) or LOOPBACK, server.port, token, seconds=_ANSWER_SECONDS)
-        # Others, and DeepSpeed, know it by the name that they were given.
         return Meeting(store, launch.local_rank, one_machine=False)
     places = [(host, port, token) for port in ports]
     store = _reach(lambda: iter(places), f"at {host}, port {' or '.join(map(str, ports))}")

@@ -217,7 +217,7 @@ class RanksStore(Store):
     @property
     def _patience(self) -> timedelta:
         """What set_timeout() was told."""
-        return self.timeout  # type: ignore[attr-defined,no-any-return]
+        return self.timeout  # type: ignore[attr-defined]
 
     def _ask(self, *question: Any) -> Any:
         try:
@@ -272,7 +272,7 @@ class RanksStore(Store):
         """Whether all keys have a value."""
         return bool(self._ask("check", *keys))
 
-    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:  # type: ignore[override]
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Returns when all keys have a value."""
         self._wait_for(keys, self._patience if timeout is None else timeout)
 

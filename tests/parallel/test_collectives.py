@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import os
+import pickle
+import re
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from rnet.parallel.collectives import (
     any_rank,
-    gather_objects,
+    gather_ragged_rows,
     gather_rows,
+    gather_values,
     map_rows,
     rank,
     same_on_all,
+    same_tensor_on_all,
     sum_over_ranks,
     world_size,
 )
+from tests.bomb import Bomb
 from tests.parallel.two_ranks import failures
 
 
@@ -35,8 +45,49 @@ def _rows(this: int) -> None:
 
 
 def _objects(this: int) -> None:
-    assert gather_objects({"rank": this, "size": "x" * this}) == [{"rank": 0, "size": ""}, {"rank": 1, "size": "x"}]
-    assert same_on_all(["from", this]) == ["from", 0]
+    assert gather_values({"rank": this, "size": "x" * this}) == [{"rank": 0, "size": ""}, {"rank": 1, "size": "x"}]
+    plain = [None, True, 2**70, 0.1, "\ud800é"]
+    assert same_on_all(["from", this, plain]) == ["from", 0, plain]
+    assert math.isnan(same_on_all({"a": {"b": math.nan}})["a"]["b"])
+    assert same_on_all([-math.inf, -0.0]) == [-math.inf, 0.0]
+
+
+def _tensors(this: int) -> None:
+    for dtype in (torch.bool, torch.int64, torch.bfloat16, torch.float32):
+        for shape in ((), (0, 3), (2, 3)):
+            found = same_tensor_on_all(torch.full(shape, this + 1, dtype=dtype) if this == 0 else None)
+            assert found.dtype == dtype
+            assert torch.equal(found, torch.ones(shape, dtype=dtype))
+    mine = torch.full((3,), float(this))
+    assert same_tensor_on_all(mine).tolist() == [0.0, 0.0, 0.0]
+    assert mine.tolist() == [this] * 3, "the argument is left alone"
+
+
+def _ragged(this: int) -> None:
+    assert gather_ragged_rows(torch.full((2 * this, 2), this)).tolist() == [[1, 1], [1, 1]]
+    assert gather_ragged_rows(torch.full((1 + this,), this)).tolist() == [0, 1, 1]
+    assert gather_ragged_rows(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def _nothing_else(this: int) -> None:
+    """What JSON would change without a word is refused before anything is sent."""
+    for value in ((1, 2), {1: 2}, {"a": {3}}, torch.ones(1), [b"bytes"], ValueError("x")):
+        with pytest.raises(TypeError, match="cannot be sent to other processes; send tensors or JSON"):
+            gather_values(value)
+
+
+def _bomb(this: int) -> None:
+    """A rank that sends a pickle is not believed."""
+    marker = Path(tempfile.gettempdir()) / f"bomb-{os.getppid()}"
+    content = pickle.dumps(Bomb(marker))
+    if this == 0:
+        for sent in ([0, 1], [len(content)], list(content)):
+            dist.broadcast(torch.tensor(sent, dtype=torch.uint8 if sent == list(content) else torch.int64), src=0)
+    else:
+        with pytest.raises(ValueError, match=r"codec can't decode|Expecting value"):
+            same_on_all(None)
+    dist.barrier()
+    assert not marker.exists()
 
 
 def _flags(this: int) -> None:
@@ -65,6 +116,10 @@ CASES: dict[str, Callable[[int], None]] = {
     "sums": _sums,
     "rows": _rows,
     "objects": _objects,
+    "tensors": _tensors,
+    "ragged": _ragged,
+    "nothing else": _nothing_else,
+    "a bomb": _bomb,
     "flags": _flags,
     **{f"shares of {count}": partial(_shares, count=count) for count in (1, 2, 5, 8)},
 }
@@ -85,9 +140,29 @@ def test_one_process_calls_the_function_as_it_is() -> None:
     assert map_rows(lambda rows: rows, given) is given
     assert gather_rows(given) is given
     assert sum_over_ranks(given) is given
-    assert gather_objects(3) == [3]
+    assert gather_values(3) == [3]
+    assert gather_ragged_rows(given) is given
+    assert same_tensor_on_all(given) is given
     assert (rank(), world_size()) == (0, 1)
 
 
 def test_nothing_to_share_is_nothing() -> None:
     assert map_rows(lambda rows: rows, torch.zeros(0, 2)).shape == (0, 2)
+
+
+def test_nothing_in_rnet_sends_objects_to_other_ranks() -> None:
+    """torch pickles them, and unpickles what it receives."""
+    calls = re.compile(
+        r"\b(broadcast_object_list|(all_)?gather_object|scatter_object(_input)?_list|(send|recv)_object_list)\b"
+        r"|\bTCPStore\(|distributed\.rpc|multiprocessing\.connection|\b(world|comm)\.(bcast|gather|scatter|send|recv)\("
+    )
+    root = Path(__file__).resolve().parents[2]
+    files = [path for room in ("rnet", "launch") for path in (root / room).rglob("*.py")]
+    assert len(files) > 200
+    said = [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if calls.search(line)
+    ]
+    assert said == []

@@ -5,40 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import pytest
-from torch.distributed import DistNetworkError, PrefixStore, TCPStore
+from torch.distributed import DistNetworkError, PrefixStore
 
 from rnet.parallel.failures import GRACE_BEATS, SILENT_BEATS, FailureWatch
+from rnet.parallel.store import RanksStore, StoreServer
 from tests.parallel.multiprocess import Outcome, run_ranks
 
 BEAT = 0.03
 SILENCE = SILENT_BEATS * BEAT
 # Waits for what must happen; as generous as a busy machine needs.
 PATIENCE = 20.0
+TOKEN = b"of this test"
 
 
 @pytest.fixture
-def server() -> TCPStore:
+def server() -> Iterator[StoreServer]:
     """What rank 0 holds."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
+    server = StoreServer("127.0.0.1", 0, TOKEN)
+    yield server
+    server.close()
 
 
 class Watched:
     """The ranks of one group as threads of this process, with the messages that would have ended them."""
 
-    def __init__(self, server: TCPStore, world_size: int) -> None:
-        self.server = server
+    def __init__(self, server: StoreServer, world_size: int) -> None:
+        self.server = RanksStore("127.0.0.1", server.port, TOKEN, seconds=PATIENCE)
+        self.stores: list[RanksStore] = []
         self.world_size = world_size
         self.ends: dict[int, str] = {}
         self.watches: list[FailureWatch] = []
 
     def start(self, rank: int, **settings: Any) -> FailureWatch:
-        store = PrefixStore("watch", self.server.clone())
+        self.stores.append(self.server.another())
+        store = PrefixStore("watch", self.stores[-1])
         settings = {"beat_seconds": BEAT, **settings}
         watch = FailureWatch(store, rank, self.world_size, end=lambda text: self.ends.update({rank: text}), **settings)
         self.watches.append(watch)
@@ -58,7 +63,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(server: TCPStore) -> Iterator[Watched]:
+def watched(server: StoreServer) -> Iterator[Watched]:
     group = Watched(server, 3)
     yield group
     for watch in group.watches:
@@ -131,13 +136,12 @@ def test_a_rank_that_never_starts_is_named_after_its_own_longer_limit(watched: W
 
 
 def test_a_store_that_is_gone_ends_the_others() -> None:
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
-    group = Watched(store, 2)
+    server = StoreServer("127.0.0.1", 0, TOKEN)
+    group = Watched(server, 2)
     group.start(1)
     group.beat(0)
     time.sleep(2 * BEAT)
-    group.server = None  # type: ignore[assignment]
-    del store
+    server.close()
     assert group.wait_for_ends(1)[1].startswith("the store of the ranks is gone: rank 0 was killed")
 
 

@@ -17,7 +17,7 @@ from rnet.errors import UserError
 from rnet.parallel import processes, rendezvous
 from rnet.parallel.launch import SINGLE, Launch, launched
 from rnet.parallel.processes import process_group
-from rnet.parallel.rendezvous import slurm_address
+from rnet.parallel.rendezvous import address, given_token, on_one_machine, slurm_host
 from tests.parallel.multiprocess import LAUNCHERS, run_ranks
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
@@ -108,11 +108,49 @@ def answers(monkeypatch: pytest.MonkeyPatch, shown: dict[tuple[str, ...], str]) 
 
 def test_the_ranks_of_a_slurm_step_meet_at_its_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {("hostnames", "localhost,n[1-2]"): "localhost\nn1\nn2\n"})
-    host, port = slurm_address(STEP)
+    slurm = launch("slurm", 0, 0)
+    host, ports = address(slurm, STEP)
     assert host == "localhost"
-    assert slurm_address(STEP) == (host, port)
-    assert slurm_address({**STEP, "SLURM_STEP_NUM_NODES": "1"})[0] == "127.0.0.1"
-    assert slurm_address({**STEP, "MASTER_ADDR": "mine", "MASTER_PORT": "1234"}) == ("mine", 1234)
+    assert address(slurm, STEP) == (host, ports)
+    assert address(slurm, {**STEP, "MASTER_ADDR": "mine", "MASTER_PORT": "1234"}) == ("mine", [1234])
+
+
+def test_ranks_under_torchrun_do_not_meet_at_the_port_that_torchrun_holds() -> None:
+    torchrun = launch("torchrun", 0, 0)
+    assert address(torchrun, TORCHRUN) == ("host", [29500])
+    held = {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "a"}
+    host, ports = address(torchrun, held)
+    assert (host, len(set(ports))) == ("host", 8)
+    assert 29500 not in ports
+    assert address(torchrun, {**held, "RANK": "3", "LOCAL_RANK": "0"}) == (host, ports)
+    assert address(torchrun, {**held, "TORCHELASTIC_RUN_ID": "b"}) != (host, ports)
+
+
+@pytest.mark.parametrize(
+    ("told", "environment", "expected"),
+    [
+        (launch("torchrun", 1, 1, 4), {"MASTER_ADDR": "host"}, True),
+        (launch("torchrun", 1, 1, 2), {"MASTER_ADDR": "127.0.0.1"}, False),
+        (launch("torchrun", 1, 1), {"MASTER_ADDR": "127.0.0.1"}, True),
+        (launch("torchrun", 1, 1), {"MASTER_ADDR": "localhost"}, True),
+        (launch("torchrun", 1, 1), {"MASTER_ADDR": "127.0.0.1.example.org"}, False),
+        (launch("torchrun", 1, 1), {"MASTER_ADDR": "10.0.0.1"}, False),
+        (launch("slurm", 1, 1), {"SLURM_STEP_NUM_NODES": "1", "MASTER_ADDR": "host"}, True),
+        (launch("slurm", 1, 1), {"SLURM_STEP_NUM_NODES": "2"}, False),
+        (launch("slurm", 1, 1), {}, False),
+    ],
+)
+def test_loopback_is_enough_only_where_all_ranks_are_local(
+    told: Launch, environment: dict[str, str], expected: bool
+) -> None:
+    assert on_one_machine(told, environment) == expected
+
+
+@pytest.mark.parametrize(("token", "message"), [(None, "is not set"), ("x" * 15, "could be guessed")])
+def test_several_machines_demand_a_token_and_say_how_to_make_one(token: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^RNET_TOKEN.*{message}.*export RNET_TOKEN=\$\(openssl rand -hex 32\)"):
+        given_token({} if token is None else {"RNET_TOKEN": token})
+    assert given_token({"RNET_TOKEN": "x" * 16}) == b"x" * 16
 
 
 @pytest.mark.slurm
@@ -126,21 +164,21 @@ def test_scontrol_expands_a_list_of_nodes(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_scontrol_the_remedy_is_to_name_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"`scontrol show hostnames localhost,n\[1-2\]`.*failed.*set MASTER_ADDR"):
-        slurm_address(STEP)
+        slurm_host(STEP)
 
 
 def test_what_scontrol_says_when_it_fails_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {})
     with pytest.raises(UserError, match=r"failed: slurm_load_node error: no controller; set MASTER_ADDR"):
-        slurm_address(STEP)
+        slurm_host(STEP)
 
 
 def test_the_ports_of_neighbouring_steps_and_jobs_differ_and_are_not_ephemeral() -> None:
-    one = {**STEP, "SLURM_STEP_NUM_NODES": "1"}
-    steps = [{**one, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(40) for step in range(40)]
-    ports = [slurm_address(step)[1] for step in [*steps, {**one, "SLURM_STEP_ID": str(2**32 - 6)}]]
-    assert len(set(ports[:-1])) == len(steps)
-    assert all(10000 < port < 32768 for port in ports)
+    steps = [{**STEP, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(40) for step in range(40)]
+    steps = [{**step, "MASTER_ADDR": "mine"} for step in [*steps, {**STEP, "SLURM_STEP_ID": str(2**32 - 6)}]]
+    ports = [address(launch("slurm", 0, 0), step)[1] for step in steps]
+    assert len({tuple(some) for some in ports}) > 0.9 * len(steps)
+    assert all(10000 < port < 32768 for some in ports for port in some)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +193,9 @@ def test_slurm_is_asked_for_the_address_of_a_node_whose_name_does_not_resolve(
     step = {**STEP, "SLURM_STEP_NODELIST": f"{name},b"}
     if expected is None:
         with pytest.raises(UserError, match=r"'no-such-host.invalid', does not resolve.*set MASTER_ADDR"):
-            slurm_address(step)
+            slurm_host(step)
     else:
-        assert slurm_address(step)[0] == expected
+        assert slurm_host(step) == expected
 
 
 @pytest.mark.parametrize(
