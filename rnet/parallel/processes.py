@@ -22,6 +22,7 @@ from torch.distributed import PrefixStore, Store
 from rnet.errors import UserError, unknown_name
 from rnet.parallel.failures import FailureWatch
 from rnet.parallel.launch import Launch
+from rnet.parallel.peers import require_peers
 from rnet.parallel.rendezvous import rendezvous
 
 LOOPBACK_INTERFACE = "lo" if sys.platform == "linux" else "lo0"
@@ -82,6 +83,8 @@ def process_group(
                 timeout=timedelta(seconds=timeout_seconds),
                 device_id=device if backend == "nccl" else None,
             )
+            if backend == "gloo":
+                require_peers(meeting.store.proof, prefix)
             meeting.settle()
             _met.append(launch.world_size)
             leaving: BaseException | None = None

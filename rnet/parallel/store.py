@@ -214,6 +214,10 @@ class RanksStore(Store):
         other.set_timeout(self._patience)
         return other
 
+    def proof(self, text: str) -> bytes:
+        """That this process knows the token: what only those who do can make of the text."""
+        return hmac.digest(self._token, b"text: " + text.encode(), "sha256")
+
     @property
     def _patience(self) -> timedelta:
         """What set_timeout() was told."""

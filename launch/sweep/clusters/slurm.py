@@ -20,9 +20,12 @@ from launch.sweep.plan.resources import Shape
 from launch.sweep.records.submissions import Submission, task_id
 from launch.sweep.work.task import run_task
 from rnet.errors import UserError
+from rnet.parallel.rendezvous import TOKEN
 
 MEMORY_OPTIONS = {"mem", "mem-per-cpu", "mem-per-gpu"}
 """Ways to ask for memory, of which sbatch takes one."""
+_RANDOM = "od -An -N32 -tx1 /dev/urandom | tr -d ' \\n'"
+"""Shell for 64 hexadecimal digits."""
 GPU_OPTIONS = {"gres", "gpus", "gpus-per-task", "gpus-per-node", "gpus-per-socket", "tres-per-task"}
 """Ways to ask for GPUs, of which a site may take only some."""
 
@@ -106,6 +109,7 @@ class Slurm(Cluster):
         if code is not None:
             here = shlex.quote(os.getcwd())  # where plugins of one file are
             setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}:{here}")
+        setup.append(f"export {TOKEN}=$({_RANDOM})")  # made in the job: no file and no command line shows it
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
         found = {
             "job_name": name, "partition": self.partition, "account": self.account, "qos": self.qos,
