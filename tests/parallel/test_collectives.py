@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import math
 import os
 import pickle
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rnet.errors import UserError
 from rnet.parallel.collectives import (
     any_rank,
     gather_ragged_rows,
@@ -28,6 +30,7 @@ from rnet.parallel.collectives import (
     sum_over_ranks,
     world_size,
 )
+from rnet.parallel.peers import require_peers
 from tests.bomb import Bomb
 from tests.parallel.two_ranks import failures
 
@@ -90,6 +93,29 @@ def _bomb(this: int) -> None:
     assert not marker.exists()
 
 
+def _proof(token: bytes) -> Callable[[str], bytes]:
+    return lambda text: hmac.digest(token, text.encode(), "sha256")
+
+
+def _friends(this: int) -> None:
+    require_peers(_proof(b"ours"), "group")
+
+
+def _stranger(this: int) -> None:
+    with pytest.raises(UserError, match=rf"who connected as rank {1 - this} .*does not know the run's token"):
+        require_peers(_proof(b"ours" if this == 0 else b"guessed"), "group")
+
+
+def _echo(this: int) -> None:
+    """What one says to the other cannot be said back to it."""
+    says = _proof(b"ours")
+    if this == 0:
+        with pytest.raises(UserError, match="does not know the run's token"):
+            require_peers(says, "group")
+    else:
+        require_peers(lambda text: says(text.replace("1 to 0", "0 to 1")), "group")
+
+
 def _flags(this: int) -> None:
     assert any_rank(this == 1)
     assert not any_rank(False)
@@ -120,6 +146,9 @@ CASES: dict[str, Callable[[int], None]] = {
     "ragged": _ragged,
     "nothing else": _nothing_else,
     "a bomb": _bomb,
+    "friends": _friends,
+    "a stranger": _stranger,
+    "an echo": _echo,
     "flags": _flags,
     **{f"shares of {count}": partial(_shares, count=count) for count in (1, 2, 5, 8)},
 }
