@@ -50,7 +50,10 @@ def process_group(
     error goes on to the caller. agreed: exceptions that all ranks raise at the same point, no failure but another way
     to leave together. With one process the block just runs.
 
-    Raises UserError for a backend the device has not got, too few CUDA devices, and processes that do not meet.
+    On several machines, torchrun and srun need RNET_TOKEN (rendezvous.py).
+
+    Raises UserError for a backend the device has not got, too few CUDA devices, and processes that do not meet or do
+    not prove who they are.
     """
     backend = _backend(device_type, backend)
     if launch.world_size == 1:

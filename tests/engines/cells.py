@@ -18,6 +18,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torchvision.models import VisionTransformer
 
 from rnet.attacks.base import AttackContext
@@ -198,9 +199,15 @@ def _signal_after(engine: Engine, steps: int) -> None:
     engine.descend = counted  # type: ignore[method-assign]
 
 
+def _refuse(*_: Any) -> None:
+    """In place of what torch unpickles with: neither rnet, nor torch or DeepSpeed on its behalf, may need it."""
+    raise AssertionError("a rank unpickles what another one sent")
+
+
 def main() -> None:
     """Trains the named cells with the processes that were started."""
     folder, cells = Path(sys.argv[1]), sys.argv[2:]
+    distributed_c10d._tensor_to_object = _refuse  # type: ignore[assignment]
     with process_group(launched(), "cpu"):
         for cell in cells:
             name, _, kept = cell.partition(":")
