@@ -284,6 +284,10 @@ class RanksStore(Store):
         """Sets the key if it has the expected value, or none where "" is expected; the value it then has."""
         return _bytes(self._ask("compare_set", key, _text(expected_value), _text(desired_value)))
 
+    def clone(self) -> RanksStore:
+        """Itself: threads may share it, and a copy made for C++ would have nobody to keep its Python half."""
+        return self
+
     def deleteKey(self, key: str) -> bool:  # torch calls delete_key by this name
         """Deletes the key; whether it was there."""
         return bool(self._ask("delete", key))

@@ -64,6 +64,7 @@ def _asked(store: Store) -> list[Any]:
     store.multi_set(["x", "y"], ["1", "2"])  # type: ignore[attr-defined]
     store.wait(["x", "y"])
     store.wait(["x"], timedelta(seconds=1))
+    answers.append(store.clone().get("x"))
     return [*answers, store.get("c"), store.get("y")]
 
 
