@@ -49,7 +49,7 @@ def _rows(this: int) -> None:
 
 def _objects(this: int) -> None:
     assert gather_values({"rank": this, "size": "x" * this}) == [{"rank": 0, "size": ""}, {"rank": 1, "size": "x"}]
-    plain = [None, True, 2**70, 0.1, "\ud800é"]
+    plain = [None, True, 2**70, 0.1, "\ud800\u00e9"]
     assert same_on_all(["from", this, plain]) == ["from", 0, plain]
     assert math.isnan(same_on_all({"a": {"b": math.nan}})["a"]["b"])
     assert same_on_all([-math.inf, -0.0]) == [-math.inf, 0.0]

@@ -35,6 +35,16 @@ def test_the_job_script_says_what_was_asked_for(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
+def test_each_job_makes_a_token_that_the_script_does_not_show(tmp_path: Path) -> None:
+    array = Array(stage="train", shape=Shape(nodes=2, processes=4), tasks=[[0]])
+    text = Slurm(kind="slurm").script(tmp_path, array)
+    (line,) = [line for line in text.splitlines() if "RNET_TOKEN" in line]
+    assert text.index(line) < text.index("srun")
+    made = [subprocess.check_output(["bash", "-c", f"{line}; env"], text=True) for _ in range(2)]
+    tokens = {re.search(r"^RNET_TOKEN=([0-9a-f]{64})$", environment, re.MULTILINE)[1] for environment in made}  # type: ignore[index]
+    assert len(tokens) == 2
+
+
 @pytest.mark.parametrize(
     ("after", "text"), [({}, None), ({"12": [3, 4], "15": []}, "afterany:12_3:12_4:15"), ({"15": []}, "afterany:15")]
 )
