@@ -124,6 +124,8 @@ class StoreState:
             found.alive = word == "running" and not is_dead_here(dict(status))
             if word == "running" and not found.alive:
                 found.state, found.error = "lost", f"process {status['pid']} on {status['host']} ended without a word"
+            if word == "done":
+                found.state, found.error = "lost", "its result was removed, or set aside as damaged"
         else:
             said = self._word(found.task)
             if self._silent(found.task):

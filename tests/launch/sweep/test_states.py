@@ -177,6 +177,20 @@ def test_a_cell_of_a_process_that_is_gone_is_lost(tmp_path: Path, monkeypatch: p
     assert look(tmp_path, {}, monkeypatch)[:2] == [("lost", False), ("lost", False)]
 
 
+def test_a_cell_whose_result_was_set_aside_is_lost_and_handed_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = submit(tmp_path, [TRAIN], job=f"{platform.node()}:{2**22 + 1}")
+    record.profile = {"kind": "local"}
+    submissions.save(tmp_path, record)
+    attempt(tmp_path, TRAIN, record, None, "done")
+    finish(tmp_path, PLAN.cells[TRAIN].label)
+    assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("done", False)
+    (tmp_path / PLAN.cells[TRAIN].label).rename(tmp_path / "aside")
+    assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("lost", False)
+    assert TRAIN in _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), False, Report())
+
+
 def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
