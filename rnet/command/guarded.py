@@ -83,11 +83,7 @@ def _say(message: str, status: int) -> int:
 
 def _fault(error: Exception) -> int:
     """An error that nobody foresaw: what the system says of a file in one line, else where the traceback is."""
-    log = _log_file()
-    with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"rnet {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} in {os.getcwd()}\n{' '.join(sys.argv)}\n\n")
-        traceback.print_exception(error, file=file)
+    log = _logged(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return _say(f"{os.fsdecode(error.filename)}: {error.strerror} (details in {log})", EXIT_USER_ERROR)
     what = f"{type(error).__name__}: {first_line(error)}"
@@ -96,6 +92,22 @@ def _fault(error: Exception) -> int:
     return _say(
         f"unexpected {what}. This is a fault of rnet; please report it (CONTRIBUTING.md) with {log}", EXIT_FAULT
     )
+
+
+def _logged(error: Exception) -> str:
+    """Where the traceback is: in a file, or where none can be written, on standard error."""
+    lines = [
+        f"rnet {__version__}, Python {platform.python_version()}, {platform.platform()}\n",
+        f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}: {' '.join(sys.argv)}\n\n",
+        *traceback.format_exception(error),
+    ]
+    try:
+        log = _log_file()
+        log.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        sys.stderr.writelines(lines)
+        return "what is above"
+    return str(log)
 
 
 def _no_memory(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,17 @@ def option_files(group: str, config_dir: Path | None = None) -> dict[str, Path]:
     """The YAML files of a group by the option's name; those in config_dir go before."""
     folders = [config_folder(), *([_user_folder(config_dir)] if config_dir else [])]
     groups = (*filter(None, (ALSO_OPTIONS_OF.get(group),)), group)
-    found = {path.stem: path for folder in folders for one in groups for path in (folder / one).glob("*.yaml")}
+    found = {path.stem: path for folder in folders for one in groups for path in _files_in(folder / one)}
     return {name: found[name] for name in sorted(found)}
+
+
+def _files_in(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder) if name.endswith(".yaml")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}; check its permissions") from None
 
 
 def option_names(group: str, config_dir: Path | None = None) -> list[str]:

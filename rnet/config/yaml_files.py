@@ -7,6 +7,7 @@ name, `seed: 007` the number 7.
 from __future__ import annotations
 
 import codecs
+import stat
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -76,6 +77,8 @@ def read_mapping(path: Path) -> Table:
     """
     try:
         about = path.stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # a pipe would be waited for
+            raise UserError(f"{path} is no regular file; name a YAML file")
         return _read(path, about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name a YAML file") from None

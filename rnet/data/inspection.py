@@ -16,7 +16,7 @@ from rnet.data.files.names import counted, shown, some
 from rnet.data.files.records import write_kept
 from rnet.data.saying import say
 from rnet.errors import UserError
-from rnet.storage.json_files import read_json
+from rnet.storage.json_files import read_information
 
 _DARK = 0.25
 """Below this share of white, two of a file's bits were never used: it holds 10, 12 or 14 bits in 16."""
@@ -101,8 +101,8 @@ def write_found() -> None:
 def kept_found(config: DatasetConfig) -> Found | None:
     """What the store remembers of these very files, read in the same way; None if it does not."""
     root, name = current_root(), _name(config)
-    record = None if root is None or name is None else read_json(root / "seen" / name)
-    return None if record is None else Found(**record)
+    record = {} if root is None or name is None else read_information(root / "seen" / name, sealed=True)
+    return Found(**record) if record else None
 
 
 _waiting: dict[str, Found] = {}

@@ -115,10 +115,10 @@ def _found_out(model: ModelConfig, image_size: int) -> Origin:
 def _key(model: ModelConfig) -> str:
     """The model and its file, by size and time of change, and timm's config.json beside it."""
     path = Path(model.weights or "").expanduser()
-    if path.is_dir():
-        raise UserError(f"model.weights={model.weights!r} is a folder; name the file of weights in it")
     beside = path.with_name("config.json")
     try:
+        if path.is_dir():
+            raise UserError(f"model.weights={model.weights!r} is a folder; name the file of weights in it")
         about = [file.stat() for file in (path, beside) if file == path or file.is_file()]
     except OSError as error:
         raise UserError(f"model.weights={model.weights!r}: {error.strerror}; name a file") from None

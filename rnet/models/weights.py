@@ -78,11 +78,18 @@ def read_file(path: Path | str) -> WeightFile:
     if it is missing, unreadable, something else, or holds no tensors. Never executes code from the file.
     """
     path = Path(path).expanduser()
-    if not path.exists() or path.is_dir():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise UserError(f"weight file {path} {what}; give the path of a file of weights (.safetensors, .pt, .pth, ...)")
-    require_regular_file(path)
-    content, about = _read(path)
+    try:
+        if not path.exists() or path.is_dir():
+            what = "is a folder, not a file" if path.is_dir() else "does not exist"
+            raise UserError(
+                f"weight file {path} {what}; give the path of a file of weights (.safetensors, .pt, .pth, ...)"
+            )
+        require_regular_file(path)
+        content, about = _read(path)
+    except OSError as error:
+        raise UserError(
+            f"weight file {path} cannot be read: {error.strerror or error}; check its permissions"
+        ) from None
     if not isinstance(content, Mapping):
         raise _not_weights(path, f"a {type(content).__name__} and not a dictionary")
     found = dict(_sets(content, _WHOLE))

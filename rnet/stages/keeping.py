@@ -21,7 +21,7 @@ from rnet.config.documents import content_id, from_yaml
 from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.stages.store import RESULT
-from rnet.storage.files import locked_if_free, make_folder, replace_file, unwritable
+from rnet.storage.files import locked_if_free, make_folder, read_file, replace_file, unwritable
 from rnet.storage.manifest import MANIFEST, SIGNATURE, label_of, problems_of, read_manifest, write_manifest
 from rnet.storage.signatures import read_private_key, read_public_key, sign, signature_problem
 
@@ -63,7 +63,7 @@ def problems(folder: Path) -> list[str]:
 
 def _other_name(folder: Path) -> list[str]:
     try:
-        document = from_yaml((folder / "config.yaml").read_text(), folder / "config.yaml")
+        document = from_yaml(read_file(folder / "config.yaml").decode(), folder / "config.yaml")
         named = f"{document['stage']}/{content_id(document)}"
     except UserError as error:
         return [str(error)]
@@ -106,8 +106,8 @@ def set_aside(root: Path, folder: Path) -> str:
 def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
     """Removes what nobody needs; the names of what was removed, below the root, and its bytes.
 
-    Always: unfinished and damaged files beside good ones, and what is in quarantine. unfinished: also stages that are
-    not complete and that no process computes, with their checkpoints. dry: removes nothing.
+    Always: unfinished and damaged files beside good ones, checkpoints of what is complete, and what is in quarantine.
+    unfinished: also stages that are not complete and that no process computes. dry: removes nothing.
     """
     gone: list[Path] = [path for path in (root / ASIDE,) if path.exists()]
     size = sum(size_of(path) for path in gone)
@@ -116,7 +116,11 @@ def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
             if not unused:
                 continue
             complete = (folder / RESULT).exists()
-            left = [folder] if unfinished and not complete else [*folder.glob(".*.tmp"), *folder.glob("*.damaged")]
+            left = [*folder.glob(".*.tmp"), *folder.glob("*.damaged")]
+            if complete:
+                left += folder.glob("checkpoints")  # of a process that was killed when it had just finished
+            elif unfinished:
+                left = [folder]
             size += sum(size_of(path) for path in left)
             gone += left
             if not dry:

@@ -29,7 +29,7 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
 from rnet.stages.memory import peak_memory, start_peak
-from rnet.storage.files import NO_ROOM, make_folder, remove_unfinished, unwritable, write_atomic
+from rnet.storage.files import DISK_ERRORS, make_folder, open_lock, remove_unfinished, unwritable, write_atomic
 from rnet.storage.json_files import as_json, read_information, write_information
 from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
 from rnet.training.finite import Diverged
@@ -45,8 +45,11 @@ def read_result(folder: Path, config: bytes | None = None) -> dict[str, Any] | N
     Raises UserError if a file is not as the manifest says, or the folder is not that of the configuration.
     """
     path = folder / RESULT
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the owner of the store") from None
     files = read_manifest(folder)
     for name in ("config.yaml", RESULT):
         check_file(folder, name, files)
@@ -124,7 +127,7 @@ class StageFolder:
         fresh = not self.path.exists()
         try:
             make_folder(self.path)
-            lock = open(self.path / "lock", "w")  # noqa: SIM115 - held until the stage ends
+            lock = open_lock(self.path / "lock")  # held until the stage ends
         except OSError as error:
             raise unwritable(Path(error.filename or self.path), error) from None
         with lock:
@@ -152,8 +155,8 @@ class StageFolder:
                 raise
             except BaseException as error:
                 self._note_failure("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", repr(error))
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
-                    raise unwritable(Path(error.filename or self.path), error) from None
+                if isinstance(error, OSError) and (place := self._place_of(error)) is not None:
+                    raise unwritable(place, error) from None
                 raise
 
     def complete(self, compute: Callable[[StageFolder], dict[str, Any]]) -> StageFolder:
@@ -210,6 +213,13 @@ class StageFolder:
         """Records how the attempt ended, where that can still be written."""
         with suppress(UserError):
             self.write_status(state, error=error)
+
+    def _place_of(self, error: OSError) -> Path | None:
+        """The file of this folder, or the folder, that the error is about; None if it is about something else."""
+        name = error.filename2 or error.filename
+        if isinstance(name, str | os.PathLike) and self.path in Path(name).parents:
+            return Path(name)
+        return Path(name or self.path) if error.errno in DISK_ERRORS else None
 
     def _remove(self) -> None:
         shutil.rmtree(self.path)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
-from rnet.storage.files import make_folder, remove_unfinished, replace_file
+from rnet.storage.files import make_folder, open_file, read_file, remove_unfinished, replace_file
 from rnet.storage.json_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Checkpoints:
         if not marker_path.is_file():
             return "its marker is missing: it was not finished"
         try:
-            marker = json.loads(marker_path.read_bytes())
+            marker = json.loads(read_file(marker_path))
             size, digest, identity = int(marker["size"]), str(marker["sha256"]), dict(marker["identity"])
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             return f"its marker is unreadable: {type(error).__name__} {error}"
@@ -118,7 +118,7 @@ class Checkpoints:
             return "its file is missing"
         if data.stat().st_size != size:
             return f"it has {data.stat().st_size} bytes instead of {size}"
-        with data.open("rb") as file:
+        with open_file(data) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return "its SHA-256 is not the recorded one"
         self._require_same_identity(data, identity)

@@ -22,6 +22,10 @@ from rnet.errors import UserError
 PRIVATE = 0o700
 SHARED = 0o2770
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*NO_ROOM, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a disk says at any call; errors of a write do not name the file."""
+IN_THE_WAY = (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENXIO, errno.EINVAL)
+"""What is said of a folder, a link or a pipe where there should be a file."""
 
 
 def is_shared(path: Path) -> bool:
@@ -52,6 +56,27 @@ def make_folder(path: Path) -> None:
         with suppress(FileExistsError):  # another process was faster
             folder.mkdir(mode=PRIVATE)
             folder.chmod(mode)  # whatever the umask
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """A regular file, to be read. Raises OSError, also for a pipe or a device, at which reading might never end."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(number, "rb")
+
+
+def read_file(path: Path) -> bytes:
+    """All of a regular file. Raises OSError as open_file does."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A file to be locked, made if there is none. Raises OSError, also for a link, which might be to a result."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
 
 
 def replace_file(path: Path, fill: Callable[[IO[bytes]], object], *, new: bool = False) -> bool:
@@ -134,7 +159,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         make_folder(path.parent)
-        file = path.open("w")
+        file = open_lock(path)
     except OSError as error:
         raise unwritable(path, error) from None
     with file:
@@ -146,7 +171,7 @@ def locked(path: Path) -> Iterator[None]:
 def locked_if_free(path: Path) -> Iterator[bool]:
     """Holds an exclusive lock on the file if nobody else does and it can be opened; whether it does."""
     try:
-        file = path.open("a")
+        file = open_lock(path)
     except OSError:
         yield False
         return
@@ -161,6 +186,12 @@ def locked_if_free(path: Path) -> Iterator[bool]:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """The error for a file that cannot be written: what Linux says, and what helps."""
-    if error.errno in NO_ROOM:
-        return UserError(f"cannot write {path}: {error.strerror}; free some space and run the command again")
+    remedy = {
+        **dict.fromkeys(NO_ROOM, "free some space and run the command again"),
+        errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the command again",
+        **dict.fromkeys(IN_THE_WAY, "it is in the way: delete it and run the command again"),
+        errno.EIO: "see to the disk, or the network that it is on, and run the command again",
+    }
+    if error.errno in remedy:
+        return UserError(f"cannot write {path}: {error.strerror}; {remedy[error.errno]}")
     return UserError(f"cannot write {path}: {error.strerror}; choose another --root")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnet.errors import UserError
-from rnet.storage.files import make_folder, replace_file, unwritable
+from rnet.storage.files import IN_THE_WAY, make_folder, read_file, replace_file, unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +43,34 @@ def write_information(path: Path, document: dict[str, Any]) -> None:
     write_json(path, {**document, _SEAL: digest_of_json(document)}, to_read=True)
 
 
-def read_information(path: Path) -> dict[str, Any]:
-    """What write_information wrote; empty if there is none.
+def read_information(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """What write_information wrote; empty if there is none. sealed: one without a digest is damaged, too.
 
     A damaged file stops nothing: it is set aside under the name .damaged, with a warning.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
         seal = found.pop(_SEAL, None)
-        if seal == digest_of_json(found) or (seal is None and not any(map(_is_digest, found.values()))):
+        if seal == digest_of_json(found) or (seal is None and not sealed and not any(map(_is_digest, found.values()))):
             return dict(found)  # older versions wrote no digest; one under another name is a damaged file
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        logger.warning("cannot read %s: %s", path, error.strerror)
-        return {}
-    except (ValueError, AttributeError, TypeError):
+        if error.errno not in IN_THE_WAY:
+            logger.warning("cannot read %s: %s", path, error.strerror)
+            return {}
+    except (ValueError, AttributeError, TypeError, RecursionError):
         pass
+    set_aside(path)
+    return {}
+
+
+def set_aside(path: Path) -> None:
+    """Gives a damaged file, from which nothing is computed, the name .damaged, with a warning."""
     aside = path.with_name(f"{path.name}.damaged")
     with suppress(OSError):
         path.replace(aside)
     logger.warning("%s was damaged and is now %s; it is only information, nothing else is lost", path, aside.name)
-    return {}
 
 
 def _is_digest(value: Any) -> bool:
@@ -79,7 +85,7 @@ def digest_of_json(document: Any) -> str:
 def read_json(path: Path, *, remedy: str = "delete it") -> Any | None:
     """What the file holds; None if there is none. Raises UserError if it cannot be read or is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_file(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rnet.errors import UserError
+from rnet.storage.files import IN_THE_WAY, open_file, read_file
 from rnet.storage.json_files import digest_of_json, write_json
 
 MANIFEST = "manifest.json"
@@ -42,11 +43,14 @@ def label_of(folder: Path) -> str:
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """The files of a folder that a manifest lists, by name: no folders, no unfinished files, no mere information."""
+    """The files that a manifest lists, by name: no folders, nothing unfinished or set aside, no mere information."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and path.name not in INFORMATION and not path.name.startswith(".")
+        if path.is_file()
+        and path.name not in INFORMATION
+        and not path.name.startswith(".")
+        and path.suffix != ".damaged"
     )
 
 
@@ -65,7 +69,7 @@ def read_manifest(folder: Path, label: str | None = None) -> dict[str, Entry]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_file(path))
         content = {"folder": found["folder"], "files": found["files"]}
         whole = found.keys() == {"folder", "files", "sha256"} and found["sha256"] == digest_of_json(content)
         files = {str(name): Entry(**entry) for name, entry in content["files"].items()}
@@ -76,8 +80,10 @@ def read_manifest(folder: Path, label: str | None = None) -> dict[str, Entry]:
             f"verify --seal` takes the result as it is, or {again(folder)}"
         ) from None
     except OSError as error:
+        if error.errno in IN_THE_WAY:
+            raise UserError(f"{path} is damaged: {error.strerror}; {again(folder)}") from None
         raise UserError(f"cannot read {path}: {error.strerror}; check the owner of the store") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole, content, files = False, {}, {}
     if not whole:
         raise UserError(f"{path} is damaged; {again(folder)}")
@@ -130,7 +136,7 @@ def digest_of(path: Path) -> Entry:
 
 @lru_cache(maxsize=1024)
 def _digest(path: Path, inode: int, size: int, mtime_ns: int, ctime_ns: int) -> Entry:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return Entry(size=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 

@@ -68,6 +68,19 @@ def test_a_fault_is_one_line_that_names_a_log_with_the_traceback(
     assert "in action" in log.read_text()
 
 
+def test_a_fault_whose_log_cannot_be_written_is_shown_instead(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert guarded(_raises(ZeroDivisionError("a"))) == 1
+    found = capsys.readouterr().err
+    assert "in action" in found
+    assert found.splitlines()[-1].startswith("rnet: unexpected ZeroDivisionError")
+
+
 def test_what_the_system_says_of_a_file_is_the_users_to_put_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: Path("/nowhere/at/all").touch()) == 2
     assert "rnet: /nowhere/at/all: No such file or directory" in capsys.readouterr().err

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rnet.attacks.registry import ATTACKS
+from rnet.config import compose
 from rnet.config.components import GROUPS, TOP_LEVEL
 from rnet.config.compose import option_names
 from rnet.config.documents import content_id, run_to_dict, to_yaml
@@ -203,3 +205,19 @@ def test_an_id_depends_on_content_only_not_on_shared_objects_or_order() -> None:
     assert content_id({"a": shared, "b": shared}) == content_id({"b": [], "a": []})
     assert content_id({"a": 0.0}) != content_id({"a": -0.0})
     assert content_id({"a": 1}) != content_id({"a": 1.0}) != content_id({"a": "1.0"})
+
+
+def test_a_pipe_for_an_option_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    os.mkfifo(tmp_path / "model" / "mine.yaml")
+    with pytest.raises(UserError, match=r"mine\.yaml is no regular file"):
+        load_config(["model=mine"], config_dir=tmp_path)
+
+
+def test_a_folder_of_options_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(compose.os, "listdir", closed)
+    with pytest.raises(UserError, match=r"cannot list .*: Permission denied"):
+        load_config(["model=resnet8"], config_dir=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import unicodedata
@@ -221,6 +222,37 @@ def test_a_store_spares_reading_files_that_have_not_changed(
     assert reads[12:] == ["0.png"]
 
 
+RECORDS: dict[str, Callable[[str], str]] = {
+    "another digit": lambda text: re.sub(r'(?<=")[0-9a-f]{64}(?=",)', "0" * 64, text, count=1),
+    "no digest of its own": lambda text: json.dumps({"folder": "x", "files": 5}),
+    "a list": lambda text: "[]",
+    "cut off": lambda text: text[:100],
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_a_damaged_record_is_set_aside_and_the_files_are_read_again(
+    case: str, images: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    with looked_at_once(root):
+        first = sha(images)
+    (record,) = (root / "seen").glob("*.json")
+    record.write_text(RECORDS[case](record.read_text()))
+    forget(monkeypatch)
+    with looked_at_once(root):
+        assert sha(images) == first
+    assert len(reads) == 24
+    assert record.with_name(f"{record.name}.damaged").exists()
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.png")
+    with pytest.raises(OSError, match="no regular file"):
+        digest._state(str(tmp_path / "0.png"))
+
+
 def test_a_file_that_has_just_changed_is_read_again(images: Path, reads: list[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(digest, "_SETTLED_NS", 10**18)
     sha(images)
@@ -241,7 +273,9 @@ def test_a_store_that_may_only_be_read_is_left_as_it_is(
     root = tmp_path / "store"
     root.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr("rnet.data.files.records.write_json", lambda *a, **k: (_ for _ in ()).throw(UserError("no")))
+    monkeypatch.setattr(
+        "rnet.data.files.records.write_information", lambda *a, **k: (_ for _ in ()).throw(UserError("no"))
+    )
     with looked_at_once(root):
         assert len(sha(images)) == 64
     assert not list(root.iterdir())

@@ -173,3 +173,14 @@ def test_truncated_and_garbled_files_are_user_errors(
     )
     with pytest.raises(UserError, match=str(path)):
         load_weights(path)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
+
+    def closed(path: Path, *arguments: Any, **named: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(UserError, match=r"w\.safetensors cannot be read: Permission denied; check its permissions"):
+        read_weights(tmp_path / "w.safetensors")

@@ -93,6 +93,54 @@ def test_a_damaged_status_stops_nothing(content: bytes, root: Path, caplog: pyte
     assert path.with_name("status.json.damaged").read_bytes() == content
 
 
+REPLACED: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to a result": lambda path: path.symlink_to(path.with_name("result.json")),
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+@pytest.mark.parametrize("name", ["status.json", "log.jsonl", "lock"])
+def test_what_is_no_file_where_information_should_be_stops_nothing_and_overwrites_nothing(
+    name: str, case: str, made: Path, root: Path
+) -> None:
+    folder = of(root, "train")
+    (folder / "result.json").unlink()
+    (folder / name).unlink()
+    REPLACED[case](folder / name)
+    if name == "lock" and case != "a pipe":
+        with pytest.raises(UserError, match=r"lock: .*; it is in the way: delete it"):
+            stages.train(flips.CONFIG, Store(root))
+        (folder / name).rmdir() if case == "a folder" else (folder / name).unlink()
+    stages.train(flips.CONFIG, Store(root))
+    for path in (folder / "result.json", folder / "manifest.json", folder / "model.safetensors"):
+        assert path.read_bytes() == (made / path.relative_to(root)).read_bytes()
+    assert verify_store(root)[1] == []
+
+
+@pytest.mark.parametrize("name", ["result.json", "manifest.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_named_and_set_aside(name: str, root: Path) -> None:
+    path = of(root, "train") / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"no regular file.*rnet store verify --fix"):
+        flips.seen(root)
+    assert len(verify_store(root, fix=True)[1]) == 1
+    assert not path.parent.exists()
+
+
+def test_what_was_set_aside_is_no_part_of_a_stage(root: Path) -> None:
+    folder = of(root, "train")
+    (folder / "status.json.damaged").write_bytes(b"x")
+    assert verify_store(root)[1] == []
+    (folder / "result.json").unlink()
+    stages.train(flips.CONFIG, Store(root))
+    clear(root, unfinished=False, dry=False)
+    assert verify_store(root)[1] == []
+
+
 def test_a_status_whose_digest_has_lost_its_name_is_damaged(root: Path) -> None:
     path = stages.attack(flips.CONFIG, Store(root)).path / "status.json"
     path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"shq256"'))
@@ -211,14 +259,17 @@ def test_clearing_takes_leftovers_and_leaves_results(root: Path) -> None:
     left = [of(root, "train") / ".x.0123.tmp", of(root, "attack") / "status.json.damaged"]
     for path in left:
         path.write_bytes(b"left")
+    spare = of(root, "train") / "checkpoints"
+    spare.mkdir()
     begun = root / "attack" / ("f" * 16) / "checkpoints"
     begun.mkdir(parents=True)
     names, size = clear(root, unfinished=False, dry=True)
-    assert len(names) == 2
+    assert len(names) == 3
     assert size == 8
     assert all(path.exists() for path in left)
     clear(root, unfinished=False, dry=False)
     assert not any(path.exists() for path in left)
+    assert not spare.exists()
     assert begun.exists()
     clear(root, unfinished=True, dry=False)
     assert not begun.parent.exists()

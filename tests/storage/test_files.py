@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ from rnet.errors import UserError
 from rnet.stages import stages
 from rnet.stages.store import StageFolder, Store
 from rnet.storage.checkpoint import Checkpoints
-from rnet.storage.files import is_shared, locked, make_folder, share_files, write_atomic
+from rnet.storage.files import is_shared, locked, make_folder, read_file, share_files, write_atomic
 from rnet.training.monitor import Monitor
 from rnet.training.signals import Preempted
 from tests.tiny_runs import tiny
@@ -90,6 +91,50 @@ def test_a_stage_that_meets_a_full_disk_says_so_and_goes_on_when_there_is_room(t
             stages.train(config, Store(tmp_path))
         subprocess.run(["mount", "-o", "remount,size=20m", tmp_path], check=True)
         assert stages.train(config, Store(tmp_path)).result() is not None
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EIO, "see to the disk"),
+        (errno.EROFS, "another --root"),
+    ],
+)
+def test_a_disk_that_fails_while_a_stage_computes_is_named_with_the_way_out(
+    number: int, remedy: str, tmp_path: Path
+) -> None:
+    folder = Store(tmp_path).folder({"stage": "train", "of": "a failing disk"})
+    with pytest.raises(UserError, match=remedy) as caught, folder.building():
+        raise OSError(number, os.strerror(number))  # errors of a write do not name the file
+    assert str(folder.path) in str(caught.value)
+
+
+def test_a_folder_in_the_way_of_a_file_of_the_stage_is_named_and_what_is_elsewhere_is_not_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    folder = Store(tmp_path).folder({"stage": "train", "of": "a folder in the way"})
+    (folder.path / "config.yaml").mkdir(parents=True)
+    with (
+        pytest.raises(UserError, match=r"config\.yaml: Is a directory; it is in the way: delete it"),
+        folder.building(),
+    ):
+        pass
+    (folder.path / "config.yaml").rmdir()
+    with pytest.raises(IsADirectoryError), folder.building():
+        tmp_path.read_bytes()
+
+
+def test_a_pipe_is_neither_read_for_ever_nor_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for other in (pipe, Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="no regular file"):
+            read_file(other)
+    with locked(pipe):
+        pass
 
 
 @pytest.mark.usefixtures("umask")

@@ -16,8 +16,6 @@ from rnet.training import victim
 from rnet.training.finite import Diverged, first_not_finite, tensors_in
 from tests.tiny_runs import tiny
 
-RUN = ["engine.checkpoint_steps=2", "engine.log_every=100", "train.epochs=2"]
-
 
 def spoiled(at: int, value: float, monkeypatch: pytest.MonkeyPatch, *, what: str) -> None:
     """From that step on, the loss or the weights of a victim in training are spoiled."""
@@ -45,22 +43,28 @@ def kept_steps(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("what", ["loss", "weights"])
+@pytest.mark.parametrize(
+    ("what", "at", "every", "kept"), [("loss", 5, 2, [2, 4]), ("weights", 5, 2, [2, 4]), ("loss", 10, 4, [4, 8])]
+)
 def test_the_last_good_checkpoint_stays_and_a_rerun_ends_with_the_undisturbed_bits(
-    what: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, at: int, every: int, kept: list[int], value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = stages.train(tiny(*RUN), Store(tmp_path / "a"))
+    run = ["engine.log_every=100", "train.epochs=3", f"engine.checkpoint_steps={every}"]
+    undisturbed = stages.train(tiny(*run), Store(tmp_path / "a"))
     with monkeypatch.context() as patch:
-        spoiled(5, value, patch, what=what)
-        with pytest.raises(Diverged, match=r"checkpoint of step 4 is kept.*goes on from it") as caught:
-            stages.train(tiny(*RUN), Store(tmp_path / "b"))
-    assert ("at step 5 on images " in str(caught.value)) == (what == "loss")
+        spoiled(at, value, patch, what=what)
+        with pytest.raises(Diverged, match=rf"checkpoint of step {kept[-1]} is kept.*goes on from it") as caught:
+            stages.train(tiny(*run), Store(tmp_path / "b"))
+    assert (f"at step {at} on images " in str(caught.value)) == (what == "loss")
     assert ("backbone.fc.weight" in str(caught.value)) == (what == "weights")
     folder = tmp_path / "b" / "train" / undisturbed.id
-    assert kept_steps(folder) == ["step-2.pt", "step-4.pt"]
+    assert kept_steps(folder) == [f"step-{step}.pt" for step in kept]
+    for step in kept:
+        state = torch.load(folder / "checkpoints" / f"step-{step}.pt", weights_only=True)
+        assert first_not_finite(tensors_in(state)) is None
     assert (folder / "log.jsonl").exists()
     assert Store(tmp_path / "b").folder(undisturbed.document).status()["state"] == "failed"
-    again = stages.train(tiny(*RUN), Store(tmp_path / "b"))
+    again = stages.train(tiny(*run), Store(tmp_path / "b"))
     for name in ("model.safetensors", "result.json"):
         assert (again.path / name).read_bytes() == (undisturbed.path / name).read_bytes()
 

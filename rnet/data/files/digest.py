@@ -7,9 +7,11 @@ only changed files are read again, and so that it can be said what has changed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +191,8 @@ def _digest(kind: str, files: Files) -> str:
 
 def _state(path: str) -> FileState:
     about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):  # a pipe might never end
+        raise OSError(errno.EINVAL, "it is no regular file", path)
     return FileState(size=about.st_size, mtime_ns=about.st_mtime_ns, ctime_ns=about.st_ctime_ns)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rnet.data.files.names import counted, some
 from rnet.errors import UserError
 from rnet.storage.files import locked
-from rnet.storage.json_files import read_json, write_json
+from rnet.storage.json_files import read_information, write_information
 
 
 class FileState(NamedTuple):
@@ -47,7 +47,7 @@ def folders_seen(root: Path, dataset: str) -> list[str]:
     found = []
     for path in sorted((root / "seen").glob("*.json")):
         with suppress(UserError, KeyError, TypeError):  # a damaged record, or one of something else
-            folder = (read_json(path) or {})["folder"]
+            folder = read_information(path, sealed=True)["folder"]
             if path == record_path(root, dataset, folder):
                 found.append(folder)
     return found
@@ -55,8 +55,8 @@ def folders_seen(root: Path, dataset: str) -> list[str]:
 
 def read_record(path: Path | None) -> dict[str, FileState] | None:
     """The files of a folder as the store saw them last; None if it never did."""
-    record = None if path is None else read_json(path)
-    if record is None:
+    record = None if path is None else read_information(path, sealed=True)
+    if not record:
         return None
     return {name: FileState(*state) for name, state in record["files"].items()}
 
@@ -70,7 +70,7 @@ def write_kept(path: Path | None, document: Mapping[str, Any]) -> None:
     """Writes what would otherwise have to be found out again; a store that may only be read is left as it is."""
     with suppress(UserError):
         if path is not None:
-            write_json(path, document)
+            write_information(path, dict(document))
 
 
 @contextmanager

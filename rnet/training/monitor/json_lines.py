@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import time
 from pathlib import Path
 
 from rnet.storage.files import write_atomic
+from rnet.storage.json_files import set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start_step: int) -> None:
+        if os.path.lexists(path) and not (stat.S_ISREG(path.lstat().st_mode) and os.access(path, os.R_OK | os.W_OK)):
+            set_aside(path)
         _drop_steps_from(path, start_step)
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._file.seek(0, os.SEEK_END)
