@@ -1,1 +1,4 @@
-"""Faults that rnet must survive or name: `python -m tests.faults.flips 2000` flips bits in a finished store."""
+"""Faults that rnet must survive or name.
+
+`python -m tests.faults` kills, damages, fills disks and moves clocks; `python -m tests.faults.flips` flips bits.
+"""

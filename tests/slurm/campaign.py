@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch.sweep.plan.expand import make_plan
@@ -52,7 +52,10 @@ submit.submit(read_plan(Path(sys.argv[1])), Path(sys.argv[2]), retry=len(sys.arg
 class Campaign:
     """One cluster, one sweep, a store for each round of it. state: the folder of the cluster."""
 
-    def __init__(self, state: Path, folder: Path, seeds: list[int], epochs: int, chance: random.Random) -> None:
+    def __init__(
+        self, state: Path, folder: Path, seeds: list[int], epochs: int, chance: random.Random,
+        kinds: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         lines = ["dataset.image_size=8", "dataset.train_size=400", "dataset.test_size=120", "model.width=4",
                  "dataset.substitute_pool=64", f"train.epochs={epochs}", "train.batch_size=50", "engine.device=cpu",
                  "engine.checkpoint_steps=20", "engine.eval_every=100", "negatives=1"]  # fmt: skip
@@ -66,6 +69,7 @@ class Campaign:
         self.state, self.folder, self.chance = state, folder, chance
         self.root = folder / "undisturbed"
         self.faults: Counter[str] = Counter()
+        self.kinds = list(kinds or FAULTS)
         self.bag: list[str] = []
 
     def undisturbed(self) -> str:
@@ -103,7 +107,7 @@ class Campaign:
 
     def draw(self) -> str:
         """One of the faults that have succeeded least often, so that each kind comes equally often."""
-        self.bag = self.bag or list(FAULTS)
+        self.bag = self.bag or list(self.kinds)
         return self.chance.choice(self.bag)
 
     def keep_going(self) -> None:
@@ -186,10 +190,15 @@ FAULTS: dict[str, Callable[[Campaign], bool]] = {
 }
 
 
-def run_campaign(state: Path, *, faults: int, seed: int, seeds: int, epochs: int) -> Counter[str]:
-    """Rounds of the sweep until there were so many faults. AssertionError for anything lost, repeated or changed."""
+def run_campaign(
+    state: Path, *, faults: int, seed: int, seeds: int, epochs: int, kinds: Sequence[str] = ()
+) -> Counter[str]:  # fmt: skip
+    """Rounds of the sweep until there were so many faults. AssertionError for anything lost, repeated or changed.
+
+    kinds: of the faults, names in FAULTS; all if none.
+    """
     folder = Path(tempfile.mkdtemp(prefix="rnet-campaign-"))
-    campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed))
+    campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed), kinds)
     table = campaign.undisturbed()
     number = 0
     while sum(campaign.faults.values()) < faults:
