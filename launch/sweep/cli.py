@@ -187,6 +187,6 @@ def _report(file: Path, root: Path, tables: list[str], kind: str, out: Path | No
     from launch.sweep.show.report import complete, report
 
     plan = _saved_plan(file, root)
-    print(report(plan, root, tables, kind, out), end="")  # noqa: T201
+    print(report(plan, root, tables, kind, out, file), end="")  # noqa: T201
     if not complete(plan, root):
         raise SystemExit(1)

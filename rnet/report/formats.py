@@ -19,14 +19,16 @@ from rnet.report.table import Column, Table
 from rnet.storage.files import make_folder, write_atomic
 
 SUFFIXES = {"markdown": "md", "csv": "csv", "json": "json", "parquet": "parquet", "latex": "tex"}
-"""Every format and how its files end."""
+"""Every format of tables and how its files end."""
+PAGE = "html"
+"""The format that is one page with figures and all tables."""
 _SUMMARY = ("mean", "spread", "low", "high", "seeds")
 
 
 def check_format(kind: str, tables: Sequence[str], out: Path | None) -> None:
     """Raises UserError for a format that is unknown or not installed, or cannot hold these tables."""
-    if kind not in SUFFIXES:
-        raise unknown_name("--format", kind, SUFFIXES)
+    if kind not in (*SUFFIXES, PAGE):
+        raise unknown_name("--format", kind, (*SUFFIXES, PAGE))
     if kind == "parquet":
         _pyarrow()
     if out is not None:

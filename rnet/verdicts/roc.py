@@ -75,6 +75,16 @@ def tpr_at_fpr(positives: Scores, negatives: Scores, fpr: float) -> Any:
     return (positives > threshold).mean(axis=-1)
 
 
+def roc_points(positives: Scores, negatives: Scores) -> list[tuple[float, float]]:
+    """The corners of the ROC curve, (false positive rate, true positive rate), from (0, 0) to (1, 1).
+
+    One for each threshold that lets other models pass than the one before; equal scores pass together.
+    """
+    thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
+    rates = [((negatives >= one).mean(), (positives >= one).mean()) for one in thresholds]
+    return [(0.0, 0.0), *((float(false), float(true)) for false, true in rates)]
+
+
 def _allowed(rate: float, negatives: int) -> int:
     """How many of so many negatives a false positive rate lets pass; 0.29 of 100 are 29."""
     return int(np.floor(rate * negatives + 1e-9))
