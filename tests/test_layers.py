@@ -28,7 +28,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"data": ("rnet.data",)},
     {"rewrites": ("rnet.rewrites",)},
     {"models": ("rnet.models",)},
-    {"engines": ("rnet.engines",)},
+    {room: (f"rnet.{room}",) for room in ("engines", "figures")},
     {"training": ("rnet.training",)},
     {room: (f"rnet.{room}",) for room in ("attacks", "defenses")},
     {"stages": ("rnet.stages",)},

@@ -12,6 +12,7 @@ from rnet import __version__
 from rnet.command import store as keeping
 from rnet.command.guarded import guarded, leave_at_once
 from rnet.command.options import (
+    DEFAULT_OUT,
     DEFAULT_ROOT,
     AsJson,
     ConfigDir,
@@ -36,6 +37,13 @@ VERIFY = (
     "suspects=FOLDER, attack=import attack.weights=FILE, attack=import attack.function=package.module:function."
 )
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="attacks, defenses, datasets, substitutes, models, engines.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]... | STAGE/ID",
+        help="Suspects, as for rnet verify: attack=finetune,removalnet defense=ipguard negatives=3; or one stage.",
+    ),
+]
 Weights = Annotated[str, typer.Argument(metavar="FILE", help="Weights: safetensors, or what torch.save wrote.")]
 Keys = Annotated[
     list[str] | None,
@@ -61,6 +69,7 @@ def make_app(*, completion: bool) -> typer.Typer:
     for stage, summary in STAGES.items():
         add_command(app, stage, summary, partial(run_stage, stage))
     app.command("verify", help=VERIFY)(verify)
+    app.command("report")(report)
     app.command("import")(import_victim)
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
@@ -165,6 +174,25 @@ def verify(
         format=kind, out=out,
     )  # fmt: skip
     run(lambda: run_stage("verify", overrides or [], options, show_verify))
+
+
+def report(
+    targets: Targets = None,
+    root: Root = DEFAULT_ROOT,
+    tables: Tables = None,
+    kind: FormatOrNone = None,
+    out: Out = None,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Write report.html: verdict, figures, tables and how to reproduce them, of suspects or of one stage."""
+    from rnet.command.report import report as show_report
+
+    kind = kind or "html"
+    options = Options(
+        root=root, config_dir=config_dir, tables=tuple(tables or ()), format=kind,
+        out=out or (DEFAULT_OUT if kind == "html" else None),
+    )  # fmt: skip
+    run(lambda: show_report(targets or [], options))
 
 
 def import_victim(

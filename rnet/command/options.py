@@ -22,6 +22,8 @@ Root = Annotated[
     typer.Option("--root", metavar="DIR", help="The store: where results are kept and found.", callback=_open_store),
 ]
 DEFAULT_ROOT = Path("runs")
+DEFAULT_OUT = Path("report")
+"""The folder that a page is written to, where no other is named."""
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration and stop.")]
 ConfigDir = Annotated[
@@ -37,14 +39,22 @@ Tables = Annotated[
     ),
 ]
 Format = Annotated[
-    str, typer.Option("--format", metavar="KIND", help="markdown, csv, json, parquet or latex; see docs/reports.md.")
+    str,
+    typer.Option(
+        "--format", metavar="KIND", help="html (a page), markdown, csv, json, parquet or latex; see docs/reports.md."
+    ),
 ]
 FormatOrNone = Annotated[
     str | None,
-    typer.Option("--format", metavar="KIND", help="Tables as markdown, csv, json, parquet or latex: docs/reports.md."),
+    typer.Option(
+        "--format",
+        metavar="KIND",
+        help="A page as html, or tables as markdown, csv, json, parquet or latex: docs/reports.md.",
+    ),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FOLDER", help="Write a file for each table into this folder.")
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Write a file for each table, or report.html, into this folder."),
 ]
 Overrides = Annotated[
     list[str] | None,

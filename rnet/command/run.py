@@ -39,10 +39,14 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What overrides stand for: configurations, and by which names the user chose each one's options, by group."""
+    """What overrides stand for: configurations, and by which names the user chose each one's options, by group.
+
+    typed: the overrides themselves.
+    """
 
     configs: list[RunConfig]
     chosen: list[dict[str, str]]
+    typed: Sequence[str] = ()
 
 
 Act = Callable[[Runs, "Store", Options], None]
@@ -93,7 +97,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options, act: Act |
             _run_stage(stage, configs, options)
         else:
             chosen = [known.chosen(lines) for lines in runs]
-            act(Runs(configs=configs, chosen=chosen), Store(options.root), options)
+            act(Runs(configs=configs, chosen=chosen, typed=overrides), Store(options.root), options)
 
 
 def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:

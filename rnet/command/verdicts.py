@@ -1,7 +1,8 @@
-"""What `rnet verify` shows: verdicts on a terminal, or the tables of a paper as text, files or JSON."""
+"""What `rnet verify` shows: verdicts on a terminal, the tables of a paper as text, files or JSON, or a page."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from rich.table import Table
 from rnet.command.run import Options, Runs, console, show_json
 
 if TYPE_CHECKING:
+    from rnet.report.page import Page
     from rnet.report.records import Study
+    from rnet.report.table import Table as PaperTable
     from rnet.stages.store import Store
 
 Row = dict[str, Any]
@@ -21,7 +24,8 @@ def verify(runs: Runs, store: Store, options: Options) -> None:
     """Examines the suspects of the runs, and shows what was asked for; one process of several shows it."""
     from rnet.data.files.digest import looked_at_once
     from rnet.parallel.collectives import rank
-    from rnet.report.formats import check_format, flat, text_of, write_tables
+    from rnet.report.formats import check_format, flat
+    from rnet.report.output import shown as output
     from rnet.report.tables import asked_for, make_tables
     from rnet.verdicts.examine import examine
 
@@ -35,11 +39,8 @@ def verify(runs: Runs, store: Store, options: Options) -> None:
         study = study_of(rows, runs, store)
     if options.as_json:
         show_json({"rows": rows, "tables": {table.name: flat(table) for table in make_tables(study, options.tables)}})
-    elif options.out is not None:
-        for path in write_tables(make_tables(study, names), kind, options.out):
-            print(path)  # noqa: T201
-    elif options.tables or options.format:
-        print(text_of(make_tables(study, names), kind), end="")  # noqa: T201
+    elif options.out is not None or options.tables or options.format:
+        print(output(study, names, kind, options.out, lambda made: page(study, made, runs, store)), end="")  # noqa: T201
     else:
         several = len({config.seed for config in runs.configs}) > 1
         names = [
@@ -48,6 +49,17 @@ def verify(runs: Runs, store: Store, options: Options) -> None:
         ]
         shown = [{**row, "suspect": name} for row, name in zip(rows, names, strict=True)]
         show_verdicts(shown, make_tables(study, ["separation"])[0].lines)
+
+
+def page(study: Study, tables: Sequence[PaperTable], runs: Runs, store: Store) -> Page:
+    """The page of these suspects."""
+    from rnet.report.study_page import page_of
+
+    victims = dict.fromkeys(f"{chosen['dataset']}, {chosen['model']}" for chosen in runs.chosen)
+    return page_of(
+        study, tables, store.root, title=f"Is it a copy? {'; '.join(victims)}", kind="rnet report of suspects",
+        commands=shlex.join(["rnet", "report", *runs.typed]),
+    )  # fmt: skip
 
 
 def _axes(rows: Sequence[Row], runs: Runs) -> list[Axes]:

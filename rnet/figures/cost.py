@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rnet.figures.drawing import MUTED, SERIES, Drawing, Line, cut, drawing
-from rnet.figures.drawing import MARKS as SHAPES
+from rnet.figures.drawing import MARKS, MUTED, SERIES, Drawing, Line, cut, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,13 +15,13 @@ def accuracy_against_flops(name: str, title: str, lines: Sequence[Line]) -> Draw
     """lines: attack, seed, flops, accuracy and victim_accuracy in [0, 1]. One mark per suspect."""
     attacks = list(dict.fromkeys(str(line["attack"]) for line in lines))
 
-    def draw(figure: Figure, complete: list[Line]) -> None:
+    def draw(figure: Figure, complete: Sequence[Line]) -> None:
         axes = figure.subplots()
         for place, attack in enumerate(attacks):
             own = [line for line in complete if line["attack"] == attack]
             axes.scatter(
                 [line["flops"] for line in own], [100 * line["accuracy"] for line in own],
-                marker=SHAPES[place % len(SHAPES)], color=SERIES[place % len(SERIES)], s=38, alpha=0.9, linewidths=0,
+                marker=MARKS[place % len(MARKS)], color=SERIES[place % len(SERIES)], s=38, alpha=0.9, linewidths=0,
                 label=cut(attack),
             )  # fmt: skip
         victims = [100 * line["victim_accuracy"] for line in complete if line.get("victim_accuracy") is not None]

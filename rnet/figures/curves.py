@@ -21,7 +21,7 @@ def curves(name: str, title: str, lines: Sequence[Line], order: Sequence[str] = 
     runs = list(dict.fromkeys([*order, *(str(line["run"]) for line in lines)]))
     down, across = panels(len(names))
 
-    def draw(figure: Figure, complete: list[Line]) -> None:
+    def draw(figure: Figure, complete: Sequence[Line]) -> None:
         grid: Any = figure.subplots(down, across, squeeze=False)
         for number, axes in enumerate(grid.flat):
             if number >= len(names):
@@ -46,6 +46,8 @@ def curves(name: str, title: str, lines: Sequence[Line], order: Sequence[str] = 
     return drawing(
         draw, name=name, title=title, lines=lines, needs=("step", "value"),
         size=(0.5 + 2.75 * across, 2.0 * down + (0.6 if len(there) > 1 else 0.2)),
-        label=lambda line: f"{line['run']}, {line['curve']}" + ("" if line.get("step") is None else f", step {line['step']}"),
+        label=lambda line: ", ".join(
+            [str(line["run"]), str(line["curve"]), *([f"step {line['step']}"] if "step" in line else [])]
+        ),
         caption="As logged while training; accuracy and agreement on a part of the test images.",
     )  # fmt: skip

@@ -26,7 +26,7 @@ SERIES = ("#0b5cad", "#b4510c", "#237a3b", "#8b3fa8", "#a8233e", "#0f7c86", "#6d
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif", "font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left",
     "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5,
     "legend.frameon": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED,
@@ -52,7 +52,7 @@ class Drawing:
 
 
 def drawing(
-    draw: Callable[[Figure, list[Line]], None],
+    draw: Callable[[Figure, Sequence[Line]], None],
     *,
     name: str,
     title: str,
@@ -79,8 +79,8 @@ def drawing(
         if gaps:
             _mark(figure, gaps, empty=not complete)
         layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.execute(figure)
+        if figure.axes and layout is not None:
+            layout.execute(figure)
         figure.set_layout_engine("none")  # once; every savefig would do it again
     if gaps:
         shown = "; ".join(gaps[:6]) + (f"; and {len(gaps) - 6} more, which the data names" if len(gaps) > 6 else "")
@@ -89,7 +89,7 @@ def drawing(
 
 
 def why_incomplete(line: Line, needs: Sequence[str]) -> str:
-    """Why a line cannot be drawn: what it says itself, or which of its numbers is not there or not finite; "" if it can."""
+    """Why a line cannot be drawn, "" if it can: what it says itself, or which number is not there or not finite."""
     if line.get("missing"):
         return str(line["missing"])
     for name in needs:

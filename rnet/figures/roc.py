@@ -17,7 +17,7 @@ def roc(name: str, title: str, lines: Sequence[Line]) -> Drawing:
     attacks = list(dict.fromkeys(line["attack"] for line in lines))
     down, across = panels(len(metrics))
 
-    def draw(figure: Figure, complete: list[Line]) -> None:
+    def draw(figure: Figure, complete: Sequence[Line]) -> None:
         grid: Any = figure.subplots(down, across, squeeze=False)
         for number, axes in enumerate(grid.flat):
             if number >= len(metrics):

@@ -26,9 +26,9 @@ def scores(name: str, title: str, lines: Sequence[Line]) -> Drawing:
     metrics = list(dict.fromkeys(line["metric"] for line in lines))
     rows = _rows(lines)
     down, across = panels(len(metrics))
-    size = (2.1 + 2.75 * across, (0.26 * len(rows) + 0.85) * down + 0.55)
+    size = (6.6 if across == 1 else 2.1 + 2.75 * across, (0.26 * len(rows) + 0.85) * down + 0.55)
 
-    def draw(figure: Figure, complete: list[Line]) -> None:
+    def draw(figure: Figure, complete: Sequence[Line]) -> None:
         grid: Any = figure.subplots(down, across, squeeze=False, sharey=True)
         for number, axes in enumerate(grid.flat):
             if number >= len(metrics):
@@ -61,11 +61,12 @@ def _panel(axes: Axes, metric: str, rows: Sequence[str], lines: Sequence[Line]) 
     axes.tick_params(length=0, axis="y")
     axes.grid(axis="y", linewidth=0.6)
     axes.set_axisbelow(True)
+    grey = {"color": MUTED}
     values = [np.array([line["score"] for line in lines if line["suspect"] == row]) for row in rows]
     if boxed := [place for place, found in enumerate(values) if len(found) >= FEWEST_FOR_A_BOX]:
         axes.boxplot(
             [values[place] for place in boxed], positions=boxed, orientation="horizontal", widths=0.6,
-            showfliers=False, showcaps=False, manage_ticks=False, **dict.fromkeys(_BOX, {"color": MUTED}),
+            showfliers=False, showcaps=False, manage_ticks=False, boxprops=grey, whiskerprops=grey, medianprops=grey,
         )  # fmt: skip
     heights = _heights(lines, rows)
     for label, mark, colour in _KINDS:
@@ -90,9 +91,6 @@ _KINDS = (
     ("independent", "^", VERDICTS["independent"]),
     ("", "x", MUTED),
 )
-
-
-_BOX: Any = ("boxprops", "whiskerprops", "medianprops")
 
 
 def _heights(lines: Sequence[Line], rows: Sequence[str]) -> list[float]:

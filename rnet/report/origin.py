@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import rnet
+from rnet import __version__
 from rnet.report.drawn import label_of
 from rnet.report.records import Study, Trial, once
 
@@ -19,7 +19,7 @@ MOST_IDS = 24
 
 def made_by() -> str:
     """The versions that made a page, and the commit where rnet runs from a checkout."""
-    return f"rnet {rnet.__version__}{_commit()}, torch {version('torch')}, Python {platform.python_version()}"
+    return f"rnet {__version__}{_commit()}, torch {version('torch')}, Python {platform.python_version()}"
 
 
 def computed_by(trials: Sequence[Trial]) -> str:
@@ -49,15 +49,15 @@ def ids_and_seeds(study: Study) -> list[tuple[str, str]]:
 
 
 def _commit() -> str:
-    """", commit ..." of the checkout that rnet is in; nothing where it is installed or there is no git."""
-    folder = Path(rnet.__file__).parent.parent
+    """ ", commit ..." of the checkout that rnet is in; nothing where it is installed or there is no git."""
+    folder = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         said = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
         return said.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != folder.resolve():
+        if Path(git("rev-parse", "--show-toplevel")) != folder:
             return ""
         changed = git("status", "--porcelain", "--untracked-files=no")
         return f" at commit {git('rev-parse', 'HEAD')[:12]}{' with changes' if changed else ''}"

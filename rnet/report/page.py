@@ -25,6 +25,10 @@ OPEN_LINES = 40
 """Tables of more lines are closed until the reader opens them."""
 
 
+LONG = 44
+"""Characters above which a cell may break over lines."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """Part of a page: figures and tables under one heading. about: a sentence or two below it."""
@@ -85,7 +89,8 @@ def _plain(value: Any) -> tuple[str, str]:
         return "", ""
     if isinstance(value, float):
         return (f"{value:.6g}", "n") if math.isfinite(value) else (f"not finite: {value}", "bad")
-    return one_line(str(value)), "n" if isinstance(value, int) else ""
+    said = one_line(str(value))
+    return said, "n" if isinstance(value, int) else "w" if len(said) > LONG else ""
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _cell(column: Column, line: Any) -> tuple[str, str]:
-    """A cell as text, and its class: n of a number, bad of one that is not finite, gap of what is said to be missing."""
+    """A cell as text, and its class: n of a number, bad of one that is not finite, gap where something is missing."""
     value = line.get(column.name)
     if isinstance(value, float) and not math.isfinite(value):
         return f"not finite: {value}", "bad"
@@ -107,8 +112,8 @@ def _cell(column: Column, line: Any) -> tuple[str, str]:
     found = cell_of(column, value)
     said = one_line(_text(found))
     if column.name in ("missing", "state") and said and said != "done":
-        return said, "gap"
-    return said, "n" if is_right(column) else ""
+        return said, "gap w" if len(said) > LONG else "gap"
+    return said, "n" if is_right(column) else "w" if len(said) > LONG else ""
 
 
 def _text(cell: Cell) -> str:

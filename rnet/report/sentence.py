@@ -104,7 +104,8 @@ def sentence(study: Study) -> str:
     parts = [*_of_copies(copies), *given]
     if innocent:
         count, accused = sum(innocent.values()), innocent["derived"]
-        parts.append(f"{accused or 'none'} of {_number(count, 'independent model')} {_is(max(accused, 1))} accused")
+        of = "the independent model" if count == 1 else f"{accused or 'none'} of {count} independent models"
+        parts.append(f"{of} {_is(max(accused, 1))} {'not accused' if count == 1 and not accused else 'accused'}")
     if missing:
         parts.append(f"{_number(missing, 'suspect')} {_has(missing)} no verdict yet, so this is incomplete")
     return f"By {by}: {'; '.join(parts) or 'no suspect was judged'}."

@@ -10,7 +10,7 @@ from rnet.figures.drawing import Drawing
 from rnet.report.drawn import cost_figures, curve_figures, only_first_metrics, roc_figures, score_figures
 from rnet.report.origin import computed_by, ids_and_seeds, made_by
 from rnet.report.page import Page, Section
-from rnet.report.records import Study, Trial, once
+from rnet.report.records import Study, Trial, key_of, once
 from rnet.report.sentence import Judged, matrix, sentence
 from rnet.report.table import Table
 
@@ -41,8 +41,9 @@ def page_of(
     many = "" if drawn is study else f"The first {MOST_VICTIMS} victims; the tables have all."
     few = "Of each defence its first metric; the tables have all. " if only_first_metrics(drawn) else ""
     scores = score_figures(drawn) if judged else []
+    first = scores if len(scores) == 1 and not only_first_metrics(drawn) else []
     sections = [
-        Section(title="Scores and thresholds", about=few + many, figures=scores[1:]),
+        Section(title="Scores and thresholds", about=few + many, figures=scores[len(first) :]),
         Section(title=_PICTURES, about=no_pictures, figures=pictures),
         Section(title="ROC curves", about=few + many, figures=roc_figures(drawn) if judged else ()),
         Section(title="Accuracy against cost", about=many, figures=cost_figures(drawn)),
@@ -50,9 +51,9 @@ def page_of(
         Section(title="Tables", tables=tables),
     ]
     return Page(
-        title=title, kind=kind, lead=lead, verdict=sentence(study), facts=_facts(study), first=scores[:1],
+        title=title, kind=kind, lead=lead, verdict=sentence(study), facts=_facts(study), first=first,
         matrix=_matrix(judged) if judged else None, incomplete=_incomplete(study),
-        sections=[one for one in sections if one.figures or one.tables or one.title == _PICTURES and one.about],
+        sections=[one for one in sections if one.figures or one.tables or (one.title == _PICTURES and one.about)],
         reproduce=[
             ("Commands", commands), *more, ("Results computed by", computed_by(study.trials)),
             ("This page made by", made_by()), *ids_and_seeds(study),
@@ -62,8 +63,6 @@ def page_of(
 
 def _first_victims(study: Study) -> Study:
     """The study itself, or with the trials of its first victims only, told apart by all but their seeds."""
-    from rnet.report.records import key_of
-
     keys = list(dict.fromkeys(key_of(one.axes, "train") for one in study.trials))
     if len(keys) <= MOST_VICTIMS:
         return study

@@ -41,7 +41,9 @@ def inline_svg(drawn: Drawing) -> str:
         text, count=1,
     )  # fmt: skip
     used = {name for _, name in _REFERENCE.findall(text)}
-    text = _TAG.sub(lambda tag: _as_pages_have_it(tag[0], drawn.name, used), text)  # what tags enclose is a user's words
+    text = _TAG.sub(
+        lambda tag: _as_pages_have_it(tag[0], drawn.name, used), text
+    )  # what tags enclose is a user's words
     return re.sub(r"<defs>\s*</defs>", "", re.sub(r">\s+<", "><", text)).strip()
 
 

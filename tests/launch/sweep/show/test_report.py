@@ -221,3 +221,37 @@ def test_a_real_sweep_is_reported_in_all_formats(tmp_path: Path) -> None:
     assert (line["metric"], line["score_mean"], line["of"]) == ("random/agreement", 1.0, 2)
     assert {line["accuracy"] is None for line in lines(tmp_path, "negatives")} == {False}
     assert {line["verdict"] is None for line in lines(tmp_path, "rows")} == {False}
+
+
+def test_the_page_of_a_sweep_has_its_verdict_figures_tables_and_file(tmp_path: Path) -> None:
+    finished(tmp_path)
+    code, out, err = report(tmp_path, "--format", "html", "--out", tmp_path / "page")
+    assert (code, err, out) == (0, "", f"{tmp_path / 'page' / 'report.html'}\n")
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert "By 2 defences together: " in text
+    assert all(f'id="table-{name}"' in text for name in TABLES)
+    assert all(f'id="{name}-' in text for name in ("scores", "roc", "cost"))
+    assert "axes:\n  dataset:\n  - digits" in text  # the sweep's own file
+    code, out, _ = report(tmp_path, "--format", "html", "--table", "verdicts")
+    assert out.startswith("<!DOCTYPE html>")
+    assert 'id="table-verdicts"' in out
+    assert 'id="table-rows"' not in out
+
+
+def test_the_page_of_an_unfinished_sweep_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
+    plan = finished(tmp_path)
+    row = next(row for row in plan.rows if row.values == {**row.values, "attack": "finetune", "seed": "1"})
+    (tmp_path / "store" / plan.cells[row.cells["verify"]].label / "result.json").unlink()
+    code, text, _ = report(tmp_path, "--format", "html")
+    assert code == 1
+    assert "1 of 8 tests are missing (not submitted)" in text
+    assert "Not shown, because incomplete: finetune, ipguard/matching_rate: not submitted" in text
+
+
+def test_the_page_of_500_cells_is_smaller_than_5_mb(tmp_path: Path) -> None:
+    axes = {**AXES, "attack": ["identity", "finetune", "distill", "prune"], "seed": [*range(19)]}
+    plan = finished(tmp_path, axes=axes)
+    assert len(plan.cells) >= 500
+    code, text, _ = report(tmp_path, "--format", "html")
+    assert code == 0
+    assert 100_000 < len(text.encode()) < 5_000_000
