@@ -85,9 +85,17 @@ def report_command(
     tables: Tables = None,
     kind: Format = "markdown",
     out: Out = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="SWEEP.yaml|DIR",
+            help="Beside another sweep of this store, or this one in another store.",
+        ),
+    ] = None,
 ) -> None:
     """The tables of a paper: fidelity, scores, costs, separation, negatives; exit status 1 while rows are missing."""
-    run(lambda: _report(file, root, tables or [], kind, out))
+    run(lambda: _report(file, root, tables or [], kind, out, compare))
 
 
 def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
@@ -183,10 +191,16 @@ def _cancel(file: Path, root: Path) -> None:
     print(f"stopped {stopped} submissions; rnet sweep submit goes on from the last checkpoints")  # noqa: T201
 
 
-def _report(file: Path, root: Path, tables: list[str], kind: str, out: Path | None) -> None:
-    from launch.sweep.show.report import complete, report
+def _report(file: Path, root: Path, tables: list[str], kind: str, out: Path | None, compare: Path | None) -> None:
+    from launch.sweep.show.report import Other, complete, report
 
     plan = _saved_plan(file, root)
-    print(report(plan, root, tables, kind, out, file), end="")  # noqa: T201
+    other = None
+    if compare is not None and compare.is_dir():
+        other = Other(_saved_plan(file, compare), compare, f"{plan.name} in {compare}")
+    elif compare is not None:
+        second = _saved_plan(compare, root)
+        other = Other(second, root, second.name)
+    print(report(plan, root, tables, kind, out, file, other), end="")  # noqa: T201
     if not complete(plan, root):
         raise SystemExit(1)

@@ -40,7 +40,7 @@ def verify(runs: Runs, store: Store, options: Options) -> None:
     if options.as_json:
         show_json({"rows": rows, "tables": {table.name: flat(table) for table in make_tables(study, options.tables)}})
     elif options.out is not None or options.tables or options.format:
-        print(output(study, names, kind, options.out, lambda made: page(study, made, runs, store)), end="")  # noqa: T201
+        print(output(study, names, kind, options.out, lambda made: page(rows, study, made, runs, store)), end="")  # noqa: T201
     else:
         several = len({config.seed for config in runs.configs}) > 1
         names = [
@@ -51,14 +51,23 @@ def verify(runs: Runs, store: Store, options: Options) -> None:
         show_verdicts(shown, make_tables(study, ["separation"])[0].lines)
 
 
-def page(study: Study, tables: Sequence[PaperTable], runs: Runs, store: Store) -> Page:
-    """The page of these suspects."""
+def page(
+    rows: Sequence[Row], study: Study, tables: Sequence[PaperTable], runs: Runs, store: Store
+) -> Page:  # fmt: skip
+    """The page of these suspects, with pictures of the first ones."""
+    from rnet.report.pictures import pictures_of
     from rnet.report.study_page import page_of
 
+    suspects = {
+        str(one["attack"]): config
+        for one, config in zip(_axes(rows, runs), runs.configs, strict=True)
+        if config.attack.name != "identity"
+    }
+    pictures, no_pictures = pictures_of(suspects, store)
     victims = dict.fromkeys(f"{chosen['dataset']}, {chosen['model']}" for chosen in runs.chosen)
     return page_of(
         study, tables, store.root, title=f"Is it a copy? {'; '.join(victims)}", kind="rnet report of suspects",
-        commands=shlex.join(["rnet", "report", *runs.typed]),
+        commands=shlex.join(["rnet", "report", *runs.typed]), pictures=pictures, no_pictures=no_pictures,
     )  # fmt: skip
 
 

@@ -17,10 +17,14 @@ FILE = "report.html"
 
 
 def shown(
-    study: Study, names: Sequence[str], kind: str, out: Path | None, page: Callable[[Sequence[Table]], Page]
-) -> str:
-    """The text that a command prints: the study in that format, or with a folder the paths of what it got."""
-    tables = make_tables(study, names)
+    study: Study, names: Sequence[str], kind: str, out: Path | None, page: Callable[[Sequence[Table]], Page],
+    more: Sequence[Table] = (),
+) -> str:  # fmt: skip
+    """The text that a command prints: the study in that format, or with a folder the paths of what it got.
+
+    more: tables that stand before the study's own.
+    """
+    tables = [*more, *make_tables(study, names)]
     if kind == PAGE:
         return write_page(page(tables), out)
     if out is None:

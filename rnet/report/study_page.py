@@ -42,16 +42,17 @@ def page_of(
     few = "Of each defence its first metric; the tables have all. " if only_first_metrics(drawn) else ""
     scores = score_figures(drawn) if judged else []
     first = scores if len(scores) == 1 and not only_first_metrics(drawn) else []
+    beside = [one for one in pictures if one.name == "queries"][: len(first)]
     sections = [
         Section(title="Scores and thresholds", about=few + many, figures=scores[len(first) :]),
-        Section(title=_PICTURES, about=no_pictures, figures=pictures),
+        Section(title=_PICTURES, about=no_pictures, figures=[one for one in pictures if one not in beside]),
         Section(title="ROC curves", about=few + many, figures=roc_figures(drawn) if judged else ()),
         Section(title="Accuracy against cost", about=many, figures=cost_figures(drawn)),
         Section(title="Curves over training", about=many, figures=curve_figures(drawn, root)),
         Section(title="Tables", tables=tables),
     ]
     return Page(
-        title=title, kind=kind, lead=lead, verdict=sentence(study), facts=_facts(study), first=first,
+        title=title, kind=kind, lead=lead, verdict=sentence(study), facts=_facts(study), first=[*first, *beside],
         matrix=_matrix(judged) if judged else None, incomplete=_incomplete(study),
         sections=[one for one in sections if one.figures or one.tables or (one.title == _PICTURES and one.about)],
         reproduce=[

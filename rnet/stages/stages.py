@@ -212,7 +212,12 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     if isinstance(method, Import):
         about["import"] = origin_report(suspect_origin(asked), model)
         run.say(report_text(str(method.config.weights), about["import"]))
-    return {**_fidelity(test, model, method.classes(dataset), victim_N, dataset), **about}
+    found = {**_fidelity(test, model, method.classes(dataset), victim_N, dataset), **about}
+    if config.engine.pictures and rank() == 0 and method.classes(dataset) == dataset.num_classes:
+        from rnet.stages.shown import show_suspect  # imports matplotlib
+
+        show_suspect(run, folder, load_model(config, parents["victim"]), model, dataset)
+    return found
 
 
 def _fidelity(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import html5lib
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -150,7 +151,7 @@ def test_help_points_to_the_keys_of_components() -> None:
     assert "rnet explain attack=removalnet" in " ".join(out.split())
 
 
-def test_the_demo_gives_rows_with_the_promised_keys_and_a_picture(root: Path) -> None:
+def test_the_demo_gives_rows_with_the_promised_keys_and_a_page(root: Path) -> None:
     small = [*TINY, "attack.iterations=4", "attack.substitute_size=48", "attack.batch_size=16", "negatives=2"]
     code, out, _ = rnet("demo", "--root", root, "--json", *small, *TINY_IPGUARD[1:])
     found = json.loads(out)
@@ -161,7 +162,11 @@ def test_the_demo_gives_rows_with_the_promised_keys_and_a_picture(root: Path) ->
     assert names[:3] == ["victim", "finetune", "removalnet"]
     assert len(names) == 5
     assert found["rows"][0]["matching_rate"] == 1.0
-    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+    text = Path(found["page"]).read_text()
+    html5lib.HTMLParser(strict=True).parse(text)
+    assert "<strong>Verdict.</strong> By ipguard: " in text
+    for place in ("scores-digits-resnet8", "queries", "saliency", "planes", "embedding", "table-rows"):
+        assert f'id="{place}"' in text
 
 
 @pytest.mark.slow

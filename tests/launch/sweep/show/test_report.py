@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,35 @@ def test_the_page_of_500_cells_is_smaller_than_5_mb(tmp_path: Path) -> None:
     code, text, _ = report(tmp_path, "--format", "html")
     assert code == 0
     assert 100_000 < len(text.encode()) < 5_000_000
+
+
+def test_two_stores_of_a_sweep_stand_side_by_side_with_their_differences(tmp_path: Path) -> None:
+    plan = finished(tmp_path)
+    shutil.copytree(tmp_path / "store", tmp_path / "other")
+    for row in plan.rows:
+        label = plan.cells[row.cells["attack"]].label
+        if row.values["attack"] == "finetune":
+            finish(tmp_path / "other", label, json.dumps({"accuracy": 0.8, "derived": True}))
+        elif row.values["seed"] == "1":
+            (tmp_path / "other" / label / "result.json").unlink(missing_ok=True)
+    code, out, err = report(tmp_path, "--compare", tmp_path / "other", "--format", "json")
+    assert (code, err) == (0, "")
+    found = {(line["attack"], line["quantity"]): line for line in json.loads(out)["comparison"]}
+    line = found["finetune", "accuracy"]
+    assert (line["first"], line["second"]) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert line["difference"] == pytest.approx(-0.1)
+    assert line["missing"] is None
+    assert found["finetune", "victim_accuracy"]["difference"] is None
+    assert "missing" in found["finetune", "victim_accuracy"]["missing"]
+    assert "1 of 2 missing: not submitted" in found["identity", "accuracy"]["missing"]
+    assert found["identity", "accuracy"]["difference"] == pytest.approx(0)
+    assert found["finetune", "ipguard/matching_rate"]["difference"] == pytest.approx(0)
+    code, out, _ = report(tmp_path, "--compare", tmp_path / "other", "--format", "html")
+    assert 'id="table-comparison"' in out
+
+
+def test_a_sweep_to_compare_with_must_have_been_submitted(tmp_path: Path) -> None:
+    finished(tmp_path)
+    code, _, err = report(tmp_path, "--compare", tmp_path)
+    assert code == 2
+    assert "rnet sweep submit" in err
