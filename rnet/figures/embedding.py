@@ -70,8 +70,10 @@ def embedding(name: str, title: str, beside: SideBySide, layer: str) -> Drawing:
             axes.tick_params(labelbottom=False, labelleft=False, length=0)
         for upper, one in zip(grid[0], found, strict=True):
             upper.set_title(cut(one, 18))
-            upper.sharex(grid[0][0])
-            upper.sharey(grid[0][0])
+            for axis, name in ((upper.set_xlim, "x"), (upper.set_ylim, "y")):
+                values = [float(line[name]) for line in complete]
+                margin = 0.05 * (max(values) - min(values)) or 1.0
+                axis(min(values) - margin, max(values) + margin)
         grid[0][0].set_ylabel("one scale")
         grid[1][0].set_ylabel("each its own")
         if len(classes) <= 20:
