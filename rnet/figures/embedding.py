@@ -77,7 +77,7 @@ def embedding(name: str, title: str, beside: SideBySide, layer: str) -> Drawing:
         grid[0][0].set_ylabel("one scale")
         grid[1][0].set_ylabel("each its own")
         if len(classes) <= 20:
-            figure.legend(loc="outside lower center", ncols=min(len(classes), 10))
+            figure.legend(loc="outside lower center", ncols=min(len(classes), 3 * len(found)))
 
     return drawing(
         draw, name=name, title=title, lines=lines, needs=("x", "y"), size=(1.95 * max(len(found), 2) + 0.3, 4.0),

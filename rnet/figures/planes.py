@@ -61,7 +61,7 @@ def planes(name: str, title: str, beside: SideBySide) -> Drawing:
             axes.set_xlabel(f"{100 * line['agreement_with_victim']:.0f} % as the victim")
         handles = [Patch(color=colour, label=cut(beside.called(label), 14))
                    for colour, label in list(zip(colours, order, strict=True))[:20]]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 10))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * len(complete)))
 
     labels = ", ".join(f"{number}: {beside.called(int(label))}" for number, label in enumerate(beside.labels_B[:3]))
     return drawing(
