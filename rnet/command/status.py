@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rnet.command.run import console, show_json, show_values
 from rnet.errors import UserError
 from rnet.stages.keeping import stage_folders
 from rnet.stages.store import RESULT
-from rnet.storage.json_files import read_information
+from rnet.storage.json_files import parse_json, read_information
 
 _SHOWN = ("stage", "state", "attempt", "step", "total", "seconds", "updated", "error")
 
@@ -55,7 +54,7 @@ def _last_logged(path: Path) -> dict[str, Any]:
         return {}
     for line in lines:
         try:
-            values |= json.loads(line)
-        except ValueError:  # torn by a crash
+            values |= parse_json(line)
+        except (ValueError, TypeError):  # torn by a crash
             continue
     return {"logged step" if key == "step" else key: value for key, value in values.items() if key != "time"}

@@ -16,6 +16,7 @@ import yaml
 from rnet.config.components import GROUPS, REGISTRIES
 from rnet.config.run import RunConfig
 from rnet.config.typed import component_class, held_components
+from rnet.config.yaml_files import BoundedLoader, read_text
 from rnet.errors import UserError, first_line
 
 LEGACY_KEYS: dict[str, dict[str, Any]] = {"dataset": {"attribute": None}, "model": {"factory": None}}
@@ -86,9 +87,6 @@ def _field_names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-_MOST_VALUES = 10_000
-
-
 def to_yaml(document: dict[str, Any]) -> str:
     """A document to read: sorted keys, block style. Shown and saved."""
     return yaml.dump(document, Dumper=_Whole, sort_keys=True, default_flow_style=False, allow_unicode=True)
@@ -102,21 +100,31 @@ class _Whole(yaml.SafeDumper):
         return True
 
 
-def from_yaml(text: str, place: Path) -> dict[str, Any]:
-    """The document that to_yaml wrote. Raises UserError, naming the place, for what no document can be."""
+def read_document(place: Path) -> dict[str, Any]:
+    """The document in a file that to_yaml wrote. Raises UserError, naming the file, for what no document can be."""
     try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        loader = _Unshared(read_text(place), str(place))
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
         raise UserError(f"{place} is not the document of a stage: {first_line(error)}") from None
-    waiting, count = [found], 0
-    while waiting:  # aliases may stand for far more than the text is long
-        value, count = waiting.pop(), count + 1
-        if count > _MOST_VALUES:
-            raise UserError(f"{place} holds more than {_MOST_VALUES} values, which no stage has")
-        waiting += [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
     if not isinstance(found, dict):
         raise UserError(f"{place} is not the document of a stage but a {type(found).__name__}")
     return found
+
+
+class _Unshared(BoundedLoader):
+    """Reads no aliases, which to_yaml does not write, and which may stand for far more than a text is long."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One value, with those inside of it."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
 
 
 def content_id(document: dict[str, Any]) -> str:

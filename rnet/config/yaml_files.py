@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import stat
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,12 @@ _TAGS = {
     *(f"{_STANDARD}{name}" for name in ("merge", "value")),
 }
 _NULL = ("", "~", "null", "Null", "NULL")
+
+MOST_BYTES = 2**20
+MOST_VALUES = 50_000
+"""Words, lists and mappings of one text, with what aliases and << stand for written out."""
+DEEPEST = 32
+"""How many lists and mappings may be inside of one another."""
 
 
 class Word(str):
@@ -72,21 +77,23 @@ def raw(value: Any) -> Any:
 def read_mapping(path: Path) -> Table:
     """The mapping in a YAML file; an empty file is an empty one. To be read only: it is shared.
 
-    Raises UserError, with file, line and column, for what cannot be read, is no YAML or no mapping, and for keys that
-    stand there twice.
+    Raises UserError, with file, line and column, for what cannot be read, is no YAML or no mapping, is larger than any
+    settings, and for keys that stand there twice.
     """
     try:
         about = path.stat()
         if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # a pipe would be waited for
             raise UserError(f"{path} is no regular file; name a YAML file")
-        return _read(path, about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name a YAML file") from None
+    except ValueError as error:  # a zero byte
+        raise UserError(f"{str(path)!r} cannot be read: {error}; name a YAML file") from None
+    return _read(path, about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
 def _read(path: Path, size: int, mtime_ns: int) -> Table:
-    found = parse_yaml(_decoded(path), str(path))
+    found = parse_yaml(read_text(path), str(path))
     if not isinstance(found, Table):
         raise UserError(f"{place_of(found)}expected settings, `key: value`, not {_what(found)}")
     return found
@@ -94,13 +101,15 @@ def _read(path: Path, size: int, mtime_ns: int) -> Table:
 
 def parse_yaml(text: str, source: str) -> Word | Items | Table:
     """What a YAML text says; nothing is an empty mapping. source: what errors call it. Raises UserError."""
+    if len(text) > MOST_BYTES:
+        raise UserError(f"{source} has {len(text)} characters, more than the {MOST_BYTES} of any settings; shorten it")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = BoundedLoader(text, source)
         try:
             node = loader.get_single_node()
         finally:
             loader.dispose()
-        return Table() if node is None else _converted(node, source, {})
+        return Table() if node is None else _Conversion(source).converted(node)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -111,63 +120,113 @@ def parse_yaml(text: str, source: str) -> Word | Items | Table:
         hint = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
         words = " ".join(f"{error.problem or error.context}".split())
         raise UserError(f"{_place(source, mark)}: no YAML: {words}{hint}") from None
-    except RecursionError:
-        raise UserError(f"{source} is nested too deeply; settings need few levels") from None
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Ends as soon as a text has too many values or is nested too deeply, so that no text takes long."""
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self._source, self._count, self._depth = source, 0, 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One value, with those inside of it."""
+        self._count += 1
+        self._depth += 1
+        if self._depth > DEEPEST or self._count > MOST_VALUES:
+            place = _place(self._source, self.peek_event().start_mark)
+            if self._depth > DEEPEST:
+                raise UserError(f"{place}: nested more than {DEEPEST} levels deep; settings need few")
+            raise _too_many(place)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _too_many(place: str) -> UserError:
+    return UserError(f"{place}: more than {MOST_VALUES} values, with aliases written out; no settings have so many")
 
 
 def _place(source: str, mark: Any) -> str:
     return source if mark is None else f"{source}, line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _converted(node: Any, source: str, done: dict[int, Any]) -> Any:
-    """The node's content. done: by node, so that what aliases share is converted once; None while it is under way."""
-    place = _place(source, node.start_mark)
-    if id(node) in done:
-        if done[id(node)] is None:
-            raise UserError(f"{place}: an alias stands inside of what it names; write the value out")
-        return done[id(node)]
-    if node.tag not in _TAGS:
-        raise UserError(f"{place}: the tag {node.tag.removeprefix(_STANDARD)!r} is not read; write plain YAML")
-    done[id(node)] = None
-    found: Any
-    if isinstance(node, yaml.ScalarNode):
-        found = Word(node.value, place, plain=node.style is None)
-    elif isinstance(node, yaml.SequenceNode):
-        found = Items(_converted(item, source, done) for item in node.value)
-        found.place = place
-    else:
-        found = _table(node, place, lambda inner: _converted(inner, source, done))
-    done[id(node)] = found
-    return found
+class _Conversion:
+    """From nodes to words, lists and mappings. What aliases share is converted once, and counted every time."""
 
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._done: dict[int, tuple[Any, int]] = {}
+        self._count = 0
 
-def _table(node: Any, place: str, convert: Callable[[Any], Any]) -> Table:
-    found, merged = Table(), Table()
-    for key_node, value_node in node.value:
-        key = convert(key_node)
-        if not isinstance(key, Word):
-            raise UserError(f"{place_of(key)}a key must be a word, not {_what(key)}")
-        value = convert(value_node)
-        if key == "<<" and key.plain:
-            for base in value if isinstance(value, Items) else [value]:
-                if not isinstance(base, Table):
-                    raise UserError(f"{key.place}: << takes in mappings, not {_what(base)}")
-                merged.update({name: item for name, item in base.items() if name not in merged})
-        elif key in found:
-            raise UserError(f"{key.place}: the key {str(key)!r} stands there twice; take one out")
+    def converted(self, node: Any) -> Any:
+        """The node's content. Raises UserError."""
+        place = _place(self._source, node.start_mark)
+        if id(node) in self._done:
+            known, size = self._done[id(node)]
+            if not size:
+                raise UserError(f"{place}: an alias stands inside of what it names; write the value out")
+            self._add(size, place)
+            return known
+        if node.tag not in _TAGS:
+            raise UserError(f"{place}: the tag {node.tag.removeprefix(_STANDARD)!r} is not read; write plain YAML")
+        before, self._done[id(node)] = self._count, (None, 0)
+        self._add(1, place)
+        found: Any
+        if isinstance(node, yaml.ScalarNode):
+            found = Word(node.value, place, plain=node.style is None)
+        elif isinstance(node, yaml.SequenceNode):
+            found = Items(self.converted(item) for item in node.value)
+            found.place = place
         else:
-            found[key] = value
-    found = Table({**merged, **found})
-    found.place = place
-    return found
+            found = self._table(node, place)
+        self._done[id(node)] = found, self._count - before
+        return found
+
+    def _add(self, size: int, place: str) -> None:
+        self._count += size
+        if self._count > MOST_VALUES:
+            raise _too_many(place)
+
+    def _table(self, node: Any, place: str) -> Table:
+        found, merged = Table(), Table()
+        for key_node, value_node in node.value:
+            key = self.converted(key_node)
+            if not isinstance(key, Word):
+                raise UserError(f"{place_of(key)}a key must be a word, not {_what(key)}")
+            value = self.converted(value_node)
+            if key == "<<" and key.plain:
+                for base in value if isinstance(value, Items) else [value]:
+                    if not isinstance(base, Table):
+                        raise UserError(f"{key.place}: << takes in mappings, not {_what(base)}")
+                    merged.update({name: item for name, item in base.items() if name not in merged})
+            elif key in found:
+                raise UserError(f"{key.place}: the key {str(key)!r} stands there twice; take one out")
+            else:
+                found[key] = value
+        found = Table({**merged, **found})
+        found.place = place
+        return found
 
 
 def _what(value: object) -> str:
     return "a list" if isinstance(value, Items) else "a mapping" if isinstance(value, Table) else f"{str(value)[:60]!r}"
 
 
-def _decoded(path: Path) -> str:
-    data = path.read_bytes()
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises UserError for what cannot be read, is no file, is too large or no UTF-8."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{path} is no file but a folder, a pipe or a device; name a YAML file")
+        if about.st_size > MOST_BYTES:
+            raise UserError(
+                f"{path} has {about.st_size} bytes, more than the {MOST_BYTES} of any settings; name a YAML file"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; name a YAML file") from None
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,7 +12,7 @@ from safetensors.torch import save as tensors_to_bytes
 from rnet.defenses.base import Fingerprint
 from rnet.errors import UserError, first_line
 from rnet.storage.files import write_atomic
-from rnet.storage.json_files import write_json
+from rnet.storage.json_files import parse_json, write_json
 
 TENSORS, ABOUT = "fingerprint.safetensors", "fingerprint.json"
 
@@ -31,7 +30,7 @@ def load_fingerprint(folder: Path, *, victim_id: str) -> Fingerprint:
     remedy = f"delete {folder} and run the command again"
     try:
         data = (folder / TENSORS).read_bytes()
-        about = json.loads((folder / ABOUT).read_bytes())
+        about = parse_json((folder / ABOUT).read_bytes())
         victim, sha256, metadata = str(about["victim"]), str(about["sha256"]), dict(about["metadata"])
         if hashlib.sha256(data).hexdigest() != sha256:
             raise UserError(f"{folder / TENSORS} is truncated or altered; {remedy}")

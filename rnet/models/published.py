@@ -15,6 +15,7 @@ from typing import Any
 
 from rnet.errors import UserError, first_line
 from rnet.models.options import NOT_OPTIONS
+from rnet.storage.json_files import parse_json
 
 METADATA_KEY = "rnet"
 """Under which the metadata of a safetensors file says what rnet knows of its model."""
@@ -70,8 +71,8 @@ def find_published(source: str, name: str, path: Path, about: Mapping[str, Any])
 
 def _of_rnet(about: Mapping[str, Any]) -> Published | None:
     try:
-        said = json.loads(about.get(METADATA_KEY, ""))
-    except (TypeError, ValueError):
+        said = parse_json(about.get(METADATA_KEY, "").encode())
+    except (AttributeError, ValueError):
         return None
     model = said.get("model") if isinstance(said, dict) else None
     if not isinstance(model, dict):
@@ -97,8 +98,8 @@ def _of_config_json(path: Path) -> Published | None:
     """timm's config.json, as it lies beside the weights in a folder of the Hugging Face hub."""
     file = path.with_name("config.json")
     try:
-        said = json.loads(file.read_bytes()) if file.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        said = parse_json(file.read_bytes()) if file.is_file() else None
+    except (OSError, ValueError):
         return None
     if not isinstance(said, dict) or not isinstance(said.get("pretrained_cfg"), dict):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import struct
@@ -20,9 +19,12 @@ from torch import Tensor
 
 from rnet.errors import UserError, first_line
 from rnet.models.weight_limits import check_archive, check_safetensors, check_tensor, require_regular_file
+from rnet.storage.json_files import parse_json
 
 Weights = dict[str, Tensor]
 
+_LARGEST_TEXT = 2**24
+"""Up to this size a file is looked at as a whole, only to say better what it is."""
 _WHOLE = ""
 """The name of a set of weights that is the whole file."""
 _BESIDE = [argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("int64"))]
@@ -172,8 +174,10 @@ def _refuse_what_is_known(path: Path, start: bytes) -> None:
 
 
 def _is_json(path: Path) -> bool:
+    if path.stat().st_size > _LARGEST_TEXT:
+        return False
     try:
-        json.loads(path.read_bytes())
+        parse_json(path.read_bytes())
     except ValueError:
         return False
     return True

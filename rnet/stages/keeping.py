@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rnet.config.documents import content_id, from_yaml
+from rnet.config.documents import content_id, read_document
 from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
+from rnet.stages.results import says_enough
 from rnet.stages.store import RESULT
-from rnet.storage.files import locked_if_free, make_folder, read_file, replace_file, unwritable
+from rnet.storage.files import locked_if_free, make_folder, replace_file, unwritable
 from rnet.storage.manifest import MANIFEST, SIGNATURE, label_of, problems_of, read_manifest, write_manifest
 from rnet.storage.signatures import read_private_key, read_public_key, sign, signature_problem
 
@@ -56,20 +57,25 @@ def stage_folders(root: Path) -> Iterator[Path]:
 
 
 def problems(folder: Path) -> list[str]:
-    """All that is wrong with a finished stage: its files, and its name, which its configuration decides."""
+    """All that is wrong with a finished stage: its files, its name, which its configuration decides, its result."""
     found = problems_of(folder)
-    return found or _other_name(folder)
+    return found or _other_name(folder) or _other_result(folder)
 
 
 def _other_name(folder: Path) -> list[str]:
     try:
-        document = from_yaml(read_file(folder / "config.yaml").decode(), folder / "config.yaml")
+        document = read_document(folder / "config.yaml")
         named = f"{document['stage']}/{content_id(document)}"
     except UserError as error:
         return [str(error)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         return [f"{folder / 'config.yaml'} is not the document of a stage: {first_line(error)}"]
     return [] if named == label_of(folder) else [f"{folder} holds the configuration of {named}"]
+
+
+def _other_result(folder: Path) -> list[str]:
+    path = folder / RESULT
+    return [] if says_enough(path) else [f"{path} lacks what a result of {folder.parent.name} says"]
 
 
 def verify_store(root: Path, *, fix: bool = False, seal: bool = False) -> tuple[int, list[Damage]]:

@@ -11,7 +11,6 @@ told.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -24,13 +23,13 @@ from typing import Any
 import torch
 
 from rnet import __version__
-from rnet.config.documents import content_id, from_yaml, to_yaml
+from rnet.config.documents import content_id, read_document, to_yaml
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
 from rnet.stages.memory import peak_memory, start_peak
 from rnet.storage.files import DISK_ERRORS, make_folder, open_lock, remove_unfinished, unwritable, write_atomic
-from rnet.storage.json_files import as_json, read_information, write_information
+from rnet.storage.json_files import as_json, parse_json, read_information, write_information
 from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
 from rnet.training.finite import Diverged
 from rnet.training.signals import Preempted
@@ -55,10 +54,21 @@ def read_result(folder: Path, config: bytes | None = None) -> dict[str, Any] | N
         check_file(folder, name, files)
     if config is not None and Entry.of(config) != files["config.yaml"]:
         kept = folder / "config.yaml"
-        if content_id(from_yaml(kept.read_text(), kept)) != folder.name:  # the same may be written in several ways
+        if _named_by(kept) != folder.name:  # the same may be written in several ways
             raise UserError(f"{kept} is not the configuration that the folder is named by; {again(folder)}")
-    result: dict[str, Any] = json.loads(path.read_bytes())
+    try:
+        result: dict[str, Any] = dict(parse_json(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is no result of a stage; {again(folder)}") from None
     return result
+
+
+def _named_by(config: Path) -> str | None:
+    """The name that a folder has of the configuration in it; None for what no stage was ever computed from."""
+    try:
+        return content_id(read_document(config))
+    except (TypeError, ValueError):
+        return None
 
 
 class Store:

@@ -8,7 +8,6 @@ Everything is read with `weights_only=True`, so that no file can run code.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import pickle
 import re
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from rnet.errors import UserError
 from rnet.storage.files import make_folder, open_file, read_file, remove_unfinished, replace_file
-from rnet.storage.json_files import write_json
+from rnet.storage.json_files import parse_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Checkpoints:
         if not marker_path.is_file():
             return "its marker is missing: it was not finished"
         try:
-            marker = json.loads(read_file(marker_path))
+            marker = parse_json(read_file(marker_path))
             size, digest, identity = int(marker["size"]), str(marker["sha256"]), dict(marker["identity"])
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             return f"its marker is unreadable: {type(error).__name__} {error}"

@@ -38,6 +38,14 @@ def as_json(document: Any, *, to_read: bool = False) -> bytes:
     return (json.dumps(document, **style) + "\n").encode()
 
 
+def parse_json(data: bytes) -> Any:
+    """What JSON in UTF-8 says. Raises ValueError for anything else, also for what is nested without end."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_information(path: Path, document: dict[str, Any]) -> None:
     """Writes an object that nothing is computed from, with its digest. Raises UserError as write_json does."""
     write_json(path, {**document, _SEAL: digest_of_json(document)}, to_read=True)
@@ -49,7 +57,7 @@ def read_information(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     A damaged file stops nothing: it is set aside under the name .damaged, with a warning.
     """
     try:
-        found = json.loads(read_file(path))
+        found = parse_json(read_file(path))
         seal = found.pop(_SEAL, None)
         if seal == digest_of_json(found) or (seal is None and not sealed and not any(map(_is_digest, found.values()))):
             return dict(found)  # older versions wrote no digest; one under another name is a damaged file
@@ -85,7 +93,7 @@ def digest_of_json(document: Any) -> str:
 def read_json(path: Path, *, remedy: str = "delete it") -> Any | None:
     """What the file holds; None if there is none. Raises UserError if it cannot be read or is damaged."""
     try:
-        return json.loads(read_file(path))
+        return parse_json(read_file(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -7,7 +7,6 @@ folder itself, and carries the digest of its own content. Files that are only in
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from rnet.errors import UserError
 from rnet.storage.files import IN_THE_WAY, open_file, read_file
-from rnet.storage.json_files import digest_of_json, write_json
+from rnet.storage.json_files import digest_of_json, parse_json, write_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
@@ -69,7 +68,7 @@ def read_manifest(folder: Path, label: str | None = None) -> dict[str, Entry]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(read_file(path))
+        found = parse_json(read_file(path))
         content = {"folder": found["folder"], "files": found["files"]}
         whole = found.keys() == {"folder", "files", "sha256"} and found["sha256"] == digest_of_json(content)
         files = {str(name): Entry(**entry) for name, entry in content["files"].items()}

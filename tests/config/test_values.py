@@ -177,7 +177,7 @@ def test_files_as_editors_write_them_are_read(content: bytes, tmp_path: Path) ->
 
 
 def test_a_file_nested_without_end_is_refused() -> None:
-    with pytest.raises(UserError, match="nested too deeply"):
+    with pytest.raises(UserError, match="nested more than 32 levels"):
         parse_yaml("[" * 5000, "f.yaml")
 
 

@@ -1,7 +1,7 @@
 """A sweep file: axes, what is left out, what some combinations set or need, and where it runs.
 
 name: dev                              # default: the file's name
-cluster: slurm                         # a profile: configs/cluster/slurm.yaml
+cluster: slurm                         # a profile: DIR/cluster/slurm.yaml of --config-dir DIR, or one of rnet's
 until: verify                          # or train, attack, fingerprint
 set: [train.epochs=2, negatives=3]     # for every row
 axes:                                  # rows are the product, the last axis running fastest
@@ -17,6 +17,7 @@ resources: {default: {cpus: 2, minutes: 60}, verify: {pack: 20}}
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any
 
 from rnet.config.components import GROUPS, PRESETS, TOP_LEVEL
 from rnet.config.overrides import parse_override
-from rnet.config.values import shown
+from rnet.config.values import shown, typed
 from rnet.config.yaml_files import Items, Table, Word, parse_yaml, place_of, read_mapping
 from rnet.defenses.registry import DEFENSES
 from rnet.errors import UserError, unknown_name
@@ -33,7 +34,14 @@ from rnet.stages.graph import STAGE_NAMES
 
 _KEYS = ("name", "cluster", "until", "set", "axes", "exclude", "cases", "resources")
 
-Match = Mapping[str, Sequence[str]]
+MOST_ROWS = 200_000
+"""Combinations of axes that are expanded, unless the command line says max_rows=N."""
+_MOST_MATCHES = 20_000_000
+"""Rows times rules: a few seconds."""
+
+_PROFILE = re.compile(r"[^\W.][\w.-]*")
+
+Match = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,33 +100,50 @@ def load_sweep(path: Path, changes: Sequence[str] = ()) -> Sweep:
     Raises UserError, naming file and key, for what is not there, is not known or cannot have an effect.
     """
     document = read_mapping(path)
+    rows = [line.removeprefix("max_rows=") for line in changes if line.startswith("max_rows=")]
+    changes = [line for line in changes if not line.startswith("max_rows=")]
     try:
-        return _sweep(_changed(document, changes), path)
+        return _sweep(_changed(document, changes), path, typed("max_rows", int, rows[-1]) if rows else MOST_ROWS)
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def _sweep(document: dict[str, Any], path: Path) -> Sweep:
+def _sweep(document: dict[str, Any], path: Path, most_rows: int) -> Sweep:
     _check_keys("key", document, _KEYS)
     axes = {axis: _values(f"axes.{axis}", values) for axis, values in _mapping(document.get("axes"), "axes").items()}
     for axis in document["axes"]:
         _check_axis(axis)
+    count = math.prod(map(len, axes.values()))
+    if count > most_rows:
+        sizes = " x ".join(f"{len(values)} ({axis})" for axis, values in axes.items() if len(values) > 1)
+        raise UserError(
+            f"axes make {_about(count)} rows: {sizes}; at most {most_rows:,} are planned; take values out, or "
+            f"allow more on the command line, max_rows=NUMBER"
+        )
     until = _word(document, "until", "verify")
     if until not in STAGE_NAMES:
         raise UserError(f"{place_of(until)}{unknown_name('until', until, STAGE_NAMES)}")
     cases = tuple(_case(number, case, axes) for number, case in enumerate(_list(document, "cases")))
     exclude = tuple(_match(f"exclude[{number}]", rule, axes) for number, rule in enumerate(_list(document, "exclude")))
+    if count * (len(exclude) + len(cases)) > _MOST_MATCHES:
+        raise UserError(
+            f"{count:,} rows times {len(exclude) + len(cases):,} rules of exclude and cases are too many to compare; "
+            f"write fewer rules, or several sweeps"
+        )
+    cluster = _word(document, "cluster", "local")
+    if not _PROFILE.fullmatch(cluster):
+        raise UserError(
+            f"{place_of(cluster)}cluster={shown(cluster)} must be a profile's name, not a path, for profiles hold "
+            f"commands; put it into DIR/cluster/NAME.yaml, and give --config-dir DIR and cluster: NAME"
+        )
     name = _word(document, "name", path.stem)
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise UserError(f"{place_of(name)}name={shown(name)} names a file; use letters, digits, '_', '-' and '.'")
     sweep = Sweep(
-        name=str(name), path=path, cluster=_word(document, "cluster", "local"), until=str(until),
+        name=str(name), path=path, cluster=str(cluster), until=str(until),
         common=_lines("set", _list(document, "set")), axes=axes, exclude=exclude, cases=cases,
         resources=_resources("resources", document.get("resources")),
     )  # fmt: skip
-    for number, rule in enumerate(exclude):
-        if not any(matches(dict(zip(axes, v, strict=True)), rule) for v in itertools.product(*axes.values())):
-            raise UserError(f"exclude[{number}] leaves out nothing; delete it")
     if next(sweep.rows(), None) is None:
         raise UserError("exclude leaves no rows; take some of its rules out")
     return sweep
@@ -140,13 +165,19 @@ def _match(setting: str, rule: Any, axes: Mapping[str, Sequence[str]]) -> Match:
     for axis, values in _mapping(rule, setting).items():
         if axis not in axes:
             raise UserError(f"{place_of(axis)}{unknown_name(f'{setting} axis', axis, axes)}")
-        found[axis] = _values(f"{setting}.{axis}", values)
-        for value in found[axis]:
-            if value not in axes[axis]:
+        listed = _values(f"{setting}.{axis}", values)
+        found[axis], known = frozenset(listed), frozenset(axes[axis])
+        for value in listed:
+            if value not in known:
                 raise UserError(f"{place_of(value)}{unknown_name(f'{setting}.{axis}', value, axes[axis])}")
     if not found:
         raise UserError(f"{setting} names no axis; name at least one of {', '.join(axes)}")
     return found
+
+
+def _about(count: int) -> str:
+    """A number of rows that may have thousands of digits."""
+    return f"{count:,}" if count < 10**15 else f"over 10^{int(math.log10(count))}"
 
 
 def _check_axis(axis: str) -> None:
@@ -176,7 +207,8 @@ def _values(setting: str, values: Any) -> tuple[str, ...]:
         if not isinstance(value, str):
             raise UserError(f"{place_of(value)}{setting} has the value {value!r}; values are numbers and words")
     if len(set(listed)) < len(listed):
-        raise UserError(f"{place_of(values)}{setting} has a value twice: {', '.join(listed)}")
+        twice = next(value for value in listed if listed.count(value) > 1)
+        raise UserError(f"{place_of(values)}{setting} has {shown(twice)} twice; take one out")
     return tuple(listed)
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from rnet.storage.files import write_atomic
-from rnet.storage.json_files import set_aside
+from rnet.storage.json_files import parse_json, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ def _step_of(line: bytes, place: str) -> float:
     """The step of a line; infinity, which drops it, for one that a crash has torn."""
     try:
         if line.endswith(_END):
-            return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+            return int(parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
     logger.warning("%s is no complete line, probably because of a crash; it is dropped", place)
     return float("inf")
