@@ -6,6 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of a message; of a longer one, which shows what somebody wrote, the middle is left out."""
+
 
 class UserError(ValueError):
     """Something the user can put right. The command line prints the message, one line, and exits with status 2."""
@@ -16,6 +19,8 @@ class UserError(ValueError):
 
 def one_line(text: str) -> str:
     """A message without line ends and other control characters, which names of files and of tensors may hold."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
     text = re.sub(r"\s*[\n\r]+\s*", " ", text)
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
 

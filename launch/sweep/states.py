@@ -22,6 +22,7 @@ from launch.sweep.records.submissions import LIVE, Submission, by_profile, read_
 from rnet.errors import UserError
 from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import read_json, write_json
+from rnet.storage.shapes import NUMBER, fits
 
 STATES = (
     "not submitted", "pending", "running", "done", "failed", "blocked", "timed out", "preempted", "lost"
@@ -173,6 +174,8 @@ def _hint(root: Path, cluster: Cluster, members: Sequence[Submission], fresh: bo
     path = root / "submissions" / ".hint.json"
     jobs = sorted(submission.job or "" for submission in members)
     cached = None if fresh or not cluster.hint_seconds else read_json(path)
+    if not fits(cached, {"time": NUMBER, "jobs": [str], "states": {str: str}}):
+        cached = None
     if cached and cached["jobs"] == jobs and 0 <= time.time() - cached["time"] < cluster.hint_seconds:
         return cached["states"]
     states = cluster.states(members)

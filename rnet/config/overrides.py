@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from rnet.config.components import REGISTRIES
+from rnet.config.values import shown
 from rnet.errors import UserError
 
+MOST_COMBINATIONS = 100_000
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
@@ -33,14 +35,21 @@ def expand_choices(
 ) -> list[list[str]]:
     """Overrides such as `attack=finetune,removalnet seed=1,2` as one list per combination, in the order given.
 
-    `defense=all` stands for every defence of rnet's own.
+    `defense=all` stands for every defence of rnet's own. Raises UserError for more than anybody runs at once.
     """
     combinations: list[list[str]] = [[]]
+    count = 1
     groups = set(groups)
     for line in overrides:
         key, _, value = line.partition("=")
         if (key, value) == ("defense", "all"):
             value = ",".join(REGISTRIES["defense"].own())
         options = [f"{key}={v.strip()}" for v in value.split(",")] if key in groups else [line]
+        count *= len(options)
+        if count > MOST_COMBINATIONS:
+            raise UserError(
+                f"{key}={shown(value)} makes {count:,} combinations with what stands before it; at most "
+                f"{MOST_COMBINATIONS:,} are run by one command, take values out"
+            )
         combinations = [[*done, option] for done in combinations for option in options]
     return combinations

@@ -30,6 +30,7 @@ from rnet.models.config import ModelConfig
 from rnet.training.config import TrainConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+MOST_NEGATIVES = 10_000
 NEGATIVE_KINDS = ("seeds", "halves", "disjoint", "architectures")
 
 Overrides = tuple[tuple[str, str], ...]
@@ -217,8 +218,8 @@ class Configurations:
 def _check_top_level(found: Mapping[str, Any]) -> None:
     if found["precision"] not in PRECISIONS:
         raise unknown_name("precision", found["precision"], PRECISIONS)
-    if found["negatives"] < 0:
-        raise UserError(f"negatives={found['negatives']} must be 0 or more")
+    if not 0 <= found["negatives"] <= MOST_NEGATIVES:
+        raise UserError(f"negatives={found['negatives']} must be 0 or more, and at most {MOST_NEGATIVES:,}")
     check_names("negative_kinds", found["negative_kinds"], *NEGATIVE_KINDS)
     if bool(found["negative_models"]) != ("architectures" in found["negative_kinds"]):
         raise UserError(

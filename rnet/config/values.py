@@ -29,6 +29,7 @@ _WANTED = {
     bool: "true or false",
     str: "text",
     list: "a list, like [a, b]",
+    dict: "a mapping, like {a: b}",
 }
 
 

@@ -37,7 +37,7 @@ def import_weights(model: Classifier, path: Path | str, key: str | None = None) 
     weights = choose_weights(sets if key is not None else fitting or sets, path, key)
     fitted = _fit(weights, own)
     state, done = fitted if fitted is not None else (weights, [])
-    _check_finite(state, path)
+    _check_numbers(state, own, path)
     model.load_exported(state)
     return "; ".join(done)
 
@@ -103,8 +103,22 @@ def _prefixes(names: Mapping[str, Tensor], needed: set[str]) -> set[str]:
     return {prefix for prefix in found if all(f"{prefix}{name}" in names for name in needed)}
 
 
-def _check_finite(state: Mapping[str, Tensor], path: Path | str) -> None:
+def _check_numbers(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path | str) -> None:
+    """Raises UserError for weights that torch would convert without a word, and for numbers that no training gives."""
     for name, tensor in state.items():
+        if name in own and own[name].is_floating_point() and not tensor.is_floating_point():
+            raise UserError(
+                f"weight file {path}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, not of floating-point "
+                f"numbers; save the model's own state_dict(), before any quantisation"
+            )
+        if name in own and tensor.is_complex():
+            raise UserError(
+                f"weight file {path}: {name} is complex; save the real numbers that the model computes with"
+            )
+        if name.endswith("running_var") and not tensor.is_complex() and tensor.numel() and tensor.min() < 0:
+            raise UserError(
+                f"weight file {path}: {name} has a negative variance; the file is damaged: take another checkpoint"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(

@@ -18,7 +18,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rnet.errors import UserError, first_line
-from rnet.models.weight_limits import check_archive, check_safetensors, check_tensor, require_regular_file
+from rnet.models.weight_limits import (
+    check_archive,
+    check_count,
+    check_pickles,
+    check_safetensors,
+    check_tensor,
+    require_regular_file,
+)
 from rnet.storage.json_files import parse_json
 
 Weights = dict[str, Tensor]
@@ -95,6 +102,7 @@ def read_file(path: Path | str) -> WeightFile:
     if not isinstance(content, Mapping):
         raise _not_weights(path, f"a {type(content).__name__} and not a dictionary")
     found = dict(_sets(content, _WHOLE))
+    check_count(path, sum(map(len, found.values())))
     for place, tensors in found.items():
         for name, tensor in tensors.items():
             check_tensor(path, f"{place}.{name}".lstrip("."), tensor)
@@ -130,6 +138,7 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
             with safe_open(path, "pt", device="cpu") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         check_archive(path)
+        check_pickles(path)
         _refuse_what_is_known(path, start)
         # By an open file: torch reads safetensors by the file's name, whatever is inside.
         with path.open("rb") as file, torch.serialization.safe_globals([*_BESIDE, *_numpy_scalars()]):

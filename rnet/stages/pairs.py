@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from rnet.defenses.base import Defense
+from rnet.errors import UserError, first_line
 from rnet.parallel.collectives import rank
 from rnet.stages.store import StageFolder
 from rnet.storage.files import write_atomic
+from rnet.storage.manifest import again
 
 FILE = "representation.safetensors"
 
@@ -37,4 +40,8 @@ def pair_scores(defense: Defense, folders: Sequence[StageFolder]) -> list[dict[s
 def _representation(folder: StageFolder) -> dict[str, Tensor]:
     if FILE not in folder.files():
         return {}
-    return tensors_from_bytes(folder.file(FILE).read_bytes())
+    path = folder.file(FILE)
+    try:
+        return tensors_from_bytes(path.read_bytes())
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); {again(folder.path)}") from None

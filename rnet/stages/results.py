@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rnet.storage.json_files import parse_json
+from rnet.storage.shapes import NUMBER, fits
 
-_NUMBER = (int, float)
-_OR_NONE = (*_NUMBER, type(None))
-_SAID: dict[str, dict[str, tuple[type, ...]]] = {
-    "train": {"accuracy": _NUMBER},
+_OR_NONE = (*NUMBER, type(None))
+_SAID: dict[str, Any] = {
+    "train": {"accuracy": NUMBER},
     "attack": {
         **dict.fromkeys(("accuracy", "victim_accuracy", "drop", "agreement"), _OR_NONE),
-        "derived": (bool, type(None)),
-        "cost": (dict,),
+        "derived": (bool, type(None)), "cost": dict,
     },
-    "fingerprint": {"metadata": (dict,)},
-    "verify": {"scores": (dict,)},
-}
-"""By stage, the keys that others read, and the types of their values."""
-_SAID_OF_SOME = {"left_out": dict, "cost": dict}
+    "fingerprint": {"metadata": dict},
+    "verify": {"scores": {str: NUMBER}},
+}  # fmt: skip
+"""By stage, the keys that others read."""
+_SAID_OF_SOME = {"left_out": {str: str}, "cost": dict}
 
 
 def says_enough(path: Path) -> bool:
@@ -28,12 +28,6 @@ def says_enough(path: Path) -> bool:
         found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
-    if not isinstance(found, dict):
+    if not fits(found, _SAID[path.parent.parent.name]):
         return False
-    if any(
-        not isinstance(found.get(key, NotImplemented), kinds) for key, kinds in _SAID[path.parent.parent.name].items()
-    ):
-        return False
-    if any(not isinstance(found.get(key, {}), kind) for key, kind in _SAID_OF_SOME.items()):
-        return False
-    return all(isinstance(score, _NUMBER) for score in found.get("scores", {}).values())
+    return all(fits(found[key], shape) for key, shape in _SAID_OF_SOME.items() if key in found)

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 from rnet.storage.files import make_folder, open_file, read_file, remove_unfinished, replace_file
 from rnet.storage.json_files import parse_json, write_json
 
@@ -78,8 +78,9 @@ class Checkpoints:
     def load(self, step: int) -> dict[str, Any]:
         """The state after that step. Its tensors are the file's own bytes, mapped: read when they are copied from.
 
-        Raises UserError if the file holds what `weights_only` refuses.
+        Raises UserError if the file holds what `weights_only` refuses, or is no state at all.
         """
+        remedy = f"delete {self.folder} to start over"
         try:
             state = torch.load(self._data(step), map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
@@ -87,7 +88,10 @@ class Checkpoints:
                 f"checkpoint {self._data(step)} holds objects other than tensors, numbers and strings, which could run "
                 f"code, and was refused; delete {self.folder} unless you know where it comes from"
             ) from error
-        assert isinstance(state, dict), f"{self._data(step)} holds a {type(state).__name__}"
+        except Exception as error:  # its digest is right, so somebody made it so; torch raises almost anything then
+            raise UserError(f"checkpoint {self._data(step)} cannot be read: {first_line(error)}; {remedy}") from error
+        if not isinstance(state, dict):
+            raise UserError(f"checkpoint {self._data(step)} holds a {type(state).__name__} and no state; {remedy}")
         return state
 
     def _data(self, step: int) -> Path:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from launch.sweep.clusters.arrays import After, Array
 from launch.sweep.plan.plan import Plan
 from launch.sweep.records.submissions import Submission
-from rnet.config.values import typed_fields
+from rnet.config.values import shown, typed_fields
 from rnet.config.yaml_files import place_of
 from rnet.errors import UserError, unknown_name
 
@@ -47,6 +47,8 @@ class Cluster(ABC):
     """How old an answer of states() may be for rnet sweep status."""
     poll_seconds: ClassVar[float] = 5.0
     """How often wait() asks."""
+    shell_lines: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold lines of a shell, in which line breaks and tabs may stand; in no other field may they."""
 
     def require(self) -> None:  # noqa: B027 - most have nothing to ask for
         """Raises UserError where the cluster cannot be reached from here."""
@@ -101,6 +103,9 @@ def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:
     try:
         kind = _cluster_class(profile["kind"])
         settings = typed_fields("key", kind, profile)
+        for key, value in settings.items():
+            if key not in kind.shell_lines:
+                _check_printable(key, value)
         missing = [f.name for f in dataclasses.fields(kind) if f.name not in settings and not _has_default(f)]
         if missing:
             raise UserError(f"{place_of(profile)}kind={str(profile['kind'])!r} needs {' and '.join(missing)}")
@@ -108,6 +113,20 @@ def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:
     except UserError as error:
         known = not name or f"{name}.yaml, line" in str(error)
         raise UserError(str(error) if known else f"cluster/{name}.yaml: {error}") from None
+
+
+def _check_printable(setting: str, value: Any) -> None:
+    """Raises UserError for line breaks and other control characters, which would begin a line of a job script."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_printable(setting, key)
+            _check_printable(f"{setting}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_printable(setting, item)
+    elif isinstance(value, str) and not value.isprintable():
+        bad = next(character for character in value if not character.isprintable())
+        raise UserError(f"{setting}={shown(value)} holds the character U+{ord(bad):04X}; write it in one plain line")
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -35,6 +35,7 @@ from rnet.storage.files import make_folder
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
+MOST_WORKERS = 10_000
 _STARTED: dict[str, subprocess.Popen[bytes]] = {}
 """What this process has started, by submission."""
 
@@ -50,8 +51,8 @@ class Pool(Cluster):
     hint_seconds: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UserError(f"workers={self.workers} must be 0 or more")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise UserError(f"workers={self.workers} must be 0 or more, and at most {MOST_WORKERS}")
 
     @abstractmethod
     def command(self, root: Path, token: str) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from launch.sweep.clusters.arrays import After, Array, make_arrays
 from launch.sweep.clusters.base import Cluster
@@ -19,6 +20,7 @@ from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.records.submissions import Submission, task_id
 from launch.sweep.work.task import run_task
+from rnet.config.values import shown
 from rnet.errors import UserError
 from rnet.parallel.rendezvous import TOKEN
 
@@ -60,7 +62,12 @@ class Slurm(Cluster):
     """Any other sbatch option, by its long name; null or false takes out one of rnet's. One about memory (mem-per-cpu)
     or GPUs (gres) replaces memory_gb or gpus of resources."""
 
+    shell_lines: ClassVar[tuple[str, ...]] = ("setup",)
+
     def __post_init__(self) -> None:
+        for key, value in self.sbatch.items():
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", key) or isinstance(value, list):
+                raise UserError(f"sbatch.{key}={shown(value)} must be one option by its long name, e.g. mail-type: END")
         for name in ("max_parallel", "max_array_size", "max_submissions", "signal_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
@@ -105,6 +112,10 @@ class Slurm(Cluster):
 
     def _parameters(self, shape: Shape, name: str, folder: Path, code: Path | None, after: After) -> dict[str, Any]:
         """What submitit's executor is given for an array."""
+        if not str(folder).isprintable():
+            raise UserError(
+                f"the store's path {str(folder)!r} has control characters, which no job script can hold; rename it"
+            )
         setup = [*self.setup, find_pickle(folder)]
         if code is not None:
             here = shlex.quote(os.getcwd())  # where plugins of one file are

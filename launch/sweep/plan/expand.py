@@ -21,6 +21,9 @@ from rnet.data.files.digest import looked_at_once
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_settings
 
+MOST_TESTS = 2_000_000
+"""Rows times negatives."""
+
 
 def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
     """The plan of a sweep file; every configuration is resolved and every hyperparameter checked.
@@ -50,6 +53,7 @@ class _Builder:
         self.rows: list[Row] = []
         self.shapes: dict[Shape, int] = {}
         self.settings: list[dict[str, Any]] = []
+        self._tests = 0
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._settings_of: dict[Any, int] = {}
@@ -89,6 +93,12 @@ class _Builder:
         """The verify cells of the run's negatives, of the kinds and seeds that rnet.stages.graph gives."""
         if not config.negatives:
             return ()
+        self._tests += config.negatives
+        if self._tests > MOST_TESTS:
+            raise UserError(
+                f"negatives={config.negatives} for each of the rows so far makes more than {MOST_TESTS:,} tests of "
+                f"negatives; lower negatives, or take values out of axes"
+            )
         common = tuple(line for line in self.sweep.common if line.startswith("attack"))
         if common:
             raise UserError(f"set has {common[0]!r}, which negatives do not know; write it under cases")

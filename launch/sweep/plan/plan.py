@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.resources import Shape
-from rnet.errors import UserError
+from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in, read_json, write_json
+from rnet.storage.shapes import NUMBER, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,13 @@ class Plan:
         return root / cell.stage / cell.id
 
 
+_AGAIN = "run rnet sweep submit again, with the same --root"
+_CELL = {"stage": str, "id": str, "parents": [int], "overrides": [str], "shape": int, "victim": int, "settings": [int]}
+_ROW = {"values": {str: (str, type(None))}, "cells": {str: int}, "negatives": [int]}
+_SHAPE = {
+    "name": str, "cluster": str, "profile": {"kind": str}, "common": [str], "settings": [dict], "seconds": NUMBER,
+    "shapes": [dict], "cells": [list], "rows": [list],
+}  # fmt: skip
 _AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds")
 
 
@@ -107,6 +116,38 @@ def read_plan(path: Path) -> Plan:
     document = read_json(path)
     if document is None:
         raise UserError(f"no plan {path}; run rnet sweep submit first, with the same --root")
+    if not fits(document, _SHAPE) or not all(
+        fits(dict(zip(shape, listed, strict=False)), shape)
+        for shape, lists in ((_CELL, document["cells"]), (_ROW, document["rows"]))
+        for listed in lists
+    ):
+        raise UserError(f"{path} is no plan of this version of rnet; {_AGAIN}")
+    try:
+        plan = _plan_of(document)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is no plan of this version of rnet: {first_line(error)}; {_AGAIN}") from None
+    if not _is_whole(plan):
+        raise UserError(f"{path} is damaged: it names cells, shapes or settings that it does not have; {_AGAIN}")
+    return plan
+
+
+def _is_whole(plan: Plan) -> bool:
+    """Whether all that its cells and rows point to is there, parents before their children."""
+    shapes, settings = range(len(plan.shapes)), range(len(plan.settings))
+    for index, cell in enumerate(plan.cells):
+        known = cell.stage in STAGE_NAMES and re.fullmatch("[0-9a-f]{1,64}", cell.id)
+        if not known or cell.shape not in shapes or any(number not in settings for number in cell.settings):
+            return False
+        if any(parent not in range(index) for parent in cell.parents) or cell.victim not in range(index + 1):
+            return False
+    cells = range(len(plan.cells))
+    return all(
+        "train" in row.cells and all(index in cells for index in (*row.cells.values(), *row.negatives))
+        for row in plan.rows
+    )
+
+
+def _plan_of(document: dict[str, Any]) -> Plan:
     return Plan(
         name=document["name"], cluster=document["cluster"],
         common=tuple(document["common"]), seconds=document["seconds"],

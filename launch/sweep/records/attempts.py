@@ -22,6 +22,7 @@ from typing import Any
 
 from rnet.errors import UserError
 from rnet.storage.json_files import names_in, read_json, write_json
+from rnet.storage.shapes import NUMBER, TEXT_OR_NONE, fits
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ SILENT_SECONDS = 600
 SUPERSEDED_EXIT = 75
 """Exit status of a process that another attempt has replaced."""
 
+_SHAPE = {
+    "state": str, "started": NUMBER, "updated": NUMBER, "beats": int, "job": TEXT_OR_NONE, "host": str, "pid": int
+}  # fmt: skip
 _NAME = re.compile(r"([0-9a-f]+)\.(\d+)\.json")
 
 
@@ -82,8 +86,12 @@ def newest_attempts(root: Path, stage: str) -> dict[str, int]:
 
 
 def read_attempt(root: Path, stage: str, cell_id: str, number: int) -> dict[str, Any] | None:
-    """The status of an attempt; None if there is none."""
-    return read_json(_path(root, stage, cell_id, number))
+    """The status of an attempt; None if there is none. Raises UserError for a file that is none."""
+    path = _path(root, stage, cell_id, number)
+    found = read_json(path)
+    if found is not None and not fits(found, _SHAPE):
+        raise UserError(f"{path} is no status of an attempt; delete it and run the command again")
+    return found
 
 
 def latest_attempt(root: Path, stage: str, cell_id: str) -> dict[str, Any] | None:

@@ -23,8 +23,14 @@ from launch.sweep.plan.plan import Plan
 from rnet.errors import UserError
 from rnet.storage.files import locked
 from rnet.storage.json_files import names_in, read_json, write_json
+from rnet.storage.shapes import NUMBER, TEXT_OR_NONE, fits
 
 LIVE = ("intended", "submitted")
+_SHAPE = {
+    "token": str, "sweep": str, "stage": str, "profile": {"kind": str}, "tasks": [[str]],
+    "cells": {str: {"settings": [int], "parents": [str], "dead": int}}, "settings": {str: dict},
+    "snapshot": TEXT_OR_NONE, "job": TEXT_OR_NONE, "state": str, "created": NUMBER, "user": str, "host": str,
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -111,12 +117,23 @@ def save(root: Path, submission: Submission) -> None:
 def read(root: Path, token: str) -> Submission | None:
     """The record of a token; None if there is none."""
     document = read_json(_path(root, token))
+    if document is None:
+        return None
     try:
-        return None if document is None else Submission(**document)
+        if fits(document, _SHAPE) and _is_whole(found := Submission(**document)):
+            return found
     except TypeError:
-        raise UserError(
-            f"{_path(root, token)} was written by another version of rnet; cancel its job and delete it"
-        ) from None
+        pass
+    raise UserError(
+        f"{_path(root, token)} was written by another version of rnet, or is damaged; cancel its job and delete it"
+    )
+
+
+def _is_whole(submission: Submission) -> bool:
+    """Whether its tasks are of cells that it has, and these of settings that it has."""
+    known = all(label in submission.cells for labels in submission.tasks for label in labels)
+    pieces = {str(index) for cell in submission.cells.values() for index in cell["settings"]}
+    return known and pieces <= submission.settings.keys()
 
 
 def read_all(root: Path) -> list[Submission]:

@@ -13,6 +13,7 @@ from rnet.data.files.names import counted, some
 from rnet.errors import UserError
 from rnet.storage.files import locked
 from rnet.storage.json_files import read_information, write_information
+from rnet.storage.shapes import fits
 
 
 class FileState(NamedTuple):
@@ -56,7 +57,9 @@ def folders_seen(root: Path, dataset: str) -> list[str]:
 def read_record(path: Path | None) -> dict[str, FileState] | None:
     """The files of a folder as the store saw them last; None if it never did."""
     record = None if path is None else read_information(path, sealed=True)
-    if not record:
+    if not record or not fits(record, {"files": {str: [(int, str, bool, type(None))]}}):
+        return None  # only information: the files are read again
+    if any(not 3 <= len(state) <= 5 for state in record["files"].values()):
         return None
     return {name: FileState(*state) for name, state in record["files"].items()}
 
