@@ -5,15 +5,17 @@ What stands after the first = is the value as it is: no quotes, no escapes; the 
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from rnet.config.components import REGISTRIES
-from rnet.config.values import shown
 from rnet.errors import UserError
 
-MOST_COMBINATIONS = 100_000
+MOST_COMBINATIONS = 20_000
+"""Of one command; a sweep takes more."""
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
@@ -37,19 +39,18 @@ def expand_choices(
 
     `defense=all` stands for every defence of rnet's own. Raises UserError for more than anybody runs at once.
     """
-    combinations: list[list[str]] = [[]]
-    count = 1
+    choices: list[list[str]] = []
     groups = set(groups)
     for line in overrides:
         key, _, value = line.partition("=")
         if (key, value) == ("defense", "all"):
             value = ",".join(REGISTRIES["defense"].own())
-        options = [f"{key}={v.strip()}" for v in value.split(",")] if key in groups else [line]
-        count *= len(options)
-        if count > MOST_COMBINATIONS:
-            raise UserError(
-                f"{key}={shown(value)} makes {count:,} combinations with what stands before it; at most "
-                f"{MOST_COMBINATIONS:,} are run by one command, take values out"
-            )
-        combinations = [[*done, option] for done in combinations for option in options]
-    return combinations
+        choices.append([f"{key}={v.strip()}" for v in value.split(",")] if key in groups else [line])
+    count = math.prod(map(len, choices))
+    if count > MOST_COMBINATIONS or count * len(choices) > 100 * MOST_COMBINATIONS:
+        several = " ".join(line if len(line) < 60 else f"{line[:50]}..." for line in overrides if "," in line)
+        raise UserError(
+            f"{several} make {f'{count:,}' if count < 10**15 else 'over 10^15'} combinations; one command runs at most "
+            f"{MOST_COMBINATIONS:,}, take values out"
+        )
+    return [list(one) for one in itertools.product(*choices)]

@@ -31,6 +31,7 @@ from rnet.stages.memory import peak_memory, start_peak
 from rnet.storage.files import DISK_ERRORS, make_folder, open_lock, remove_unfinished, unwritable, write_atomic
 from rnet.storage.json_files import as_json, parse_json, read_information, write_information
 from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
+from rnet.storage.shapes import NUMBER, fits
 from rnet.training.finite import Diverged
 from rnet.training.signals import Preempted
 
@@ -146,8 +147,10 @@ class StageFolder:
                 if self._read_result() is None:
                     remove_unfinished(self.path)
                     before = self.status()
-                    self._attempt = before.get("attempt", 0) + 1
-                    self._seconds_before = before.get("seconds", 0.0)
+                    if fits(before, {"attempt": int, "seconds": NUMBER}):
+                        self._attempt, self._seconds_before = before["attempt"] + 1, before["seconds"]
+                    else:  # there was none, or it is somebody's who knows how to make a digest
+                        self._attempt, self._seconds_before = 1, 0.0
                     self._started = time.monotonic()
                     start_peak()
                     write_atomic(self.path / "config.yaml", to_yaml(self.document).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import json
 import logging
 import multiprocessing
@@ -29,7 +30,7 @@ from tests.fuzz.target import Target
 
 SECONDS = 5
 """Of computing, so that a busy machine makes no finding."""
-WAITING = 30
+WAITING = 120
 """Seconds in all."""
 MEGABYTES = 1024
 LONGEST_MESSAGE = 5000
@@ -76,9 +77,8 @@ class Trial:
         self.target, self.folder, self.keep = target, folder, keep
         self.outcome = Outcome(target.name)
         self.work = folder / "work"
-        self._watching = False
         self._before = _resident()
-        sys.addaudithook(self._audit)
+        _hook()
         signal.signal(signal.SIGALRM, _too_long)
         signal.signal(signal.SIGPROF, _too_long)
 
@@ -90,7 +90,7 @@ class Trial:
         faulthandler.dump_traceback_later(4 * WAITING, exit=True)  # for what holds the interpreter
         signal.setitimer(signal.ITIMER_REAL, WAITING)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        self._watching = True
+        _WATCHING.append(self)
         problem: BaseException | str | None = None
         try:
             self.target.run(data, self.work)
@@ -102,12 +102,14 @@ class Trial:
                 problem = f"a message of more than one line: {text[:200]!r}"
             elif len(text) > LONGEST_MESSAGE:
                 problem = f"a message of {len(text)} characters: {text[:200]!r}"
-        except (Exception, Hang, Outside) as error:  # whatever it is, it is what must not happen
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever it is, it is what must not happen
             problem = error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            self._watching = False
+            _WATCHING.clear()
             faulthandler.cancel_dump_traceback_later()
         self.outcome.slowest = max(self.outcome.slowest, time.process_time() - started)
         grown = (_resident() - self._before) / 1024
@@ -129,10 +131,8 @@ class Trial:
     def _found(self, problem: BaseException | str, data: bytes) -> None:
         if isinstance(problem, BaseException):
             frames = traceback.extract_tb(problem.__traceback__)
-            ours = next(
-                (frame for frame in reversed(frames) if "/rnet/" in frame.filename or "/launch/" in frame.filename),
-                frames[-1],
-            )
+            own = [frame for frame in frames if "/rnet/" in frame.filename or "/launch/" in frame.filename]
+            ours = (own or frames)[-1]
             kind = f"{type(problem).__name__} at {Path(ours.filename).name}:{ours.lineno}"
             text = "".join(traceback.format_exception(problem))[-3000:]
         else:
@@ -145,9 +145,8 @@ class Trial:
             (self.keep / f"{name}.txt").write_text(text, errors="backslashreplace")
             known["file"] = str(self.keep / name)
 
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._watching:
-            return
+    def watch(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Raises Outside for what Python does outside of the folder, or elsewhere than in files."""
         if event == "open":
             path, _, flags = arguments
             if (flags or 0) & _WRITES and isinstance(path, str | bytes | os.PathLike):
@@ -161,6 +160,15 @@ class Trial:
         place = os.path.abspath(os.fsdecode(path))
         if not place.startswith((str(self.folder), "/dev/null", "/proc/self/")):
             raise Outside(f"{event} {place}")
+
+
+_WATCHING: list[Trial] = []
+
+
+@functools.cache
+def _hook() -> None:
+    """Once in a process: such a hook stays for good."""
+    sys.addaudithook(lambda event, arguments: _WATCHING[0].watch(event, arguments) if _WATCHING else None)
 
 
 def _too_long(*_: object) -> None:
@@ -198,12 +206,18 @@ def quietly() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def warm_up(target: Target) -> None:
+    """Imports what the target needs, once, before processes are forked and times are taken."""
+    with quietly() as place:
+        for data in target.seeds():
+            with contextlib.suppress(Exception):
+                target.run(data, place)
+
+
 def run_target(target: Target, count: int, seed: int, corpus: Iterable[bytes], keep: Path) -> Outcome:
     """All inputs of a target, in a process of its own. One that ends it is a finding; the rest follow."""
     done, total = 0, Outcome(target.name)
-    with quietly() as place, contextlib.suppress(Exception):
-        for data in target.seeds():  # what it imports is imported once, before processes are forked
-            target.run(data, place)
+    warm_up(target)
     while done < count:
         with tempfile.TemporaryDirectory(prefix="rnet-fuzz-report-") as name:
             report = Path(name) / "report"

@@ -129,15 +129,15 @@ MAPS = [
     b"0\ta\n1\tb\n",
 ]
 TARGETS = [
-    Target(name="image files", run=image, seeds=_images, tokens=TOKENS, weight=8),
-    Target(name="idx files", run=idx, seeds=lambda: [*_idx(), *map(gzip.compress, _idx())], tokens=TOKENS, weight=2),
-    Target(name="idx files, unpacked", run=zipped_idx, seeds=_idx, tokens=TOKENS, weight=2),
-    Target(name="class maps", run=class_map, seeds=lambda: MAPS, tokens=TOKENS, weight=3),
+    Target(name="image files", weight=14, run=image, seeds=_images, tokens=TOKENS),
+    Target(name="idx files", weight=4, run=idx, seeds=lambda: [*_idx(), *map(gzip.compress, _idx())], tokens=TOKENS),
+    Target(name="idx files, unpacked", weight=5, run=zipped_idx, seeds=_idx, tokens=TOKENS),
+    Target(name="class maps", weight=8, run=class_map, seeds=lambda: MAPS, tokens=TOKENS),
     Target(
         name="tables of groups",
+        weight=2,
         run=groups,
         seeds=lambda: [b"file,group\na/1.png,x\nb/1.png,y\n"],
         tokens=TOKENS,
-        weight=2,
     ),
 ]

@@ -143,27 +143,42 @@ def _files(pattern: str) -> Callable[[], list[bytes]]:
 
 
 TARGETS = [
-    Target(name="overrides", run=overrides, seeds=lambda: LINES, tokens=TOKENS, weight=6),
-    Target(name="YAML", run=yaml, seeds=lambda: [*SWEEPS, *CLUSTERS, *OPTIONS], tokens=TOKENS, weight=8),
-    Target(name="option files", run=option, seeds=lambda: [*OPTIONS, *_files("*/*.yaml")()], tokens=TOKENS, weight=4),
-    Target(name="defence profiles", run=defense_profile, seeds=_files("defense_profile/ipguard*.yaml"), tokens=TOKENS),
-    Target(name="cluster profiles", run=cluster, seeds=lambda: CLUSTERS, tokens=TOKENS, weight=3),
-    Target(name="sweep files", run=sweep, seeds=lambda: [*SWEEPS, *_files("sweep/*.yaml")()], tokens=TOKENS, weight=2),
+    Target(name="overrides", weight=5, run=overrides, seeds=lambda: LINES, tokens=TOKENS),
+    Target(name="YAML", weight=14, run=yaml, seeds=lambda: [*SWEEPS, *CLUSTERS, *OPTIONS], tokens=TOKENS),
+    Target(name="option files", weight=3, run=option, seeds=lambda: [*OPTIONS, *_files("*/*.yaml")()], tokens=TOKENS),
+    Target(
+        name="defence profiles",
+        weight=0.5,
+        run=defense_profile,
+        seeds=_files("defense_profile/ipguard*.yaml"),
+        tokens=TOKENS,
+    ),
+    Target(name="cluster profiles", weight=4, run=cluster, seeds=lambda: CLUSTERS, tokens=TOKENS),
+    Target(
+        name="sweep files", weight=2.5, run=sweep, seeds=lambda: [*SWEEPS, *_files("sweep/*.yaml")()], tokens=TOKENS
+    ),
     Target(
         name="sweep changes",
+        weight=1,
         run=sweep_changes,
         tokens=TOKENS,
         seeds=lambda: [
-            b"cluster=slurm\naxes.seed=[4,5]\nresources.train.gpus=1\nuntil=attack",
+            b"cluster=slurm\naxes.seed=[0, 1, 2]\nresources.train.gpus=1\nuntil=attack",
             b"set=[seed=2]\naxes.model={a: 1}",
         ],
     ),
     Target(
         name="stage documents",
+        weight=1.5,
         run=stage_document,
         tokens=TOKENS,
-        weight=2,
         seeds=lambda: [to_yaml(document("verify", load_config(TINY))).encode()],
     ),
-    Target(name="model options", run=model_options, seeds=lambda: [b"a=1\nb=[x, 2]\nc=null\nd='e'"], tokens=TOKENS),
+    Target(
+        name="model options",
+        weight=2,
+        run=model_options,
+        seeds=lambda: [b"a=1\nb=[x, 2]\nc=null\nd='e'"],
+        tokens=TOKENS,
+    ),
 ]

@@ -263,6 +263,12 @@ def exported(root: Path, files: dict[str, bytes] | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def _manifest() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        found: dict[str, Any] = json.loads((_finished(Path(name), "train") / MANIFEST).read_bytes())
+    return found
+
+
 def _archives() -> list[bytes]:
     with tempfile.TemporaryDirectory() as name:
         return [exported(Path(name))]
@@ -323,7 +329,6 @@ ATTEMPT = {
 MARKER = {"step": 5, "sha256": hashlib.sha256(b"x").hexdigest(), "size": 1, "identity": {"a": "b"}}
 LOG = b'{"step": 1, "time": 1.0, "loss": 2.0}\n{"step": 2, "time": 2.0, "loss": NaN}\n{"step": 3, "time": 3.0}\n'
 SEEN = {"folder": "x", "files": {"a.png": [1, 2, 3, "0" * 64, True], "b.png": [1, 2, 3, None, False]}}
-SEALED = {"folder": f"train/{stage('train')[0]}", "files": {"config.yaml": {"size": 3, "sha256": "0" * 64}}}
 
 
 def _checkpoints() -> list[bytes]:
@@ -332,39 +337,46 @@ def _checkpoints() -> list[bytes]:
 
 
 TARGETS = [
-    Target(name="checkpoints", run=checkpoint, seeds=_checkpoints, tokens=PICKLED, weight=4),
-    Target(name="markers of checkpoints", run=marker, seeds=_bytes(MARKER), tokens=TOKENS),
-    Target(name="fingerprints", run=fingerprint, seeds=lambda: [FINGERPRINT], tokens=PICKLED, weight=3),
+    Target(name="checkpoints", weight=4, run=checkpoint, seeds=_checkpoints, tokens=PICKLED),
+    Target(name="markers of checkpoints", weight=3, run=marker, seeds=_bytes(MARKER), tokens=TOKENS),
+    Target(name="fingerprints", weight=5, run=fingerprint, seeds=lambda: [FINGERPRINT], tokens=PICKLED),
     Target(
         name="fingerprint.json",
+        weight=4,
         run=about_fingerprint,
         seeds=_bytes({"victim": "v", "sha256": hashlib.sha256(FINGERPRINT).hexdigest(), "metadata": {"k": 2}}),
         tokens=TOKENS,
     ),
-    Target(name="representations", run=representation, seeds=lambda: [FINGERPRINT], tokens=PICKLED),
+    Target(name="representations", weight=0.7, run=representation, seeds=lambda: [FINGERPRINT], tokens=PICKLED),
     Target(
         name="manifests",
+        weight=1,
         run=manifest,
-        seeds=_bytes({**SEALED, "sha256": digest_of_json(SEALED)}),
+        seeds=lambda: [as_json(_manifest())],
         tokens=TOKENS,
-        weight=2,
     ),
-    Target(name="manifests, sealed", run=sealed_manifest, seeds=_bytes(SEALED), tokens=TOKENS, weight=2),
-    Target(name="result.json", run=result, seeds=_bytes(*RESULTS.values()), tokens=TOKENS, weight=3),
-    Target(name="config.yaml", run=configuration, seeds=lambda: [stage("train")[1]], tokens=TOKENS, weight=1),
+    Target(
+        name="manifests, sealed",
+        weight=1,
+        run=sealed_manifest,
+        seeds=lambda: [as_json({key: _manifest()[key] for key in ("folder", "files")})],
+        tokens=TOKENS,
+    ),
+    Target(name="result.json", weight=0.5, run=result, seeds=_bytes(*RESULTS.values()), tokens=TOKENS),
+    Target(name="config.yaml", weight=0.4, run=configuration, seeds=lambda: [stage("train")[1]], tokens=TOKENS),
     Target(
         name="status.json",
+        weight=2,
         run=status,
         seeds=_bytes({**STATUS, "sha256": digest_of_json(STATUS)}),
         tokens=TOKENS,
-        weight=2,
     ),
-    Target(name="status.json, sealed", run=sealed_status, seeds=_bytes(STATUS), tokens=TOKENS, weight=1),
-    Target(name="log.jsonl", run=log, seeds=lambda: [LOG], tokens=TOKENS),
-    Target(name="archives", run=archive, seeds=_archives, tokens=TOKENS, weight=2),
-    Target(name="results in archives", run=archived_result, seeds=_bytes(RESULTS["train"]), tokens=TOKENS, weight=1),
-    Target(name="plans", run=plan, seeds=_plan_bytes, tokens=TOKENS, weight=2),
-    Target(name="submissions", run=submission, seeds=_submission_bytes, tokens=TOKENS, weight=2),
-    Target(name="attempts", run=attempt, seeds=_bytes(ATTEMPT), tokens=TOKENS, weight=2),
-    Target(name="records of folders", run=seen, seeds=_bytes(SEEN), tokens=TOKENS),
+    Target(name="status.json, sealed", weight=1, run=sealed_status, seeds=_bytes(STATUS), tokens=TOKENS),
+    Target(name="log.jsonl", weight=1, run=log, seeds=lambda: [LOG], tokens=TOKENS),
+    Target(name="archives", weight=1, run=archive, seeds=_archives, tokens=TOKENS),
+    Target(name="results in archives", weight=0.3, run=archived_result, seeds=_bytes(RESULTS["train"]), tokens=TOKENS),
+    Target(name="plans", weight=3, run=plan, seeds=_plan_bytes, tokens=TOKENS),
+    Target(name="submissions", weight=3, run=submission, seeds=_submission_bytes, tokens=TOKENS),
+    Target(name="attempts", weight=2, run=attempt, seeds=_bytes(ATTEMPT), tokens=TOKENS),
+    Target(name="records of folders", weight=6, run=seen, seeds=_bytes(SEEN), tokens=TOKENS),
 ]

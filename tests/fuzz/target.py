@@ -11,7 +11,8 @@ from pathlib import Path
 class Target:
     """One way into rnet. run: (input, folder to work in) -> nothing; it may raise UserError and nothing else.
 
-    seeds: valid inputs, to be changed. tokens: words that mean something to the parser. weight: its share of inputs.
+    seeds: valid inputs, to be changed. tokens: words that mean something to the parser. weight: its share of all
+    inputs, more for what is quick.
     """
 
     name: str

@@ -139,9 +139,11 @@ def _safetensors() -> list[bytes]:
 
 
 TARGETS = [
-    Target(name="weights, zip", run=weights, seeds=_zips, tokens=TOKENS, weight=3),
-    Target(name="weights, pickle in zip", run=pickled, seeds=_pickles, tokens=TOKENS, weight=3),
-    Target(name="weights, legacy", run=weights, seeds=_legacy, tokens=TOKENS, weight=3),
-    Target(name="weights, safetensors", run=weights, seeds=_safetensors, tokens=TOKENS, weight=3),
-    Target(name="config.json of timm", run=beside, seeds=lambda: [json.dumps(TIMM).encode()], tokens=TOKENS),
+    Target(name="weights, zip", weight=1, run=weights, seeds=_zips, tokens=TOKENS),
+    Target(name="weights, pickle in zip", weight=0.7, run=pickled, seeds=_pickles, tokens=TOKENS),
+    Target(name="weights, legacy", weight=2, run=weights, seeds=_legacy, tokens=TOKENS),
+    Target(name="weights, safetensors", weight=4, run=weights, seeds=_safetensors, tokens=TOKENS),
+    Target(
+        name="config.json of timm", weight=0.2, run=beside, seeds=lambda: [json.dumps(TIMM).encode()], tokens=TOKENS
+    ),
 ]

@@ -39,6 +39,7 @@ MOST_ROWS = 200_000
 _MOST_MATCHES = 20_000_000
 """Rows times rules: a few seconds."""
 
+_MOST_CHANGES = 1000
 _PROFILE = re.compile(r"[^\W.][\w.-]*")
 
 Match = Mapping[str, frozenset[str]]
@@ -253,6 +254,8 @@ def _check_keys(what: str, document: Mapping[str, Any], known: Sequence[str]) ->
 
 def _changed(document: Table, changes: Sequence[str]) -> Table:
     """The document with what the command line sets: words as they stand, and [lists] and {mappings} as in YAML."""
+    if len(changes) > _MOST_CHANGES:
+        raise UserError(f"{len(changes):,} changes on the command line; write them into the file")
     document = _copied(document)
     for line in changes:
         key, equals, text = line.partition("=")
