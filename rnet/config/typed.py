@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from rnet.config.checks import check_largest
 from rnet.config.component import ComponentConfig
 from rnet.config.components import REGISTRIES
 from rnet.config.values import field_types, typed_fields
@@ -33,6 +34,7 @@ def component(group: str, settings: Settings, inner: Callable[[str, Settings], A
     held = held_components(kind)
     plain = {key: value for key, value in settings.items() if key not in held}
     found = typed_fields("key", kind, plain, prefix=f"{group}.")
+    check_largest(group, found)
     for key in settings.keys() & held:
         given = settings[key]
         if given is None or isinstance(given, held[key]):

@@ -87,7 +87,8 @@ class Trial:
         self._clean()
         self.outcome.inputs += 1
         started = time.process_time()
-        faulthandler.dump_traceback_later(4 * WAITING, exit=True)  # for what holds the interpreter
+        if self.outcome.inputs % 64 == 1:  # for what holds the interpreter; it makes a thread
+            faulthandler.dump_traceback_later(4 * WAITING, exit=True)
         signal.setitimer(signal.ITIMER_REAL, WAITING)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         _WATCHING.append(self)
@@ -110,7 +111,6 @@ class Trial:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.setitimer(signal.ITIMER_PROF, 0)
             _WATCHING.clear()
-            faulthandler.cancel_dump_traceback_later()
         self.outcome.slowest = max(self.outcome.slowest, time.process_time() - started)
         grown = (_resident() - self._before) / 1024
         if grown > MEGABYTES and self.outcome.peak <= MEGABYTES:
@@ -232,9 +232,10 @@ def run_target(target: Target, count: int, seed: int, corpus: Iterable[bytes], k
             if child.exitcode != 0:
                 kind = f"the process ended with {child.exitcode}"
                 kept = keep / f"{re.sub('[^A-Za-z]+', '-', target.name)}-ended"
-                (Path(name) / "input").replace(kept)
+                number, _, data = (Path(name) / "input").read_bytes().partition(b"\n")
+                kept.write_bytes(data)
                 _add(total, Outcome(target.name, findings={kind: {"count": 1, "text": kind, "file": str(kept)}}))
-                done = int((Path(name) / "number").read_text()) + 1
+                done = int(number) + 1
     return total
 
 
@@ -244,12 +245,12 @@ def _child(target: Target, count: int, seed: int, corpus: list[bytes], keep: Pat
         for number, data in enumerate(inputs(target, count, seed, corpus)):
             if number < skip:
                 continue
-            (report.parent / "number").write_text(str(number))
-            (report.parent / "input").write_bytes(data)
+            (report.parent / "input").write_bytes(b"%d\n" % number + data)
             trial.one(data)
             if number % 50 == 0 or trial.outcome.inputs == count - skip:
                 report.write_text(json.dumps(asdict(trial.outcome)))
         report.write_text(json.dumps(asdict(trial.outcome)))
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _add(total: Outcome, part: Outcome) -> None:

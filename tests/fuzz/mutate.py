@@ -52,7 +52,7 @@ def _once(draw: random.Random, content: bytes, others: Sequence[bytes], tokens: 
     if kind == 6:
         times = draw.choice((2, 3, 10, 100, 1000, 30000))
         return (
-            content[:at] + content[at:end] * times + content[end:] if times < 1000 or draw.random() < 0.1 else content
+            content[:at] + content[at:end] * times + content[end:] if times < 1000 or draw.random() < 0.02 else content
         )
     if kind == 7 and others:
         other = draw.choice(others)

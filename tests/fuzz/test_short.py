@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ def tried(target: Target, data: list[bytes], keep: Path) -> Outcome:
         trial = Trial(target, place, keep)
         for one in data:
             trial.one(one)
+    faulthandler.cancel_dump_traceback_later()
     return trial.outcome
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rnet.config.checks import check_names
+from rnet.config.checks import check_names, check_product
 from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
@@ -69,6 +69,7 @@ class DatasetInferenceConfig(DefenseConfig):
 
     def check(self) -> None:
         """Raises UserError for numbers too small, tests on more images than there are, and names that are not known."""
+        check_product("defense", self, 100_000_000, "num_draws", "sample_size")
         check_names("defense.walk", [self.walk], "blind", "mingd")
         check_names("defense.rows", [self.rows], "image", "notebook")
         for key, value in vars(self).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rnet.config.checks import check_names
+from rnet.config.checks import check_names, check_product
 from rnet.defenses.config import DefenseConfig
 from rnet.errors import UserError
 
@@ -46,6 +46,7 @@ class ZestConfig(DefenseConfig):
         for key, least in (("num_images", 1), ("num_masks", 2), ("kernel_size", 1), ("memory_mb", 1)):
             if getattr(self, key) < least:
                 raise UserError(f"defense.{key}={getattr(self, key)} is too small; give at least {least}")
+        check_product("defense", self, 100_000_000, "num_images", "num_masks")
         if not 0 < self.ratio <= 1:
             raise UserError(f"defense.ratio={self.ratio} must be above 0 and at most 1")
         if not self.max_dist > 0:
