@@ -268,7 +268,7 @@ def _unpack(file: Path, folder: Path) -> None:
             for member in archive:
                 parts = PurePosixPath(member.name).parts
                 fits = len(parts) == 3 and parts[0] in STAGE_NAMES and parts[1].isalnum() and parts[2][:1] != "."
-                if not (fits and member.isreg()):
+                if not (fits and member.isreg()) or member.issparse():
                     raise UserError(f"{file} holds {member.name!r}, which is no file of a stage; nothing was imported")
                 target = folder.joinpath(*parts)
                 make_folder(target.parent)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
+import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,12 @@ from launch.sweep.plan.plan import read_plan, save_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import read_attempt
 from rnet.config.documents import content_id, to_yaml
+from rnet.data.datasets.fashion_mnist import read_idx
+from rnet.data.files.classes import read_class_map
 from rnet.data.files.records import read_record
+from rnet.data.files.tree import read_tree
 from rnet.errors import UserError
-from rnet.stages.keeping import problems
+from rnet.stages.keeping import import_stages, problems
 from rnet.storage.checkpoint import Checkpoints
 from rnet.storage.manifest import write_manifest
 from rnet.storage.shapes import fits
@@ -116,3 +123,37 @@ def test_records_of_other_shapes_are_refused_and_what_is_only_information_is_pas
 )  # fmt: skip
 def test_a_shape_says_what_a_document_must_look_like(value: Any, shape: Any, does: bool) -> None:
     assert fits(value, shape) is does
+
+
+def test_a_sparse_member_of_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("train/0123/model.safetensors")
+    member.pax_headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": member.name,
+        "GNU.sparse.realsize": str(2**40),
+    }  # fmt: skip
+    content = b"1\n1099511627775\n1\n".ljust(512, b"\0") + b"x".ljust(512, b"\0")
+    member.size = len(content)
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"holds 'train/0123/model\.safetensors', which is no file of a stage"):
+        import_stages(tmp_path / "store", tmp_path / "s.tar")
+
+
+def test_an_idx_file_that_unpacks_to_more_than_it_announces_is_not_unpacked(tmp_path: Path) -> None:
+    header = bytes((0, 0, 8, 1, 0, 0, 0, 4))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(header + bytes(2**24)))
+    with pytest.raises(UserError, match="announces 4 = 4 bytes but holds more"):
+        read_idx(tmp_path / "a.gz", 1)
+    (tmp_path / "b.gz").write_bytes(gzip.compress(bytes((0, 0, 8, 1, 255, 255, 255, 255)) + bytes(2**20)))
+    with pytest.raises(UserError, match="announces 4294967295 = 4294967295 bytes, more than the 268435456"):
+        read_idx(tmp_path / "b.gz", 1)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_a_class_map_and_an_image_that_are_no_files_are_not_waited_for(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "map")
+    with pytest.raises(UserError, match="it is a pipe or a device"):
+        read_class_map(str(tmp_path / "map"))
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "1.png").symlink_to(tmp_path / "map")
+    assert read_tree(tmp_path / "images", [".png"]).others == ["a/1.png"]

@@ -18,6 +18,8 @@ from rnet.errors import UserError
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NUM_CLASSES = len(CLASSES)
+_LARGEST = 2**28
+"""Bytes of images; the published file has 47,040,000."""
 
 
 def load_fashion_mnist(config: FashionMNISTConfig) -> RawImages:
@@ -42,19 +44,24 @@ def read_idx(path: Path, dims: int) -> Tensor:
     Raises UserError for a file that cannot be read, is no such idx file, is truncated, or has bytes left over.
     """
     remedy = "the file is damaged or something else; replace it"
+    size = 4 + 4 * dims
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+            header = file.read(size)
+            if len(header) < size or header[:4] != bytes((0, 0, 8, dims)):  # 8 is the code of bytes
+                raise UserError(f"{path} is not an idx file of bytes in {dims} dimensions; {remedy}")
+            shape = np.frombuffer(header, ">u4", dims, offset=4).tolist()
+            announced = math.prod(shape)
+            content = file.read(announced + 1) if announced <= _LARGEST else b""  # no more, however much it unpacks to
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
-    header = 4 + 4 * dims
-    if len(content) < header or content[:4] != bytes((0, 0, 8, dims)):  # 8 is the code of bytes
-        raise UserError(f"{path} is not an idx file of bytes in {dims} dimensions; {remedy}")
-    shape = np.frombuffer(content, ">u4", dims, offset=4).tolist()
-    if math.prod(shape) != len(content) - header:
-        sizes = f"{'x'.join(map(str, shape))} = {math.prod(shape)}"
-        raise UserError(f"{path} announces {sizes} bytes but holds {len(content) - header}; {remedy}")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).view(shape)
+    if announced != len(content):
+        sizes = f"{'x'.join(map(str, shape))} = {announced}"
+        if announced > _LARGEST:
+            raise UserError(f"{path} announces {sizes} bytes, more than the {_LARGEST} that are read; {remedy}")
+        holds = "more" if len(content) > announced else f"{len(content)}"
+        raise UserError(f"{path} announces {sizes} bytes but holds {holds}; {remedy}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy()).view(shape)
 
 
 def _read_part(folder: Path, part: str) -> tuple[TensorSource, Tensor]:

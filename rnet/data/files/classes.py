@@ -11,6 +11,7 @@ from typing import Any
 
 from rnet.data.config import DatasetConfig
 from rnet.data.files.names import nfc, shown, some
+from rnet.data.files.tables import read_text
 from rnet.errors import UserError, first_line
 
 
@@ -57,7 +58,7 @@ def read_class_map(path: str) -> dict[str, int]:
     """
     setting = f"dataset.class_map={path}"
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(Path(path).expanduser())
     except OSError as error:
         raise UserError(f"{setting} cannot be read: {error.strerror}; name a file") from None
     except (UnicodeDecodeError, ValueError) as error:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from rnet.data.files.names import shown, some
+
+_LARGEST = 2**28
+"""Bytes; the largest published one has 27 million."""
 
 
 def read_table(path: Path, *columns: str, delimiter: str | None = None) -> list[tuple[str, ...]]:
@@ -29,9 +34,19 @@ def read_table(path: Path, *columns: str, delimiter: str | None = None) -> list[
     return [tuple(row[place] for place in places) for row in body]
 
 
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a table. Raises OSError for what cannot be read, is a pipe or a device, or is larger than any."""
+    about = path.stat()
+    if stat.S_ISREG(about.st_mode) and about.st_size > _LARGEST:
+        raise OSError(errno.EFBIG, f"it has {about.st_size} bytes, more than any table")
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    return path.read_text(encoding="utf-8-sig", errors=errors)
+
+
 def read_rows(path: Path, *, delimiter: str | None = None) -> list[list[str]]:
     """All lines that are not empty, as cells without the blanks around them. Raises OSError."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    text = read_text(path, errors="surrogateescape")
     lines = [line for line in text.splitlines() if line.strip()]
     sign = delimiter or ("\t" if lines and "\t" in lines[0] else ",")
     try:

@@ -82,7 +82,9 @@ def _entries(folder: Path, below: str, tree: Tree) -> Iterator[tuple[str, bool]]
 def kind_of(entry: os.DirEntry[str]) -> str:
     """folder, file or other (a pipe, a device). A link that leads nowhere is a file, one that cannot be read."""
     try:
-        return "folder" if entry.is_dir() else "file" if entry.is_file() or entry.is_symlink() else "other"
+        if entry.is_dir() or entry.is_file():
+            return "folder" if entry.is_dir() else "file"
+        return "file" if entry.is_symlink() and not os.path.exists(entry.path) else "other"
     except OSError:  # a link to itself
         return "file"
 
