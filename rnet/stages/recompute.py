@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rnet.config.components import GROUPS
-from rnet.config.documents import LEGACY_KEYS, content_id, from_yaml
+from rnet.config.documents import LEGACY_KEYS, content_id, read_document
 from rnet.config.run import RunConfig, load_config
 from rnet.config.typed import component, component_class, held_components
 from rnet.data.config import DatasetConfig
@@ -94,9 +94,9 @@ def _documents(root: Path, aside: Iterable[Path]) -> dict[str, Document]:
     for folder in (*stage_folders(root), *aside):
         path = folder / "config.yaml"
         try:
-            lineage = list(_lineage(from_yaml(path.read_text(), path)))
+            lineage = list(_lineage(read_document(path)))
             found |= {f"{one['stage']}/{content_id(one)}": one for one in lineage}
-        except (UserError, OSError, ValueError, KeyError, TypeError):  # a damaged one says nothing
+        except (UserError, ValueError, KeyError, TypeError):  # a damaged one says nothing
             continue
     return found
 

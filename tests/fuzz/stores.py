@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from rnet.config.documents import content_id, to_yaml
 from rnet.config.run import load_config
 from rnet.data.files.records import read_record
 from rnet.defenses.fingerprint_file import ABOUT, TENSORS, load_fingerprint
+from rnet.errors import UserError
 from rnet.stages.graph import document
 from rnet.stages.keeping import import_stages, problems, verify_store
 from rnet.stages.pairs import FILE, pair_scores
@@ -32,7 +34,8 @@ from rnet.stages.store import StageFolder, read_result
 from rnet.storage.checkpoint import Checkpoints
 from rnet.storage.files import make_folder
 from rnet.storage.json_files import as_json, read_information
-from rnet.storage.manifest import MANIFEST, digest_of_json, write_manifest
+from rnet.storage.manifest import MANIFEST, SIGNATURE, digest_of_json, write_manifest
+from rnet.storage.signatures import make_keys, read_private_key, read_public_key, signature_problem
 from rnet.training.monitor.json_lines import JsonLines
 from tests.fuzz.settings import SWEEPS
 from tests.fuzz.target import Target
@@ -238,6 +241,24 @@ def seen(data: bytes, folder: Path) -> None:
     read_record(folder / "seen.json")
 
 
+def keys(data: bytes, folder: Path) -> None:
+    """The input is a public key, a private one, and a signature."""
+    path = folder / "key"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    place = _finished(folder, "train")
+    (place / SIGNATURE).write_bytes(data)
+    with contextlib.suppress(UserError):
+        read_private_key(path)
+    signature_problem(place, read_public_key(path))
+
+
+def _key_files() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        beside = make_keys(Path(name) / "key")
+        return [beside.read_bytes(), (Path(name) / "key").read_bytes()]
+
+
 def _finished(root: Path, name: str, files: dict[str, bytes] | None = None) -> Path:
     """A finished stage with a right manifest, some of whose files are as given."""
     place = root / name / stage(name)[0]
@@ -375,6 +396,7 @@ TARGETS = [
     Target(name="log.jsonl", weight=1, run=log, seeds=lambda: [LOG], tokens=TOKENS),
     Target(name="archives", weight=1, run=archive, seeds=_archives, tokens=TOKENS),
     Target(name="results in archives", weight=0.3, run=archived_result, seeds=_bytes(RESULTS["train"]), tokens=TOKENS),
+    Target(name="keys", weight=1, run=keys, seeds=_key_files, tokens=TOKENS),
     Target(name="plans", weight=3, run=plan, seeds=_plan_bytes, tokens=TOKENS),
     Target(name="submissions", weight=3, run=submission, seeds=_submission_bytes, tokens=TOKENS),
     Target(name="attempts", weight=2, run=attempt, seeds=_bytes(ATTEMPT), tokens=TOKENS),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rnet.config.documents import content_id, from_yaml, to_yaml
+from rnet.config.documents import content_id, read_document, to_yaml
 from rnet.config.run import load_config
 from rnet.stages import stages
 from rnet.stages.graph import document
@@ -154,11 +154,14 @@ def test_images_are_looked_for_where_the_store_saw_them(tmp_path: Path) -> None:
     assert "dataset" in problem
 
 
-def test_the_configuration_of_every_option_is_read_from_its_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_of_every_option_is_read_from_its_document(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("rnet.stages.graph.look_at", look_at)
     lost = {}
     for text, expected in IDS.items():
-        kept = from_yaml(to_yaml(document("verify", configuration(text))), Path("config.yaml"))
+        (tmp_path / "config.yaml").write_text(to_yaml(document("verify", configuration(text))))
+        kept = read_document(tmp_path / "config.yaml")
         if (found := content_id(document("verify", _configured(kept)))) != expected:
             lost[text] = found
     assert not lost
