@@ -57,7 +57,7 @@ class _Builder:
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._settings_of: dict[Any, int] = {}
-        self._shape_of: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._shape_of: dict[str, int] = {}
 
     def build(self) -> None:
         """Adds every row and its cells."""
@@ -145,7 +145,7 @@ class _Builder:
 
     def _shape(self, stage: str, values: dict[str, str]) -> int:
         needs = self.sweep.needs(values, stage)
-        key = tuple(sorted(needs.items()))
+        key = repr(sorted(needs.items()))  # a value may be a list, which the shape refuses
         if key not in self._shape_of:
             shape = make_shape(needs)
             self._shape_of[key] = self.shapes.setdefault(shape, len(self.shapes))

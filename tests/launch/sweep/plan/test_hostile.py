@@ -73,3 +73,8 @@ def test_a_profile_beside_the_sweep_file_is_found_by_config_dir_only(tmp_path: P
 def test_very_many_changes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="30,000 changes on the command line"):
         load_sweep(write_sweep(tmp_path), ["axes.seed=[0]"] * 30_000)
+
+
+def test_a_resource_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cpus"):
+        make_plan(write_sweep(tmp_path, resources={"default": {"cpus": [1]}}))
