@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnet.config.documents import content_id, from_yaml
+from rnet.config.documents import content_id, read_document
 from rnet.errors import UserError
 from rnet.figures.drawing import Drawing
 from rnet.report.drawn import curves_of, logged
@@ -36,7 +36,7 @@ def report_of_run(root: Path, label: str) -> RunReport:
     folder = root / label
     if not LABEL.fullmatch(label) or not (folder / "config.yaml").exists():
         raise UserError(f"{label!r} is no stage in {root}; write STAGE/ID, as `rnet status` lists them, and --root")
-    document = from_yaml((folder / "config.yaml").read_text(), folder / "config.yaml")
+    document = read_document(folder / "config.yaml")
     status = read_information(folder / "status.json")
     result = read_result(folder)
     tables = [
@@ -103,7 +103,7 @@ def _tests_of(root: Path, name: str) -> Table:
     """The scores of the suspect that are in the store."""
     lines = []
     for path in sorted(root.glob("verify/*/config.yaml")):
-        document = from_yaml(path.read_text(), path)
+        document = read_document(path)
         if content_id(document["suspect"]) != name:
             continue
         found = read_result(path.parent)
