@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import importlib
 import json
 import logging
 import multiprocessing
@@ -208,6 +209,7 @@ def quietly() -> Iterator[Path]:
 
 def warm_up(target: Target) -> None:
     """Imports what the target needs, once, before processes are forked and times are taken."""
+    importlib.import_module("torch._dynamo")  # a build of a model imports it; it cannot be imported twice
     with quietly() as place:
         for data in target.seeds():
             with contextlib.suppress(Exception):
