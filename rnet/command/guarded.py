@@ -47,7 +47,7 @@ def guarded(action: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read our output has gone
         return EXIT_PIPE_CLOSED
     except Exception as error:
-        return _fault(error)
+        return _say(said, EXIT_USER_ERROR) if (said := _worker_died(error)) else _fault(error)
     return 0
 
 
@@ -108,6 +108,12 @@ def _logged(error: Exception) -> str:
         sys.stderr.writelines(lines)
         return "what is above"
     return str(log)
+
+
+def _worker_died(error: Exception) -> str:
+    """What to say where torch found, at whatever place, that a process that reads images has died."""
+    workers = sys.modules.get("rnet.data.workers")  # imported only where images are read
+    return workers.worker_died(error) if workers else ""
 
 
 def _no_memory(error: Exception) -> bool:

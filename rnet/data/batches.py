@@ -16,6 +16,8 @@ from rnet.data.images import Part, TensorSource
 from rnet.data.lookahead import Lookahead
 from rnet.data.pixels import as_pixels
 from rnet.data.splits import seeded_permutation
+from rnet.data.views import Views
+from rnet.data.workers import Workers
 from rnet.draws import uniform
 from rnet.errors import UserError
 
@@ -50,8 +52,9 @@ class TrainingBatches:
     """`batches(step)` is the batch of any step, the same bits each time, for the process `rank` of `world_size`.
 
     batch_size: of all processes together. flip: mirror each image with probability 1/2. crop_padding: pad by so many
-    black pixels and crop at a random place (0: no). 1 process with B samples and 2 with B/2 see the same batch.
-    Images in memory are moved to the device once; files are decoded ahead in threads.
+    black pixels and crop at a random place (0: no). views: random views of the images, before. 1 process with B samples
+    and 2 with B/2 see the same batch. Images that fit in memory are moved to the device once; files are decoded ahead,
+    in threads or, with workers above 0, in so many processes.
     """
 
     def __init__(
@@ -62,14 +65,16 @@ class TrainingBatches:
         seed: int,
         flip: bool,
         crop_padding: int = 0,
+        views: Views | None = None,
         device: torch.device | str,
         rank: int = 0,
         world_size: int = 1,
+        workers: int = 0,
     ) -> None:
         _check_share(batch_size, len(part), world_size)
         if crop_padding < 0:
             raise UserError(f"crop_padding={crop_padding} must be 0 or more")
-        self._part = part.to(device)
+        self._part = part.views_source() if views else part.to(device)
         self._labels_N = part.labels_N.to(device)
         self._batch_size = batch_size
         self._seed = seed
@@ -78,13 +83,12 @@ class TrainingBatches:
         self._device = torch.device(device)
         self._rank = rank
         self._world_size = world_size
-        self._images = _fetcher(self._part, self._indices, self._device)
+        self._views = views
+        self._images = _fetcher(self._part, self._fetch, self._device, workers=workers)
 
     def __call__(self, step: int) -> Batch:
-        indices_B = self._indices(step)
+        indices_B, stream_ids_B = self._indices(step), self._stream_ids(step)
         local = len(indices_B)
-        start = step * self._batch_size + self._rank * local
-        stream_ids_B = torch.arange(start, start + local)
         flipped_B = torch.zeros(local, dtype=torch.bool, device=self._device)
         offsets_B2 = None
         if self._flip:
@@ -107,6 +111,19 @@ class TrainingBatches:
     def positions(self, step: int) -> Tensor:
         """Of a step's images on this process: where they are in the data set's source, int64 on the CPU."""
         return self._part.positions_N[self._indices(step).to(self._part.positions_N.device)].cpu()
+
+    def _fetch(self, step: int) -> Tensor:
+        """uint8 (B, C, H, W) of a step, before it is mirrored and shifted."""
+        if self._views is None:
+            return self._part.fetch(self._indices(step))
+        ids_B = self._stream_ids(step)
+        draws_BD = uniform(self._seed, "view", step, ids_B, self._views.draws, device="cpu")
+        return self._part.fetch_views(self._indices(step), draws_BD, self._views)
+
+    def _stream_ids(self, step: int) -> Tensor:
+        local = self._batch_size // self._world_size
+        start = step * self._batch_size + self._rank * local
+        return torch.arange(start, start + local)
 
     def _indices(self, step: int) -> Tensor:
         return batch_positions(
@@ -160,23 +177,23 @@ def evaluation_batches(part: Part, batch_size: int, device: torch.device | str) 
         raise UserError(f"batch_size={batch_size} must be 1 or more")
     device = torch.device(device)
     chunks = torch.arange(len(part)).split(batch_size) if len(part) else ()
-    images = _fetcher(part, chunks.__getitem__, device, stop=len(chunks))
+    images = _fetcher(part, lambda number: part.fetch(chunks[number]), device, stop=len(chunks))
     for number, indices_B in enumerate(chunks):
         yield as_pixels(images(number)), part.labels_N[indices_B].to(device, non_blocking=True)
 
 
 def _fetcher(
-    part: Part, indices: Callable[[int], Tensor], device: torch.device, *, stop: int | None = None
+    part: Part, fetch: Callable[[int], Tensor], device: torch.device, *, stop: int | None = None, workers: int = 0
 ) -> Callable[[int], Tensor]:
-    """fetch(step): the uint8 images at indices(step) on the device; images that are files are decoded ahead."""
+    """fetch(step), which gives uint8 images, on the device; those of files are decoded ahead."""
     if isinstance(part.source, TensorSource):
-        return lambda step: part.fetch(indices(step)).to(device)
+        return lambda step: fetch(step).to(device)
+    pin = device.type == "cuda"
 
     def decode(step: int) -> Tensor:
-        images_BCHW = part.fetch(indices(step))
-        return images_BCHW.pin_memory() if device.type == "cuda" else images_BCHW
+        return fetch(step).pin_memory() if pin else fetch(step)
 
-    ahead = Lookahead(decode, stop=stop)
+    ahead = Workers(fetch, workers=workers, pin=pin) if workers else Lookahead(decode, stop=stop)
     return lambda step: ahead(step).to(device, non_blocking=True)
 
 

@@ -7,13 +7,18 @@ Of several frames the first is read. Embedded colour profiles are passed over, a
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from rnet.data.config import DatasetConfig, background_rgb
 from rnet.data.files.names import shown
@@ -66,6 +71,47 @@ class Facts:
 
 def read_image(path: str, channels: int, reading: Reading) -> tuple[Image.Image, Facts]:
     """The image at full size, of mode RGB or, with one channel, L. Raises UserError naming what is not readable."""
+    found, facts = _read(path, channels, reading)
+    digest = hashlib.blake2b(repr((found.mode, found.size)).encode(), digest_size=12)
+    digest.update(found.tobytes())
+    return found, replace(facts, pixels=digest.hexdigest())
+
+
+def see_image(path: str, channels: int, reading: Reading) -> Image.Image:
+    """The image of read_image, whose digest is known or not wanted: it takes as long as the decoding."""
+    return _read(path, channels, reading)[0]
+
+
+def pixels_of_file(path: str, channels: int, reading: Reading) -> Tensor:
+    """uint8 (C, H, W), the pixels of read_image. Ordinary JPEG files are decoded by torchvision, to the same bits.
+
+    Raises UserError naming what is not readable.
+    """
+    if channels == 3 and (found := _jpeg(path)) is not None:
+        return found
+    values = np.array(see_image(path, channels, reading))
+    return torch.from_numpy(values.reshape(*values.shape[:2], channels)).permute(2, 0, 1)
+
+
+def _jpeg(path: str) -> Tensor | None:
+    """RGB of a JPEG file that is upright and of a size that Pillow decodes, too; None for all others, and damaged ones.
+
+    libjpeg-turbo is in both libraries; torchvision's is called without the interpreter's lock.
+    """
+    try:
+        content = Path(path).read_bytes()
+        if not content.startswith(b"\xff\xd8\xff"):
+            return None
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as file:
+            if file.mode not in ("RGB", "L") or file.getexif().get(_ORIENTATION, 1) in _UPRIGHT:
+                return None
+        return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except Exception:  # the decoders raise anything on damaged files; Pillow's way says what is wrong
+        return None
+
+
+def _read(path: str, channels: int, reading: Reading) -> tuple[Image.Image, Facts]:
+    """The image, and all facts but its digest."""
     try:
         with Image.open(path, formats=decodable_formats()) as file:
             frames = getattr(file, "n_frames", 1) if file.format in _FRAMES_OF else 1
@@ -76,9 +122,7 @@ def read_image(path: str, channels: int, reading: Reading) -> tuple[Image.Image,
         raise UserError(f"{shown(path)} {error}") from None
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise unreadable(path, error) from error
-    digest = hashlib.blake2b(repr((found.mode, found.size)).encode(), digest_size=12)
-    digest.update(found.tobytes())
-    return found, Facts(pixels=digest.hexdigest(), frames=frames, peak=peak, vanished=vanished)
+    return found, Facts(pixels="", frames=frames, peak=peak, vanished=vanished)
 
 
 def unreadable(path: str, error: Exception) -> UserError:

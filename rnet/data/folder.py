@@ -11,15 +11,18 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from rnet.data.config import DatasetConfig
-from rnet.data.decoding import AS_STORED, Facts, Reading, keep_pillow_quiet
+from rnet.data.decoding import AS_STORED, Facts, Reading, keep_pillow_quiet, pixels_of_file, read_image
 from rnet.data.files.listing import Box
 from rnet.data.images import ImageSource, TensorSource
 from rnet.data.inspection import check_found, keep_found, kept_found, raise_unreadable
-from rnet.data.resize import decode_and_tell
+from rnet.data.resize import decode_image, fit_file, within
+from rnet.data.views import Views
 from rnet.errors import UserError
 
+J = TypeVar("J")
 T = TypeVar("T")
 
 _MAX_THREADS = 32
@@ -31,7 +34,7 @@ class FolderSource:
     """Image files decoded at every fetch, resized and centre-cropped to image_size; channels: 3 or 1.
 
     resize, interpolation: as in resize.py. boxes: by path, what is cut out of an image before. pixel_digests: of each
-    decoded image, None where they have not been looked at yet.
+    decoded image, None where they have not been looked at yet. memory_mb: what a part of them may take if it is kept.
     """
 
     paths: Sequence[str]
@@ -42,13 +45,30 @@ class FolderSource:
     interpolation: str = "bilinear"
     pixel_digests: Sequence[str] | None = None
     boxes: Mapping[str, Box] | None = None
+    memory_mb: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fetch(self, positions_B: Tensor) -> Tensor:
         """uint8 (B, C, S, S) on the CPU. Raises UserError naming a file that cannot be decoded."""
-        images = [image for image, _ in _map(self._decode, [self.paths[position] for position in positions_B.tolist()])]
+        return self._stack(_map(self._decode, self._paths(positions_B)))
+
+    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
+        """uint8 (B, C, S, S) on the CPU: random views, cropped from the whole image and not from its middle square."""
+        if views.crop_scale is None:
+            return views.augment(self.fetch(positions_B), draws_BD)
+        jobs = list(zip(self._paths(positions_B), draws_BD.tolist(), strict=True))
+        return views.augment(self._stack(_map(lambda job: self._crop(*job, views), jobs)), draws_BD)
+
+    def fits(self, count: int) -> bool:
+        """Whether so many of the images may be kept in memory."""
+        return count * self.channels * self.image_size**2 <= self.memory_mb * 2**20
+
+    def _paths(self, positions_B: Tensor) -> list[str]:
+        return [self.paths[position] for position in positions_B.tolist()]
+
+    def _stack(self, images: list[Tensor]) -> Tensor:
         if not images:
             return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         return torch.stack(images)
@@ -70,18 +90,33 @@ class FolderSource:
                     if keep:
                         images_NCHW[position] = found[0]
         digests = [found.pixels for found in facts]
-        source: ImageSource = TensorSource(images_NCHW, digests) if keep else replace(self, pixel_digests=digests)
+        files = replace(self, pixel_digests=digests)
+        source: ImageSource = TensorSource(images_NCHW, digests, files) if keep else files
         return source, facts, errors
 
-    def _decode(self, path: str) -> tuple[Tensor, Facts]:
-        return decode_and_tell(
+    def _decode(self, path: str) -> Tensor:
+        return decode_image(
             path, self.image_size, self.channels, self.reading, resize=self.resize, interpolation=self.interpolation,
-            box=None if self.boxes is None else self.boxes[path],
+            box=self._box(path),
         )  # fmt: skip
+
+    def _crop(self, path: str, draws_D: list[float], views: Views) -> Tensor:
+        image_CHW = pixels_of_file(path, self.channels, self.reading)
+        if (box := self._box(path)) is not None:
+            left, top, right, bottom = within(box, path, image_CHW.shape[2], image_CHW.shape[1])
+            image_CHW = image_CHW[:, top:bottom, left:right]
+        return views.crop(image_CHW, self.image_size, draws_D)
+
+    def _box(self, path: str) -> Box | None:
+        return None if self.boxes is None else self.boxes[path]
 
     def _attempt(self, path: str) -> tuple[Tensor, Facts] | UserError:
         try:
-            return self._decode(path)
+            image, facts = read_image(path, self.channels, self.reading)
+            return fit_file(
+                image, path, self.image_size, self.channels, resize=self.resize, interpolation=self.interpolation,
+                box=self._box(path),
+            ), facts  # fmt: skip
         except UserError as error:
             return error
 
@@ -103,7 +138,14 @@ def file_sources(
     reading = Reading.of(config)
     sources = [
         FolderSource(
-            paths, config.image_size, channels, reading, config.resize, config.interpolation or "bilinear", boxes=boxes
+            paths,
+            config.image_size,
+            channels,
+            reading,
+            config.resize,
+            config.interpolation or "bilinear",
+            boxes=boxes,
+            memory_mb=config.max_memory_mb,
         )
         for paths in path_lists
     ]
@@ -120,9 +162,12 @@ def file_sources(
     return tuple(source for source, _, _ in inspected)
 
 
-def _map(work: Callable[[str], T], paths: Sequence[str]) -> list[T]:
+def _map(work: Callable[[J], T], jobs: Sequence[J]) -> list[T]:
+    """In threads, but in a worker process one after the other."""
     keep_pillow_quiet()
-    return list(_decoders(os.getpid()).map(work, paths))
+    if get_worker_info() is not None:
+        return [work(job) for job in jobs]
+    return list(_decoders(os.getpid()).map(work, jobs))
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rnet.data.pixels import as_pixels
+from rnet.data.views import Views
 
 
 class ImageSource(Protocol):
@@ -24,22 +25,43 @@ class ImageSource(Protocol):
         """uint8 images (B, C, H, W) at int64 CPU positions, on whatever device the source lives."""
         ...
 
+    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
+        """uint8 (B, C, H, W): a random view of each image. draws_BD: float32, on the CPU."""
+        ...
+
+    def fits(self, count: int) -> bool:
+        """Whether so many of its images may be kept in memory."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class TensorSource:
     """Images that fit in memory, kept on one device. images_NCHW: uint8.
 
-    pixel_digests: where they come from image files, of each image before it was fitted in size.
+    pixel_digests: where they come from image files, of each image before it was fitted in size. files: the image files
+    themselves, from which views are made, so that they do not depend on what fits in memory.
     """
 
     images_NCHW: Tensor
     pixel_digests: Sequence[str] | None = None
+    files: ImageSource | None = None
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
 
     def fetch(self, positions_B: Tensor) -> Tensor:
         return self.images_NCHW[positions_B.to(self.images_NCHW.device, non_blocking=True)]
+
+    def fits(self, count: int) -> bool:
+        return True
+
+    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
+        images_BCHW = self.fetch(positions_B)
+        if views.crop_scale is not None and len(images_BCHW):
+            size = images_BCHW.shape[-1]
+            pairs = zip(images_BCHW, draws_BD.tolist(), strict=True)
+            images_BCHW = torch.stack([views.crop(image_CHW, size, draws_D) for image_CHW, draws_D in pairs])
+        return views.augment(images_BCHW, draws_BD)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,16 +105,29 @@ class Part:
         """uint8 images (B, C, H, W) at int64 CPU indices into this part."""
         return self.source.fetch(self.positions_N[indices_B])
 
+    def fetch_views(self, indices_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
+        """uint8 (B, C, H, W): a random view of each image, for draws_BD of the CPU."""
+        return self.source.fetch_views(self.positions_N[indices_B], draws_BD, views)
+
     def subset(self, indices_M: Tensor) -> Part:
         """The part made of the given indices of this part, in that order."""
         return Part(source=self.source, positions_N=self.positions_N[indices_M], labels_N=self.labels_N[indices_M])
 
     def to(self, device: torch.device | str) -> Part:
-        """The part with its own images, and no others, on the device; images that are files stay where they are."""
-        if not isinstance(self.source, TensorSource) or self.source.images_NCHW.device == torch.device(device):
+        """The part with its own images, and no others, on the device; image files stay files unless the part fits."""
+        if isinstance(self.source, TensorSource):
+            if self.source.images_NCHW.device == torch.device(device):
+                return self
+        elif not self.source.fits(len(self)):
             return self
         images_NCHW = self.source.fetch(self.positions_N).to(device)
         return Part(source=TensorSource(images_NCHW), positions_N=torch.arange(len(self)), labels_N=self.labels_N)
+
+    def views_source(self) -> Part:
+        """The part of which random views are made: of the files themselves where there are any."""
+        if isinstance(self.source, TensorSource) and self.source.files is not None:
+            return Part(source=self.source.files, positions_N=self.positions_N, labels_N=self.labels_N)
+        return self
 
     def pixels(self, indices_B: Tensor | None = None, device: torch.device | str = "cpu") -> Tensor:
         """Float32 pixels in [0, 1], shape (B, C, H, W); all images of the part when no indices are given."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rnet.data.decoding import AS_STORED, Facts, Reading, read_image
+from rnet.data.decoding import AS_STORED, Reading, see_image
 from rnet.data.files.listing import Box
 from rnet.data.files.names import shown
 from rnet.errors import UserError
@@ -48,24 +48,23 @@ def decode_image(
     *,
     resize: int | None = None,
     interpolation: str = "bilinear",
-) -> Tensor:
-    """uint8 (C, S, S) of an image file, as RGB or, with one channel, luma. Raises UserError naming a damaged file."""
-    return decode_and_tell(path, image_size, channels, reading, resize=resize, interpolation=interpolation)[0]
-
-
-def decode_and_tell(
-    path: str, image_size: int, channels: int, reading: Reading, *, resize: int | None, interpolation: str,
     box: Box | None = None,
-) -> tuple[Tensor, Facts]:  # fmt: skip
-    """decode_image, and what was found in the file. box: what is cut out of the image, as far as it lies in it."""
-    image, facts = read_image(path, channels, reading)
+) -> Tensor:
+    """uint8 (C, S, S) of an image file, as RGB or, with one channel, luma. Raises UserError naming a damaged file.
+
+    box: what is cut out of the image, as far as it lies in it.
+    """
+    image = see_image(path, channels, reading)
+    return fit_file(image, path, image_size, channels, resize=resize, interpolation=interpolation, box=box)
+
+
+def fit_file(
+    image: Image.Image, path: str, image_size: int, channels: int, *, resize: int | None, interpolation: str,
+    box: Box | None,
+) -> Tensor:  # fmt: skip
+    """decode_image, of a file whose image has been decoded."""
     if box is not None:
-        left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3])
-        if left >= right or top >= bottom:
-            raise UserError(
-                f"{shown(path)} is {image.width}x{image.height}, and its box {box} has nothing of it; correct the box"
-            )
-        image = image.crop((left, top, right, bottom))
+        image = image.crop(within(box, path, image.width, image.height))
     shorter, longer = sorted(image.size)
     if longer / shorter * (resize or image_size) ** 2 > _MOST_PIXELS:
         raise UserError(
@@ -75,7 +74,15 @@ def decode_and_tell(
         )
     fitted = fit_image(image, image_size, resize=resize, interpolation=interpolation)
     pixels_HWC = np.array(fitted).reshape(image_size, image_size, channels)
-    return torch.from_numpy(pixels_HWC).permute(2, 0, 1), facts
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+def within(box: Box, path: str, width: int, height: int) -> Box:
+    """The part of a box that lies in the image. Raises UserError if nothing does."""
+    left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
+    if left >= right or top >= bottom:
+        raise UserError(f"{shown(path)} is {width}x{height}, and its box {box} has nothing of it; correct the box")
+    return left, top, right, bottom
 
 
 def fit_image(image: Image.Image, image_size: int, *, resize: int | None, interpolation: str) -> Image.Image:

@@ -39,6 +39,9 @@ class EngineConfig(ComponentConfig):
     """A checkpoint is written at the first step boundary after this many seconds."""
     checkpoint_steps: int = 0
     """If above 0, also after every so many steps."""
+    workers: int | None = None
+    """Processes that read images ahead, for each process that trains, where the images do not fit in memory; 0 reads in
+    threads, None is one for each core that is there, 16 at most."""
     log_every: int = 10
     """Steps between two points of the TensorBoard curves; several processes agree on checkpoints as often."""
     eval_every: int = 100

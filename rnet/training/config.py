@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_0, check_at_least_1, check_positive, check_share
+from rnet.errors import UserError
+
+_SET = {"hashed_if_set": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,11 @@ class TrainConfig:
     """Share of the target spread over all classes."""
     crop_padding: int = 2
     """Random crops of the image padded by so many pixels; 0 for none."""
+    crop_scale: list[float] | None = field(default=None, metadata=_SET)
+    """Cut out a random share of the whole image's area between these two and resize it (RandomResizedCrop), e.g.
+    [0.08, 1]; None takes the middle square."""
+    rand_augment: int = field(default=0, metadata=_SET)
+    """Strength of RandAugment's two operations, 0 to 30; 0 for none."""
 
     def check(self) -> None:
         """Raises UserError for sizes, rates and shares out of range."""
@@ -38,5 +46,20 @@ class TrainConfig:
         check_positive("train", self, "learning_rate")
         check_at_least_0("train", self, "weight_decay", "crop_padding")
         check_share("train", self, "momentum", "label_smoothing")
+        if not 0 <= self.rand_augment <= 30:
+            raise UserError(f"train.rand_augment={self.rand_augment} must be from 0 (none) to 30")
+        if self.crop_scale is not None:
+            _check_scale(self.crop_scale, self.crop_padding)
         if self.clip_norm is not None:
             check_positive("train", self, "clip_norm")
+
+
+def _check_scale(scale: list[float], crop_padding: int) -> None:
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(
+            f"train.crop_scale={scale} must be two shares of the area, 0 < low <= high <= 1, e.g. [0.08, 1]"
+        )
+    if crop_padding:
+        raise UserError(
+            f"train.crop_scale={scale} and train.crop_padding={crop_padding} both crop; set train.crop_padding=0"
+        )

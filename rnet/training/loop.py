@@ -16,12 +16,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Part
+from rnet.data.views import Views
+from rnet.data.workers import workers_for
 from rnet.draws import derive_seed
 from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, sum_over_ranks, world_size
+from rnet.parallel.launch import launched
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
 from rnet.training.finite import FiniteWatch, Images, first_not_finite, not_kept, tensors_in
@@ -54,11 +57,14 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
-    def batches(self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0) -> TrainingBatches:
+    def batches(
+        self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0, views: Views | None = None
+    ) -> TrainingBatches:  # fmt: skip
         """This process's share of the training batches."""
         return TrainingBatches(
-            part, batch_size=batch_size, seed=seed, flip=flip, crop_padding=crop_padding, device=self.device,
-            rank=rank(), world_size=world_size(),
+            part, batch_size=batch_size, seed=seed, flip=flip, crop_padding=crop_padding, views=views,
+            device=self.device, rank=rank(), world_size=world_size(),
+            workers=workers_for(self.config.workers, launched().local_world_size or world_size()),
         )  # fmt: skip
 
     def engine(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rnet.data.images import Part
+from rnet.data.views import Views
 from rnet.draws import derive_seed
 from rnet.engines.base import Engine
 from rnet.errors import UserError
@@ -14,6 +15,13 @@ from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
 from rnet.training.finite import Images
 from rnet.training.loop import Run, Step
+
+
+def _views(config: TrainConfig) -> Views | None:
+    if config.crop_scale is None and not config.rand_augment:
+        return None
+    scale = None if config.crop_scale is None else (config.crop_scale[0], config.crop_scale[1])
+    return Views(crop_scale=scale, rand_augment=config.rand_augment)
 
 
 def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> int:
@@ -34,8 +42,9 @@ def prepare_training(
         raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
     batches = run.batches(
-        part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding
-    )
+        part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding,
+        views=_views(config),
+    )  # fmt: skip
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,

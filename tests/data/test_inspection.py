@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rnet.data import folder
+from rnet.data import decoding
 from rnet.data.config import ImageFolderConfig
 from rnet.data.files.digest import looked_at_once
 from rnet.data.folder import FolderSource
@@ -62,13 +62,13 @@ def test_one_damaged_file_is_named_alone(images: Path, max_memory_mb: int) -> No
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded, as they are."""
     found: list[str] = []
-    original = folder.decode_and_tell
+    original = decoding._read
 
     def decode(path: str, *arguments: Any, **settings: Any) -> Any:
         found.append(path)
         return original(path, *arguments, **settings)
 
-    monkeypatch.setattr(folder, "decode_and_tell", decode)
+    monkeypatch.setattr(decoding, "_read", decode)
     return found
 
 

@@ -20,6 +20,7 @@ from rnet.data.images import Dataset, ImageSource, Part, TensorSource
 from rnet.data.loading import load_dataset
 from rnet.data.substitute.config import OwnConfig, VictimTrainConfig, about_substitutes, as_substitute
 from rnet.data.substitute.registry import SUBSTITUTES
+from rnet.data.views import Views
 from rnet.errors import UserError
 
 UNKNOWN = -1
@@ -40,6 +41,12 @@ class Repeated:
 
     def fetch(self, positions_B: torch.Tensor) -> torch.Tensor:
         return self.source.fetch(positions_B).repeat(1, self.channels, 1, 1)
+
+    def fetch_views(self, positions_B: torch.Tensor, draws_BD: torch.Tensor, views: Views) -> torch.Tensor:
+        return self.source.fetch_views(positions_B, draws_BD, views).repeat(1, self.channels, 1, 1)
+
+    def fits(self, count: int) -> bool:
+        return self.source.fits(self.channels * count)
 
 
 def own_pool(config: OwnConfig) -> Choice:
