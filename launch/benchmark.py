@@ -150,6 +150,50 @@ def _show_operators(row: Document) -> None:
     console().print(table)
 
 
+def _measure_data(overrides: Sequence[str], options: Options) -> Document:
+    """Of the images below dataset.folder, class by class, or of photographs that are written for it."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from rnet.bench.data import bench_data, write_photographs
+    from rnet.config.run import load_config
+    from rnet.data.files.tree import read_tree
+    from rnet.data.workers import workers_for
+
+    rounds, overrides = _number("rounds", overrides, default=3)
+    images, overrides = _number("images", overrides, default=1200)
+    usual = ["dataset=image_folder", "dataset.image_size=224"]
+    config = load_config([*usual, *overrides], config_dir=options.config_dir)
+    workers = workers_for(config.engine.workers, 1)
+    if not workers:
+        raise UserError("engine.workers=0 leaves no worker processes to measure; set 1 or more")
+    size, batch_size = config.dataset.image_size, config.train.batch_size
+    with tempfile.TemporaryDirectory(prefix="rnet-bench-") as scratch:
+        folder = Path(config.dataset.folder or scratch)
+        if config.dataset.folder is None:
+            paths = write_photographs(folder, images)
+        else:
+            tree = read_tree(folder, (".jpg", ".jpeg", ".png"))
+            paths = [str(folder / name) for files in tree.by_class.values() for name in files][:images]
+        if len(paths) < batch_size:
+            raise UserError(f"{folder} has {len(paths)} images, fewer than train.batch_size={batch_size}; lower it")
+        rows = bench_data(folder, paths, image_size=size, batch_size=batch_size, workers=workers, rounds=rounds)
+    title = f"{len(paths)} image files to views of {size}x{size} pixels, {workers} worker processes, "
+    return _about(title, torch.device("cpu"), rows)
+
+
+def _show_data(document: Document) -> None:
+    table = Table(title=document["title"], title_justify="left")
+    for name in ("way", "images/s", "spread", "rnet's share of it"):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    for row in document["rows"]:
+        rate, spread = f"{row['images_per_second']:.0f}", f"{row['spread']:.0f}"
+        table.add_row(row["name"], rate, spread, f"{row['ratio']:.2f}x")
+    console().print(table)
+
+
 def _measure_kernels(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.kernels import bench_kernels
     from rnet.config.run import load_config
@@ -201,6 +245,7 @@ def _show_scaling(document: Document) -> None:
 
 SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable[[Document], None]]] = {
     "attack": (_measure_attack, _show_attack),
+    "data": (_measure_data, _show_data),
     "fingerprint": (_measure_fingerprint, _show_fingerprint),
     "kernels": (_measure_kernels, _show_kernels),
     "scaling": (_measure_scaling, _show_scaling),

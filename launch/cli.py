@@ -32,8 +32,8 @@ def bench(
         str,
         typer.Argument(
             metavar="SUBJECT",
-            help="What to measure: attack (rounds=5 profile=10), fingerprint (rounds=5), kernels, or scaling "
-            "(processes=1,2,4 engine=ddp,zero3 step=attack,train).",
+            help="What to measure: attack (rounds=5 profile=10), data (images=1200 rounds=3), "
+            "fingerprint (rounds=5), kernels, or scaling (processes=1,2,4 engine=ddp,zero3 step=attack,train).",
         ),
     ],
     overrides: Overrides = None,

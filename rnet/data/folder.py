@@ -59,7 +59,7 @@ class FolderSource:
         if views.crop_scale is None:
             return views.augment(self.fetch(positions_B), draws_BD)
         jobs = list(zip(self._paths(positions_B), draws_BD.tolist(), strict=True))
-        return views.augment(self._stack(_map(lambda job: self._crop(*job, views), jobs)), draws_BD)
+        return views.augment(self._stack(_map(lambda job: self.crop(*job, views), jobs)), draws_BD)
 
     def fits(self, count: int) -> bool:
         """Whether so many of the images may be kept in memory."""
@@ -100,7 +100,8 @@ class FolderSource:
             box=self._box(path),
         )  # fmt: skip
 
-    def _crop(self, path: str, draws_D: list[float], views: Views) -> Tensor:
+    def crop(self, path: str, draws_D: list[float], views: Views) -> Tensor:
+        """uint8 (C, S, S): the random view of one file."""
         image_CHW = pixels_of_file(path, self.channels, self.reading)
         if (box := self._box(path)) is not None:
             left, top, right, bottom = within(box, path, image_CHW.shape[2], image_CHW.shape[1])

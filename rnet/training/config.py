@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rnet.config.checks import check_at_least_0, check_at_least_1, check_positive, check_share
+from rnet.config.checks import check_at_least_0, check_at_least_1, check_names, check_positive, check_share
 from rnet.errors import UserError
 
 _SET = {"hashed_if_set": True}
@@ -12,7 +12,7 @@ _SET = {"hashed_if_set": True}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A victim's training recipe: SGD with Nesterov momentum and a one-cycle learning rate."""
+    """A victim's training recipe."""
 
     name: str = "default"
     """The recipe's name; recorded only."""
@@ -23,9 +23,9 @@ class TrainConfig:
     batch_size: int = 128
     """Global batch size."""
     learning_rate: float = 0.1
-    """Peak of the one-cycle schedule."""
+    """Its peak."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Of train.optimizer=sgd."""
     weight_decay: float = 5e-4
     """On all parameters."""
     clip_norm: float | None = None
@@ -39,6 +39,14 @@ class TrainConfig:
     [0.08, 1]; None takes the middle square."""
     rand_augment: int = field(default=0, metadata=_SET)
     """Strength of RandAugment's two operations, 0 to 30; 0 for none."""
+    mixup: float = field(default=0.0, metadata=_SET)
+    """Mix each two images, in a ratio drawn from Beta(mixup, mixup); 0 for none."""
+    optimizer: str = field(default="sgd", metadata=_SET)
+    """sgd (with Nesterov momentum) or adamw."""
+    schedule: str = field(default="one_cycle", metadata=_SET)
+    """Of the learning rate: one_cycle, or cosine, after train.warmup_epochs."""
+    warmup_epochs: float = field(default=0.0, metadata=_SET)
+    """train.schedule=cosine: passes over which the learning rate rises to its peak."""
 
     def check(self) -> None:
         """Raises UserError for sizes, rates and shares out of range."""
@@ -46,6 +54,13 @@ class TrainConfig:
         check_positive("train", self, "learning_rate")
         check_at_least_0("train", self, "weight_decay", "crop_padding")
         check_share("train", self, "momentum", "label_smoothing")
+        check_names("train.optimizer", [self.optimizer], "sgd", "adamw")
+        check_names("train.schedule", [self.schedule], "one_cycle", "cosine")
+        check_at_least_0("train", self, "mixup", "warmup_epochs")
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise UserError(
+                f"train.warmup_epochs={self.warmup_epochs} needs train.schedule=cosine; one_cycle warms up by itself"
+            )
         if not 0 <= self.rand_augment <= 30:
             raise UserError(f"train.rand_augment={self.rand_augment} must be from 0 (none) to 30")
         if self.crop_scale is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rnet.data.images import Part
-from rnet.data.views import Views
 from rnet.draws import derive_seed
 from rnet.engines.base import Engine
 from rnet.errors import UserError
@@ -15,13 +13,7 @@ from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
 from rnet.training.finite import Images
 from rnet.training.loop import Run, Step
-
-
-def _views(config: TrainConfig) -> Views | None:
-    if config.crop_scale is None and not config.rand_augment:
-        return None
-    scale = None if config.crop_scale is None else (config.crop_scale[0], config.crop_scale[1])
-    return Views(crop_scale=scale, rand_augment=config.rand_augment)
+from rnet.training.recipes import Mixup, mixed_cross_entropy, optimizer_of, views_of
 
 
 def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> int:
@@ -43,25 +35,27 @@ def prepare_training(
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
     batches = run.batches(
         part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding,
-        views=_views(config),
+        views=views_of(config),
     )  # fmt: skip
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )  # fmt: skip
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=num_steps + 1, cycle_momentum=False
-    )
+    optimizer, scheduler = optimizer_of(config, model, num_steps, len(part))
+    mixup = Mixup(config.mixup, seed) if config.mixup else None
     engine = run.engine(model, optimizer, scheduler, clip_norm=config.clip_norm)
 
     def step(t: int) -> dict[str, Tensor]:
         batch = batches(t)
+        x_BCHW, mixed = batch.x_BCHW, None
+        if mixup is not None:
+            x_BCHW, *mixed = mixup.mix(batch, t)
         model.train()
 
         def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-            logits_BK, y_B = engine.forward(batch.x_BCHW[rows]).float(), batch.labels_B[rows]
-            accuracy = (logits_BK.detach().argmax(1) == y_B).float().mean()
-            return F.cross_entropy(logits_BK, y_B, label_smoothing=config.label_smoothing), {"accuracy/batch": accuracy}
+            logits_BK, y_B = engine.forward(x_BCHW[rows]).float(), batch.labels_B[rows]
+            accuracy = {"accuracy/batch": (logits_BK.detach().argmax(1) == y_B).float().mean()}
+            smoothing = config.label_smoothing
+            if mixed is None:
+                return F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing), accuracy
+            other_B, share_B = (values[rows] for values in mixed)
+            return mixed_cross_entropy(logits_BK, y_B, other_B, share_B, label_smoothing=smoothing), accuracy
 
         return engine.descend(loss, len(batch.labels_B))
 
