@@ -10,7 +10,7 @@ from rnet.config.component import ComponentConfig
 from rnet.errors import UserError
 
 _SET = {"hashed_if_set": True}
-OF_FILES = ("background", "digest", "max_memory_mb", "white_level")
+OF_FILES = ("background", "damaged", "digest", "max_memory_mb", "white_level")
 """Keys that only sets of image files read."""
 OF_FOLDERS = ("class_map", "class_order")
 """Keys that only sets with a folder per class read."""
@@ -64,6 +64,8 @@ class DatasetConfig(ComponentConfig):
     """What is done about equal images in different parts: say (count them), or together (put them into one part)."""
     balance: str = field(default="none", metadata=_SET)
     """Rare classes in the victim's training: none (as they are), or oversample (repeat images until all are equal)."""
+    damaged: str = field(default="refuse", metadata=_SET)
+    """Image files that cannot be read: refuse (name them), or skip (count them; they are in no part)."""
     digest: str = field(default="auto", metadata=_SET)
     """What ids hold of the files: content, listing (names, sizes and times), or auto: content of up to 4 GiB."""
 
@@ -77,6 +79,7 @@ class DatasetConfig(ComponentConfig):
         check_names("dataset.interpolation", [self.interpolation or "bilinear"], *INTERPOLATIONS)
         check_names("dataset.class_order", [self.class_order], "alphabetical", "natural")
         check_names("dataset.duplicates", [self.duplicates], "say", "together")
+        check_names("dataset.damaged", [self.damaged], "refuse", "skip")
         check_names("dataset.balance", [self.balance], "none", "oversample")
         check_names("dataset.digest", [self.digest], "auto", "content", "listing")
         background_rgb(self.background)
@@ -101,7 +104,7 @@ class DigitsConfig(DatasetConfig):
 class FashionMNISTConfig(DatasetConfig):
     """Clothes, in four idx files."""
 
-    unused = ("background", "max_memory_mb", "white_level", *OF_FOLDERS)
+    unused = ("background", "damaged", "max_memory_mb", "white_level", *OF_FOLDERS)
     name: str = "fashion_mnist"
 
 
@@ -109,7 +112,7 @@ class FashionMNISTConfig(DatasetConfig):
 class CIFAR10Config(DatasetConfig):
     """Ten kinds of things, in the files of CIFAR-10 for Python."""
 
-    unused = ("background", "max_memory_mb", "white_level", *OF_FOLDERS)
+    unused = ("background", "damaged", "max_memory_mb", "white_level", *OF_FOLDERS)
     name: str = "cifar10"
 
 

@@ -11,7 +11,6 @@ import io
 import os
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from rnet.data.config import DatasetConfig, background_rgb
 from rnet.data.files.names import shown
+from rnet.data.files.shards import Member, content_of
 from rnet.data.files.suffixes import decodable_formats
 from rnet.errors import UserError, first_line
 
@@ -99,7 +99,7 @@ def _jpeg(path: str) -> Tensor | None:
     libjpeg-turbo is in both libraries; torchvision's is called without the interpreter's lock.
     """
     try:
-        content = Path(path).read_bytes()
+        content = content_of(path)
         if not content.startswith(b"\xff\xd8\xff"):
             return None
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as file:
@@ -110,10 +110,14 @@ def _jpeg(path: str) -> Tensor | None:
         return None
 
 
+def _opened(path: str) -> str | io.BytesIO:
+    return io.BytesIO(path.read()) if isinstance(path, Member) else path
+
+
 def _read(path: str, channels: int, reading: Reading) -> tuple[Image.Image, Facts]:
     """The image, and all facts but its digest."""
     try:
-        with Image.open(path, formats=decodable_formats()) as file:
+        with Image.open(_opened(path), formats=decodable_formats()) as file:
             frames = getattr(file, "n_frames", 1) if file.format in _FRAMES_OF else 1
             raw_mode = _raw_mode(file)
             file.load()
@@ -129,7 +133,7 @@ def unreadable(path: str, error: Exception) -> UserError:
     """Returns the error for a file that is damaged, empty, or no image."""
     reason = (error.strerror if isinstance(error, OSError) and error.strerror else None) or first_line(error)
     if isinstance(error, UnidentifiedImageError):
-        empty = os.path.getsize(path) == 0
+        empty = (path.size if isinstance(path, Member) else os.path.getsize(path)) == 0
         reason = "the file is empty" if empty else "its content is no image that can be decoded here"
     return UserError(f"{shown(path)} cannot be read as an image ({shown(reason)}); replace or remove the file")
 

@@ -17,7 +17,7 @@ from rnet.data.config import DatasetConfig
 from rnet.data.decoding import AS_STORED, Facts, Reading, keep_pillow_quiet, pixels_of_file, read_image
 from rnet.data.files.listing import Box
 from rnet.data.images import ImageSource, TensorSource
-from rnet.data.inspection import check_found, keep_found, kept_found, raise_unreadable
+from rnet.data.inspection import check_found, keep_found, kept_found
 from rnet.data.resize import decode_image, fit_file, within
 from rnet.data.views import Views
 from rnet.errors import UserError
@@ -35,6 +35,7 @@ class FolderSource:
 
     resize, interpolation: as in resize.py. boxes: by path, what is cut out of an image before. pixel_digests: of each
     decoded image, None where they have not been looked at yet. memory_mb: what a part of them may take if it is kept.
+    damaged: positions of files that cannot be read.
     """
 
     paths: Sequence[str]
@@ -46,6 +47,7 @@ class FolderSource:
     pixel_digests: Sequence[str] | None = None
     boxes: Mapping[str, Box] | None = None
     memory_mb: int = 0
+    damaged: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,26 +75,32 @@ class FolderSource:
             return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         return torch.stack(images)
 
-    def inspect(self, *, keep: bool) -> tuple[ImageSource, list[Facts], list[UserError]]:
-        """This source, or with keep one of all its images in memory; what was found in each file; what went wrong."""
-        images_NCHW = torch.empty(
+    def inspect(self, *, keep: bool) -> tuple[ImageSource, list[Facts | UserError]]:
+        """This source, or with keep one of all its images in memory; of each file what was found or what is wrong."""
+        images_NCHW = torch.zeros(
             len(self) if keep else 0, self.channels, self.image_size, self.image_size, dtype=torch.uint8
         )
-        facts: list[Facts] = []
-        errors: list[UserError] = []
+        found: list[Facts | UserError] = []
         for start in range(0, len(self), _IMAGES_AT_ONCE):
             decoded = _map(self._attempt, self.paths[start : start + _IMAGES_AT_ONCE])
-            for position, found in enumerate(decoded, start):
-                if isinstance(found, UserError):
-                    errors.append(found)
+            for position, one in enumerate(decoded, start):
+                if isinstance(one, UserError):
+                    found.append(one)
                 else:
-                    facts.append(found[1])
+                    found.append(one[1])
                     if keep:
-                        images_NCHW[position] = found[0]
-        digests = [found.pixels for found in facts]
-        files = replace(self, pixel_digests=digests)
-        source: ImageSource = TensorSource(images_NCHW, digests, files) if keep else files
-        return source, facts, errors
+                        images_NCHW[position] = one[0]
+        files = self.known(
+            [path if isinstance(one, UserError) else one.pixels for one, path in zip(found, self.paths, strict=True)],
+            frozenset(position for position, one in enumerate(found) if isinstance(one, UserError)),
+        )
+        if not keep:
+            return files, found
+        return TensorSource(images_NCHW, files.pixel_digests, files, files.damaged), found
+
+    def known(self, pixel_digests: Sequence[str], damaged: frozenset[int]) -> FolderSource:
+        """This source with what is known of its files."""
+        return replace(self, pixel_digests=pixel_digests, damaged=damaged)
 
     def _decode(self, path: str) -> Tensor:
         return decode_image(
@@ -155,12 +163,19 @@ def file_sources(
     paths = [path for one in path_lists for path in one]
     if not in_memory and (kept := kept_found(config)) is not None:
         check_found(config, kept, paths)
-        digests = iter(kept.pixels)
-        return tuple(replace(source, pixel_digests=[next(digests) for _ in source.paths]) for source in sources)
+        places, known = iter(range(len(paths))), set(kept.damaged)
+        return tuple(
+            source.known(
+                [kept.pixels[place] for place in own],
+                frozenset(position for position, place in enumerate(own) if place in known),
+            )
+            for source in sources
+            for own in [[next(places) for _ in source.paths]]
+        )
     inspected = [source.inspect(keep=in_memory) for source in sources]
-    raise_unreadable([error for _, _, errors in inspected for error in errors], len(paths))
-    check_found(config, keep_found(config, [fact for _, facts, _ in inspected for fact in facts]), paths)
-    return tuple(source for source, _, _ in inspected)
+    found = keep_found(config, [one for _, all_found in inspected for one in all_found], paths)
+    check_found(config, found, paths)
+    return tuple(source for source, _ in inspected)
 
 
 def _map(work: Callable[[J], T], jobs: Sequence[J]) -> list[T]:

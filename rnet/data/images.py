@@ -39,12 +39,14 @@ class TensorSource:
     """Images that fit in memory, kept on one device. images_NCHW: uint8.
 
     pixel_digests: where they come from image files, of each image before it was fitted in size. files: the image files
-    themselves, from which views are made, so that they do not depend on what fits in memory.
+    themselves, from which views are made, so that they do not depend on what fits in memory. damaged: positions of
+    files that cannot be read, whose images are black.
     """
 
     images_NCHW: Tensor
     pixel_digests: Sequence[str] | None = None
     files: ImageSource | None = None
+    damaged: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.images_NCHW)

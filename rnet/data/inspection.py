@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import PIL
@@ -31,6 +31,7 @@ class Found:
 
     framed, vanished: positions of files with several frames, and of those that are of one colour on their background.
     peak: the highest value in files of more than 8 bits, as a share of white; brightest: where; deep: of how many.
+    damaged: positions of files that cannot be read, whose pixels are their paths.
     """
 
     pixels: list[str]
@@ -39,6 +40,7 @@ class Found:
     peak: float | None
     brightest: int
     deep: int
+    damaged: list[int] = field(default_factory=list)
 
 
 def raise_unreadable(errors: Sequence[UserError], total: int) -> None:
@@ -48,7 +50,8 @@ def raise_unreadable(errors: Sequence[UserError], total: int) -> None:
     if errors:
         more = f"; and {len(errors) - 3:,} more" if len(errors) > 3 else ""
         raise UserError(
-            f"{len(errors):,} of {total:,} image files cannot be read: {'; '.join(map(str, errors[:3]))}{more}"
+            f"{len(errors):,} of {total:,} image files cannot be read: {'; '.join(map(str, errors[:3]))}{more}; "
+            f"dataset.damaged=skip leaves them out"
         )
 
 
@@ -69,20 +72,31 @@ def check_found(config: DatasetConfig, found: Found, paths: Sequence[str]) -> No
         if 2 * len(found.vanished) > len(found.pixels):
             raise UserError(f"{unseen}; set dataset.background={other}")
         say(f"{unseen}; dataset.background={other} may show them")
+    if found.damaged:
+        say(f"{counted(len(found.damaged), 'image file')} of {len(paths):,} cannot be read and are in no part: "
+            f"{some(paths[i] for i in found.damaged)}")  # fmt: skip
     if found.framed:
         names = some(paths[i] for i in found.framed)
         say(f"of {counted(len(found.framed), 'image file')} with several frames or pages the first is read: {names}")
 
 
-def keep_found(config: DatasetConfig, facts: Sequence[Facts]) -> Found:
-    """What was found in all files, kept in the store if there is one."""
-    peaks = [(fact.peak, position) for position, fact in enumerate(facts) if fact.peak is not None]
+def keep_found(config: DatasetConfig, facts: Sequence[Facts | UserError], paths: Sequence[str]) -> Found:
+    """What was found in all files, kept in the store if there is one. Raises UserError if some cannot be read.
+
+    With dataset.damaged=skip they may be some, but not all.
+    """
+    errors = [fact for fact in facts if isinstance(fact, UserError)]
+    if config.damaged == "refuse" or len(errors) == len(facts):
+        raise_unreadable(errors, len(paths))
+    good = [(fact, position) for position, fact in enumerate(facts) if not isinstance(fact, UserError)]
+    peaks = [(fact.peak, position) for fact, position in good if fact.peak is not None]
     peak, brightest = max(peaks, default=(None, 0))
     found = Found(
-        pixels=[fact.pixels for fact in facts],
-        framed=[position for position, fact in enumerate(facts) if fact.frames > 1],
-        vanished=[position for position, fact in enumerate(facts) if fact.vanished],
+        pixels=[path if isinstance(fact, UserError) else fact.pixels for fact, path in zip(facts, paths, strict=True)],
+        framed=[position for fact, position in good if fact.frames > 1],
+        vanished=[position for fact, position in good if fact.vanished],
         peak=peak, brightest=brightest, deep=len(peaks),
+        damaged=[position for position, fact in enumerate(facts) if isinstance(fact, UserError)],
     )  # fmt: skip
     if (name := _name(config)) is not None:
         _waiting[name] = found

@@ -61,7 +61,9 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
         split = split_by_groups(*groups, num_test, sizes, called=raw.grouped_by if raw.train_groups else "copy")
     else:
         split = split_positions(len(raw.train), num_test, sizes)
-    train = Part(source=train_source, positions_N=split.train_N, labels_N=raw.train_labels_N[split.train_N])
+    train_N, substitute_N = (without(raw.train, places_N) for places_N in (split.train_N, split.substitute_N))
+    test_N = without(raw.train if raw.test is None else raw.test, split.test_N)
+    train = Part(source=train_source, positions_N=train_N, labels_N=raw.train_labels_N[train_N])
     mean_C, std_C = channel_statistics(train, seed=config.split_seed)
     _, channels, height, width = train.fetch(torch.tensor([0])).shape
     assert height == width
@@ -76,10 +78,10 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
         train=train,
         substitute=Part(
             source=train_source,
-            positions_N=split.substitute_N,
-            labels_N=raw.train_labels_N[split.substitute_N],
+            positions_N=substitute_N,
+            labels_N=raw.train_labels_N[substitute_N],
         ),
-        test=Part(source=test_source, positions_N=split.test_N, labels_N=test_labels_N[split.test_N]),
+        test=Part(source=test_source, positions_N=test_N, labels_N=test_labels_N[test_N]),
         class_names=raw.class_names,
         balance=config.balance,
     )
@@ -91,6 +93,13 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
     if copies is not None:
         say_duplicates(dataset, copies[0], copies[0] if raw.test is None else copies[1])
     return dataset
+
+
+def without(source: ImageSource, positions_N: Tensor) -> Tensor:
+    """The positions but those of files that cannot be read."""
+    if not (damaged := getattr(source, "damaged", None)):
+        return positions_N
+    return positions_N[~torch.isin(positions_N, torch.tensor(sorted(damaged)))]
 
 
 def _groups(raw: RawImages, copies: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:

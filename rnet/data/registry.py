@@ -17,6 +17,7 @@ from rnet.data.datasets.config import (
     ImageNetConfig,
     TSRDConfig,
     VGGFace2Config,
+    WebDatasetConfig,
 )
 from rnet.registry import Registry
 
@@ -39,5 +40,6 @@ DATASETS = Registry(
         "lfw": (LFWConfig, "rnet.data.datasets.lfw:load_lfw"),
         "tsrd": (TSRDConfig, _LISTED),
         "vggface2": (VGGFace2Config, _LISTED),
+        "webdataset": (WebDatasetConfig, "rnet.data.datasets.webdataset:load_webdataset"),
     },
 )

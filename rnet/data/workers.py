@@ -47,9 +47,11 @@ class Workers:
         self._next = None
         try:
             found = next(self._running[0])
+        except (OSError, EOFError) as error:  # what a worker leaves whose batch was on its way
+            raise UserError(_died(error)) from error
         except RuntimeError as error:
-            if worker_died(error):
-                raise UserError(worker_died(error)) from error
+            if said := worker_died(error):
+                raise UserError(said) from error
             raise
         if isinstance(found, UserError):
             raise found
@@ -67,8 +69,10 @@ class Workers:
 
 def worker_died(error: BaseException) -> str:
     """What to tell the user if the error is torch's about a worker process that ended; it may come at any place."""
-    if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
-        return ""
+    return _died(error) if isinstance(error, RuntimeError) and "DataLoader worker" in str(error) else ""
+
+
+def _died(error: BaseException) -> str:
     return (
         f"a process that reads images ended before its time ({first_line(error)}); if memory or /dev/shm is short, "
         f"lower engine.workers (0 reads in this process), then run the same command again"

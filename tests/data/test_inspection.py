@@ -47,7 +47,7 @@ def test_damaged_files_are_counted_and_the_first_three_named(images: Path, max_m
     message = str(error.value)
     assert message.startswith("5 of 20 image files cannot be read: ")
     assert f"{images}/a/0.png cannot be read as an image (" in message
-    assert message.endswith("; and 2 more")
+    assert message.endswith("; and 2 more; dataset.damaged=skip leaves them out")
     assert "\n" not in message
 
 

@@ -88,3 +88,11 @@ class ImageNetConfig(DatasetConfig):
         super().check()
         if self.per_class is not None:
             check_at_least_1("dataset", self, "per_class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetConfig(DatasetConfig):
+    """The user's own images, in tar shards."""
+
+    unused = ("download", *OF_FOLDERS)
+    name: str = "webdataset"

@@ -21,6 +21,7 @@ from rnet.data.files.image_folder import list_image_folder
 from rnet.data.files.listing import ImageFiles
 from rnet.data.files.places import not_readable
 from rnet.data.files.published import HOLDS, list_celeba, list_cifar10, list_gtsrb, list_lfw
+from rnet.data.files.shards import shards_of
 from rnet.data.registry import DATASETS
 from rnet.errors import first_line
 
@@ -120,4 +121,5 @@ _LISTS: Mapping[str, Listing] = {
     "fashion_mnist": _fashion_mnist,
     "gtsrb": _published(_gtsrb),
     "lfw": _published(_lfw),
+    "webdataset": shards_of,
 }

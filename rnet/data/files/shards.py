@@ -1,0 +1,156 @@
+"""Tar files of samples as WebDataset writes them: key.jpg and key.cls beside one another, thousands in a shard.
+
+A shard is indexed by its headers once, and a sample is then read at its place, in any order: nothing is unpacked, and
+an epoch takes each image exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from rnet.data.config import DatasetConfig
+from rnet.data.files.names import is_system, shown, some
+from rnet.errors import UserError, first_line
+
+CLASSES = "classes.txt"
+"""Beside the shards, if it is there: the names of the classes, one a line."""
+_LABEL = ".cls"
+_MOST_LABEL_BYTES = 32
+
+
+class Member(str):
+    """The path of a file in a shard, SHARD/NAME, which says where in the shard its content is, in bytes."""
+
+    shard: str
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, shard: str, name: str, offset: int, size: int) -> Self:
+        """The member of that name."""
+        member = cls(f"{shard}/{name}")
+        member.shard, member.offset, member.size = shard, offset, size
+        return member
+
+    def read(self) -> bytes:
+        """Its content. Raises OSError if the shard has become shorter."""
+        content = os.pread(_descriptor(os.getpid(), self.shard), self.size, self.offset)
+        if len(content) < self.size:
+            raise OSError(f"the shard ends within it, {self.size - len(content)} bytes too early")
+        return content
+
+
+def content_of(path: str) -> bytes:
+    """What a file, or a member of a shard, holds. Raises OSError if it cannot be read."""
+    return path.read() if isinstance(path, Member) else Path(path).read_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The samples of one shard in their order. cut: what is wrong where it ends too early, else ""."""
+
+    images: list[Member]
+    labels: list[int]
+    cut: str = ""
+
+
+def read_shards(paths: list[str], suffixes: frozenset[str]) -> list[Shard]:
+    """The samples of all shards. Raises UserError that names what is no tar file, or a sample without a label."""
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)) + 4)) as threads:
+        return list(threads.map(lambda path: _read_shard(path, suffixes), paths))
+
+
+def _read_shard(path: str, suffixes: frozenset[str]) -> Shard:
+    images: dict[str, Member] = {}
+    labels: dict[str, int] = {}
+    cut = ""
+    try:
+        for name, offset, size in _members(path):
+            if offset + size > os.path.getsize(path):
+                raise tarfile.ReadError("it ends within " + name)
+            key, suffix = _split(name)
+            if suffix in suffixes:
+                if key in images:
+                    raise UserError(f"{shown(path)} holds two images of the sample {shown(key)}; keep one")
+                images[key] = Member.of(path, name, offset, size)
+            elif suffix == _LABEL:
+                labels[key] = _label(path, name, offset, size)
+    except (tarfile.TarError, EOFError) as error:
+        if not images:
+            raise UserError(
+                f"{shown(path)} is no tar file that can be read ({first_line(error)}); replace it"
+            ) from None
+        cut = f"{shown(path)} ends too early ({first_line(error)})"
+        labels = {key: label for key, label in labels.items() if key in images}
+        images = {key: image for key, image in images.items() if key in labels}
+    if unlabelled := [key for key in images if key not in labels]:
+        raise UserError(
+            f"{shown(path)} has {len(unlabelled):,} images without a label, e.g. of the sample {shown(unlabelled[0])}; "
+            f"write a file {shown(unlabelled[0])}{_LABEL} with the number of its class beside each"
+        )
+    return Shard(images=list(images.values()), labels=[labels[key] for key in images], cut=cut)
+
+
+def _members(path: str) -> Iterator[tuple[str, int, int]]:
+    """(name, place of its content, size) of every regular file of a tar file without compression."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse():
+                    yield member.name, member.offset_data, member.size
+            end = os.pread(_descriptor(os.getpid(), path), tarfile.BLOCKSIZE, tar.offset)
+            if end != tarfile.NUL * tarfile.BLOCKSIZE:  # which tarfile passes over where a header is cut
+                raise tarfile.ReadError("its end mark is missing")
+    except OSError as error:
+        if isinstance(error, tarfile.TarError):
+            raise
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror or error}; check it") from None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(key, suffix): WebDataset's key ends at the first dot of the last part of the name; the suffix in lower case."""
+    place = PurePosixPath(name)
+    stem, dot, rest = place.name.partition(".")
+    return str(place.parent / stem), (dot + rest).lower()
+
+
+def _label(path: str, name: str, offset: int, size: int) -> int:
+    content = os.pread(_descriptor(os.getpid(), path), min(size, _MOST_LABEL_BYTES), offset)
+    text = content.decode(errors="replace").strip()
+    if size > _MOST_LABEL_BYTES or not text.isdecimal() or not text.isascii():
+        raise UserError(f"{shown(path)}/{shown(name)} holds {shown(text)!r}, not the number of a class from 0 on")
+    return int(text)
+
+
+def shards_of(config: DatasetConfig) -> tuple[Path, tuple[str, ...]]:
+    """The folder, and the names below it of all files that are read. Raises UserError if there are none."""
+    if config.folder is None:
+        raise UserError("dataset=webdataset needs dataset.folder, a folder of .tar shards")
+    if "://" in config.folder:
+        raise UserError(
+            f"dataset.folder={config.folder!r} is an address; copy the shards to a folder first, on a cluster to one "
+            f"of each node, and give that"
+        )
+    folder = Path(config.folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"dataset.folder={config.folder!r} is not a folder; give one with .tar shards")
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar") if path.is_file())
+    names = [name for name in found if not any(is_system(part) for part in name.split("/"))]
+    if not names:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zst"))
+        hint = f"; unpack {some(others, 1)}, whose samples cannot be reached one by one" if others else ""
+        raise UserError(f"{shown(folder)} holds no .tar shard{hint}")
+    return folder, (*names, *((CLASSES,) if (folder / CLASSES).is_file() else ()))
+
+
+@lru_cache(maxsize=2048)
+def _descriptor(process: int, path: str) -> int:
+    """The open shard, of this process: worker processes inherit the cache, and share no place in a file they pread."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
