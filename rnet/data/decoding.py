@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from rnet.data.config import DatasetConfig, background_rgb
 from rnet.data.files.names import shown
@@ -98,6 +97,8 @@ def _jpeg(path: str) -> Tensor | None:
 
     libjpeg-turbo is in both libraries; torchvision's is called without the interpreter's lock.
     """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     try:
         content = content_of(path)
         if not content.startswith(b"\xff\xd8\xff"):

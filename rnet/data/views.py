@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import RandAugment
-from torchvision.transforms.v2 import functional as transforms
 
 _RATIO = (math.log(3 / 4), math.log(4 / 3))
 _ATTEMPTS = 10
 _OPERATIONS = 2
-_AUGMENT: Any = RandAugment(num_ops=_OPERATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +52,8 @@ class Views:
 
     def crop(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
         """uint8 (C, S, S): the crop, resized with antialiasing."""
+        from torchvision.transforms.v2 import functional as transforms  # slow to import
+
         height, width = image_CHW.shape[-2:]
         place = self.box(height, width, draws_D)
         return transforms.resized_crop(image_CHW, *place, [size, size], antialias=True)
@@ -68,14 +68,22 @@ class Views:
     def _augmented(self, image_CSS: Tensor, draws: list[float]) -> Tensor:
         """torchvision's operations and strengths. Its RandAugment itself draws from torch's one generator, which other
         threads draw from as well."""
-        kinds = list(_AUGMENT._AUGMENTATION_SPACE.items())
+        randaugment = _randaugment()
+        kinds = list(randaugment._AUGMENTATION_SPACE.items())
         for choice, sign in zip(draws[::2], draws[1::2], strict=True):
             name, (strengths_of, signed) = kinds[int(choice * len(kinds))]
-            strengths = strengths_of(_AUGMENT.num_magnitude_bins, *image_CSS.shape[-2:])
+            strengths = strengths_of(randaugment.num_magnitude_bins, *image_CSS.shape[-2:])
             strength = 0.0 if strengths is None else float(strengths[self.rand_augment])
             if signed and sign < 0.5:
                 strength = -strength
-            image_CSS = _AUGMENT._apply_image_or_video_transform(
-                image_CSS, name, strength, interpolation=_AUGMENT.interpolation, fill=_AUGMENT._fill
+            image_CSS = randaugment._apply_image_or_video_transform(
+                image_CSS, name, strength, interpolation=randaugment.interpolation, fill=randaugment._fill
             )
         return image_CSS
+
+
+@cache
+def _randaugment() -> Any:
+    from torchvision.transforms.v2 import RandAugment
+
+    return RandAugment(num_ops=_OPERATIONS)

@@ -178,5 +178,5 @@ def test_folders_without_shards_are_refused_with_the_remedy(tmp_path: Path) -> N
         with pytest.raises(UserError, match=message):
             load_dataset(WebDatasetConfig(folder=wanted, image_size=16))
     (tmp_path / "train.tar").write_bytes(b"no tar file at all" * 100)
-    with pytest.raises(UserError, match=r"train\.tar cannot be read as a tar file"):
+    with pytest.raises(UserError, match=r"train\.tar is no tar file that can be read"):
         load_dataset(config(tmp_path))
