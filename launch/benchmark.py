@@ -226,21 +226,23 @@ def _show_scaling(document: Document) -> None:
     rows = document["rows"]
     for step in dict.fromkeys(row["step"] for row in rows):
         table = Table(title=f"{step} step: {document['title']} divided among the processes", title_justify="left")
-        for name in ("scaling", "engine", "processes", "batch", "median", "spread", "samples/s", "speed-up",
-                     "efficiency", "memory", "held"):  # fmt: skip
+        for name in ("scaling", "engine", "processes", "batch", "median", "samples/s", "speed-up",
+                     "efficiency", "memory", "held", "sent"):  # fmt: skip
             table.add_column(name, justify="left" if name in ("scaling", "engine") else "right")
         shown = [row for row in rows if row["step"] == step]
         for row, following in zip(shown, [*shown[1:], None], strict=True):
             table.add_row(
                 row["mode"], row["engine"], str(row["processes"]), str(row["batch_size"]),
-                f"{row['median_ms']:.1f} ms", f"{row['spread_ms']:.1f} ms", f"{row['samples_per_second']:.0f}",
+                f"{row['median_ms']:.1f} ms ±{row['spread_ms']:.0f}", f"{row['samples_per_second']:.0f}",
                 f"{row['speed_up']:.2f}x", f"{100 * row['efficiency']:.0f} %", f"{row['memory_mb']:.0f} MiB",
-                f"{row['held_mb']:.1f} MiB",
+                f"{row['held_mb']:.1f} MiB", f"{row['sent_mb']:.2f} MiB",
                 end_section=following is not None and following["processes"] == 1,
             )  # fmt: skip
         console().print(table)
     console().print("Of each step the slowest process counts; speed-up: over one process of the same engine.")
-    console().print("Memory: the largest peak of a process; held: its parameters between steps.")
+    console().print(
+        "Memory: the largest peak of a process; held: its parameters between steps; sent: by it, in a step."
+    )
 
 
 SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable[[Document], None]]] = {

@@ -134,7 +134,8 @@ def scaling_rows(points: Iterable[Point]) -> list[dict[str, Any]]:
 
     median_ms and spread_ms (interquartile range) of a step; samples_per_second of all processes together; speed_up: how
     many times as many samples per second as one process; efficiency: that per process, 1 at best where every process
-    has a device of its own. memory_mb and held_mb (parameters between steps) are the largest of any process.
+    has a device of its own. memory_mb and held_mb (parameters between steps) are the largest of any process. payload
+    and sent_mb: what a process sends in a step (see traffic.py).
     """
     order = {name: number for number, name in enumerate((*STEPS, *MODES))}
     rows = []

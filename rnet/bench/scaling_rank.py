@@ -18,12 +18,13 @@ from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.bench.memory import peak_memory
 from rnet.bench.steps import prepare_removalnet, prepare_victim_training
 from rnet.bench.timing import now
+from rnet.bench.traffic import Traffic
 from rnet.command.guarded import guarded
 from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
-from rnet.parallel.collectives import gather_values, rank, wait_for_all
+from rnet.parallel.collectives import gather_values, rank, wait_for_all, world_size
 from rnet.parallel.launch import launched
 from rnet.parallel.processes import process_group
 from rnet.stages.models import build, frozen_victim
@@ -51,6 +52,7 @@ class Measured:
     """times_ms: of each step, the slowest rank's. memory_mb: the largest peak of a rank, above what its imports took.
 
     held_mb: the largest share of the parameters on a rank between steps. loss: of the last step, over the whole batch.
+    payload: bytes of each collective in one step, as Traffic counts them; sent_mb: what a rank sends of it.
     ran: what the engine says of itself.
     """
 
@@ -58,6 +60,8 @@ class Measured:
     memory_mb: float
     held_mb: float
     loss: float
+    payload: dict[str, int]
+    sent_mb: float
     ran: str
 
 
@@ -80,6 +84,8 @@ def measure(case: Case) -> Measured:
         started = now(device)
         metrics = step(t)
         seconds.append(now(device) - started)
+    with Traffic() as traffic:  # after the clock has been read: it costs time
+        step(WARM_UP + case.rounds)
     ranks = gather_values([seconds, memory["mb"], engine.held_bytes(), float(metrics["loss/total"])])
     times, peaks, held, losses = zip(*ranks, strict=True)
     return Measured(
@@ -87,6 +93,8 @@ def measure(case: Case) -> Measured:
         memory_mb=max(peaks),
         held_mb=max(held) / 2**20,
         loss=sum(losses) / len(losses),
+        payload=traffic.payload,
+        sent_mb=traffic.sent(world_size()) / 2**20,
         ran=engine.describe(),
     )
 
@@ -97,7 +105,7 @@ def _prepare(case: Case, config: RunConfig, dataset: Dataset, device: torch.devi
     if case.step == "train":
         return prepare_victim_training(
             model, dataset, config.train, precision=config.precision, engine=config.engine,
-            num_steps=WARM_UP + case.rounds,
+            num_steps=WARM_UP + case.rounds + 1,
         )  # fmt: skip
     victim_forward = frozen_victim(config, build(config.model, dataset, seed=0).eval(), device)
     ready = prepare_removalnet(

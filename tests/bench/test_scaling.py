@@ -10,19 +10,26 @@ import pytest
 import torch
 
 from rnet.bench.local_processes import run_processes
-from rnet.bench.scaling import Point, bench_scaling, plan_scaling, scaling_rows
+from rnet.bench.scaling import Plan, Point, bench_scaling, plan_scaling, scaling_rows
 from rnet.bench.scaling_rank import Measured
+from rnet.data.loading import load_dataset
 from rnet.errors import UserError
+from rnet.stages.models import build
 from tests.tiny_runs import TINY, TINY_REMOVALNET
 
 RUN = [*TINY, *TINY_REMOVALNET, "model.width=16"]  # wide enough for ZeRO-3 to divide something
 
 
 def point(mode: str, processes: int, batch_size: int, times_ms: list[float]) -> Point:
-    measured = Measured(times_ms=times_ms, memory_mb=5.0, held_mb=2.0, loss=1.0, ran="ddp")
+    measured = Measured(times_ms=times_ms, memory_mb=5.0, held_mb=2.0, loss=1.0, payload={}, sent_mb=0.0, ran="ddp")
     return Point(
         step="attack", mode=mode, engine="ddp", processes=processes, threads=1, batch_size=batch_size, measured=measured
     )
+
+
+def parameter_bytes(plan: Plan) -> int:
+    model = build(plan.config.model, load_dataset(plan.config.dataset), seed=0)
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def test_a_row_compares_samples_per_second_with_those_of_one_process() -> None:
@@ -138,6 +145,10 @@ def test_one_and_two_real_processes_are_measured_on_the_same_experiment() -> Non
         assert (row["step"], row["engine"], row["rounds"]) == ("attack", "ddp", 3)
         assert (row["threads"], row["ran"].split(",")[0]) == ((2, "plain") if row["processes"] == 1 else (1, "ddp"))
         assert min(row["median_ms"], row["spread_ms"], row["memory_mb"], row["held_mb"]) > 0
+    weights, inner_steps = parameter_bytes(plan), plan.config.attack.num_poison_steps
+    payload = rows[1]["payload"]["all_reduce"]
+    assert weights + 4 * inner_steps <= payload <= 1.02 * weights, "gradients, a number an inner step, batch norms"
+    assert rows[0]["sent_mb"] == 0 < rows[1]["sent_mb"]
     losses = [row["loss"] for row in rows]  # of the fifth step: two warm up
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[3] != pytest.approx(losses[0], rel=1e-4), "another batch is another experiment"
@@ -147,12 +158,16 @@ def test_one_and_two_real_processes_are_measured_on_the_same_experiment() -> Non
 @pytest.mark.deepspeed
 def test_a_victim_training_step_scales_too_and_zero3_divides_its_parameters() -> None:
     given = ["processes=1,2", "engine=zero3", "step=train", "train.epochs=1", "engine.victim=zero3"]
-    rows = bench_scaling(plan_scaling([*RUN, *given]), rounds=3)
+    plan = plan_scaling([*RUN, *given])
+    rows = bench_scaling(plan, rounds=3)
     found = [(row["mode"], row["processes"], row["batch_size"]) for row in rows]
     assert found == [("strong", 1, 50), ("strong", 2, 50), ("weak", 1, 50), ("weak", 2, 100)]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
     assert rows[1]["held_mb"] < 0.75 * rows[0]["held_mb"]
     assert rows[1]["ran"].startswith("deepspeed ZeRO-3, 2 processes")
+    weights, payload = parameter_bytes(plan), rows[1]["payload"]
+    assert payload["reduce_scatter"] == weights
+    assert weights < payload["all_gather"] < 2.1 * weights, "once for each pass, but what ZeRO-3 never divides"
 
 
 @pytest.mark.slow
