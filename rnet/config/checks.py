@@ -17,6 +17,8 @@ LARGEST = {
     **dict.fromkeys(("num_suspect_images", "threshold_images", "max_neurons", "num_classes", "accumulate"), _COUNT),
     **dict.fromkeys(("width", "hidden_size", "in_channels"), 65_536),
     **dict.fromkeys(("crop_padding", "layers"), 1_024),
+    "workers": 256,
+    "rand_augment": 30,
 }
 """By the name of a setting, the largest value that can be meant: memory grows with it, or with its square."""
 

@@ -82,8 +82,6 @@ def read_mapping(path: Path) -> Table:
     """
     try:
         about = path.stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # a pipe would be waited for
-            raise UserError(f"{path} is no regular file; name a YAML file")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name a YAML file") from None
     except ValueError as error:  # a zero byte

@@ -28,6 +28,12 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _FRAMES_OF = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "FLI")
 """Formats of animations and pages. The further pictures of phones' JPEG files are previews."""
 
+MOST_PIXELS = 50_000_000
+"""Of an image that is read: what a small file claims to hold must not fill the memory."""
+
+_AT_ONCE = 2**20
+"""Pixels that are scaled to 8 bits at once."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -104,11 +110,21 @@ def _jpeg(path: str) -> Tensor | None:
         if not content.startswith(b"\xff\xd8\xff"):
             return None
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as file:
+            if file.width * file.height > MOST_PIXELS:
+                return None
             if file.mode not in ("RGB", "L") or file.getexif().get(_ORIENTATION, 1) in _UPRIGHT:
                 return None
         return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except Exception:  # the decoders raise anything on damaged files; Pillow's way says what is wrong
         return None
+
+
+def _require_size(file: Any) -> None:
+    if file.width * file.height > MOST_PIXELS:
+        raise _Refused(
+            f"is {file.width}x{file.height}, {file.width * file.height / 1e6:.0f} megapixels where at most "
+            f"{MOST_PIXELS / 1e6:.0f} are read; make it smaller"
+        )
 
 
 def _opened(path: str) -> str | io.BytesIO:
@@ -119,6 +135,7 @@ def _read(path: str, channels: int, reading: Reading) -> tuple[Image.Image, Fact
     """The image, and all facts but its digest."""
     try:
         with Image.open(_opened(path), formats=decodable_formats()) as file:
+            _require_size(file)
             frames = getattr(file, "n_frames", 1) if file.format in _FRAMES_OF else 1
             raw_mode = _raw_mode(file)
             file.load()
@@ -199,10 +216,15 @@ def _to_8_bits(values_HW: np.ndarray, file: Any, white_level: float | None) -> t
                 else f"set dataset.white_level, e.g. to {_above(high):g}"
             )
         )
-    if file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == 0:
-        values_HW = white - values_HW.astype(np.float64)
-    levels = np.rint(values_HW.astype(np.float64) * (255 / white)).clip(0, 255)
-    return levels.astype(np.uint8), high / white
+    inverted = file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == 0
+    levels = np.empty(values_HW.size, np.uint8)
+    flat = values_HW.reshape(-1)
+    for start in range(0, flat.size, _AT_ONCE):  # as float64 the whole image would be eight times its size
+        values = flat[start : start + _AT_ONCE].astype(np.float64)
+        levels[start : start + _AT_ONCE] = np.rint((white - values if inverted else values) * (255 / white)).clip(
+            0, 255
+        )
+    return levels.reshape(values_HW.shape), high / white
 
 
 def _white(values_HW: np.ndarray, file: Any) -> float:

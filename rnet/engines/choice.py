@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "gloo", "nccl")
 VICTIMS = ("replica", "zero3")
-MOST_WORKERS = 256
 COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
 SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
@@ -38,8 +37,8 @@ def check_engine(config: EngineConfig, precision: str, processes: int, device: t
     for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
         if getattr(config, key) < 1:
             raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
-    if config.workers is not None and not 0 <= config.workers <= MOST_WORKERS:
-        raise UserError(f"engine.workers={config.workers} must be from 0 to {MOST_WORKERS}")
+    if config.workers is not None and config.workers < 0:
+        raise UserError(f"engine.workers={config.workers} must be 0 or more")
     config.check()
     engine_class(config).check_config(config, precision, processes)
     if config.compile is True and config.activation_checkpointing:

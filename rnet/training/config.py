@@ -56,13 +56,11 @@ class TrainConfig:
         check_share("train", self, "momentum", "label_smoothing")
         check_names("train.optimizer", [self.optimizer], "sgd", "adamw")
         check_names("train.schedule", [self.schedule], "one_cycle", "cosine")
-        check_at_least_0("train", self, "mixup", "warmup_epochs")
+        check_at_least_0("train", self, "mixup", "rand_augment", "warmup_epochs")
         if self.warmup_epochs and self.schedule != "cosine":
             raise UserError(
                 f"train.warmup_epochs={self.warmup_epochs} needs train.schedule=cosine; one_cycle warms up by itself"
             )
-        if not 0 <= self.rand_augment <= 30:
-            raise UserError(f"train.rand_augment={self.rand_augment} must be from 0 (none) to 30")
         if self.crop_scale is not None:
             _check_scale(self.crop_scale, self.crop_padding)
         if self.clip_norm is not None:

@@ -210,7 +210,7 @@ def test_an_id_depends_on_content_only_not_on_shared_objects_or_order() -> None:
 def test_a_pipe_for_an_option_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     os.mkfifo(tmp_path / "model" / "mine.yaml")
-    with pytest.raises(UserError, match=r"mine\.yaml is no regular file"):
+    with pytest.raises(UserError, match=r"mine\.yaml is no file but a folder, a pipe"):
         load_config(["model=mine"], config_dir=tmp_path)
 
 

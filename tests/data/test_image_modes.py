@@ -298,3 +298,9 @@ def test_a_few_images_of_which_nothing_is_seen_are_counted(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         load_dataset(config)
     assert any("1 of 12 images are of one colour on dataset.background=white" in text for text in caplog.messages)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (60_000, 1_000)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match=r"wide\.png is 60000x1000, 60 megapixels where at most 50 are read"):
+        read_image(str(tmp_path / "wide.png"), 3, Reading())

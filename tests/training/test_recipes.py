@@ -93,7 +93,7 @@ def test_a_recipe_names_optimizer_schedule_and_views() -> None:
         ({"crop_scale": [0.5]}, r"train\.crop_scale=\[0\.5\] must be two shares"),
         ({"crop_scale": [0.9, 0.1]}, "0 < low <= high <= 1"),
         ({"crop_scale": [0.1, 1], "crop_padding": 2}, r"set train\.crop_padding=0"),
-        ({"rand_augment": 31}, r"train\.rand_augment=31 must be from 0"),
+        ({"rand_augment": -1}, r"train\.rand_augment=-1 must be 0 or more"),
         ({"mixup": -1.0}, r"train\.mixup=-1\.0 must be 0 or more"),
         ({"optimizer": "adam"}, r"train\.optimizer"),
         ({"schedule": "step"}, r"train\.schedule"),
