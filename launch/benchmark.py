@@ -126,6 +126,10 @@ def _show_attack(document: Document) -> None:
         table.add_column(name, justify="left" if name == "a step" else "right")
     *rows, ceiling = document["rows"]
     for row in rows:
+        if "gflops" not in row:
+            share = f"{100 * row['ratio']:.2f} % ({100 * row['ratio_low']:.2f} to {100 * row['ratio_high']:.2f})"
+            table.add_row(row["name"], f"{row['median_ms']:.2f} ms", f"{row['spread_ms']:.2f} ms", share, "", "", "")
+            continue
         ratio = f"{row['ratio']:.2f}x"
         if row is not rows[0]:
             ratio += f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"

@@ -34,8 +34,10 @@ def run_demo(overrides: Sequence[str], options: Options) -> None:
     from rnet.stages.graph import negative_configs
     from rnet.stages.stages import train
     from rnet.stages.store import Store
+    from rnet.training.monitor.startup import startup
     from rnet.verdicts.examine import check, examine
 
+    startup.imported()
     require_one_process("rnet demo")
     started = time.monotonic()
     store = Store(options.root)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from rnet.api import dataset_of, make_attack, make_defense
+    from rnet.api import Judged, curves, dataset_of, judge, make_attack, make_defense, watch
     from rnet.attacks.base import Attack, AttackContext, Suspect
     from rnet.attacks.config import AttackConfig, SubstituteConfig
     from rnet.attacks.substitutes import SubstituteAttack
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rnet.verdicts.examine import examine
 
 _HOMES = {
-    "rnet.api": ("dataset_of", "make_attack", "make_defense"),
+    "rnet.api": ("Judged", "curves", "dataset_of", "judge", "make_attack", "make_defense", "watch"),
     "rnet.attacks.base": ("Attack", "AttackContext", "Suspect"),
     "rnet.attacks.config": ("AttackConfig", "SubstituteConfig"),
     "rnet.attacks.substitutes": ("SubstituteAttack",),

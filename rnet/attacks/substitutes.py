@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
@@ -56,28 +57,32 @@ class SubstituteAttack(Attack):
     """Whether images are mirrored where a mirrored image is still a natural one."""
 
     def __call__(
-        self, victim: M, images_NCHW: Tensor, labels_N: Tensor | None = None, *, start: nn.Module | None = None,
-        seed: int = 0, flip: bool = False, precision: str = "fp32",
+        self, victim: M, images: Tensor | Part, labels_N: Tensor | None = None, *, start: nn.Module | None = None,
+        seed: int = 0, flip: bool = False, precision: str = "fp32", run: Run | None = None,
     ) -> M:  # fmt: skip
         """A copy of the victim, attacked, in eval mode; the victim stays as it is. Runs where the victim is.
 
-        victim: images -> logits (N, K). images_NCHW: all images of the attacker: floats as the victim takes them, or
-        uint8 for one that takes pixels in [0, 1]. labels_N: their int64 labels, for an attack that has them. start: an
-        untrained network to begin with, for an attack that does; it stays as it is, too. seed: order and noise. flip:
-        whether a mirrored image is still a natural one, and may be trained on. precision: fp32, bf16 or fp16.
+        victim: images -> logits (N, K). images: all images of the attacker: (N, C, H, W), floats as the victim takes
+        them, or uint8 for one that takes pixels in [0, 1]; or a part of a dataset, such as dataset.substitute, whose
+        labels he does not know. labels_N: their int64 labels, for an attack that has them. start: an untrained network
+        to begin with, for an attack that does; it stays as it is, too. seed: order and noise. flip: whether a mirrored
+        image is still a natural one, and may be trained on. precision: fp32, bf16 or fp16, where no run says it. run:
+        what writes curves (rnet.watch).
         """
         if (start is None) == self.fresh:
             given = "begins with an untrained network; give start=" if self.fresh else "begins with the victim; leave "
             raise UserError(f"attack={self.name} {given}{'a network' if self.fresh else 'start out'}")
         device = next(victim.parameters()).device
         frozen = copy.deepcopy(victim).eval().requires_grad_(False)
-        known_N = torch.full((len(images_NCHW),), UNKNOWN) if labels_N is None else labels_N.cpu().long()
-        part = Part(
-            source=TensorSource(images_NCHW.to(device)), positions_N=torch.arange(len(images_NCHW)), labels_N=known_N
-        )
+        known_N = torch.full((len(images),), UNKNOWN) if labels_N is None else labels_N.cpu().long()
+        if isinstance(images, Part):
+            part = replace(images.to(device), labels_N=known_N)
+        else:
+            part = Part(source=TensorSource(images.to(device)), positions_N=torch.arange(len(images)), labels_N=known_N)
         training = self._training(
             frozen, part, copy.deepcopy(frozen if start is None else start).to(device), default_layer=None,
-            run=Run(label=self.name, device=device, precision=precision), seed=derive_seed(seed, self.name), flip=flip,
+            run=run or Run(label=self.name, device=device, precision=precision), seed=derive_seed(seed, self.name),
+            flip=flip,
         )  # fmt: skip
         training.optimise()
         surrogate: M = training.surrogate.eval()
@@ -213,7 +218,7 @@ def label_loss(training: Training) -> Objective:
         def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
             logits_BK, wanted_B = training.engine.forward(batch.x_BCHW[rows]).float(), answers_B[rows]
             y_B = wanted_B if wanted_B.ndim == 1 else wanted_B.argmax(1)
-            return F.cross_entropy(logits_BK, wanted_B), {"agreement/batch": agreement(logits_BK, y_B)}
+            return F.cross_entropy(logits_BK, wanted_B), {"fidelity/agreement_batch": agreement(logits_BK, y_B)}
 
         return loss
 

@@ -95,8 +95,9 @@ class Training:
 
     def loss_of(self, t: int) -> tuple[LossOf, int]:
         """The loss of the t-th batch, and how many samples it has here."""
-        batch = self.batches(t)
-        answers_B = self.transfer.answers(batch)
+        with self.engine.phases("data"):
+            batch = self.batches(t)
+            answers_B = self.transfer.answers(batch)
         return self.objective(t, batch, answers_B), len(answers_B)
 
     def step(self, t: int) -> dict[str, Tensor]:
@@ -107,7 +108,7 @@ class Training:
         """Takes all steps; resumes where the run was cut off."""
         self.run.optimise(
             self.engine, num_steps=self.num_steps, step=self.step, seed=derive_seed(self.seed, "global"),
-            images=self.batches.positions,
+            batches=self.batches,
         )  # fmt: skip
         for hook in self._hooks:
             hook.remove()

@@ -11,6 +11,8 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.bench.memory import peak_memory
+from rnet.bench.monitoring import monitoring
 from rnet.bench.profile import costliest
 from rnet.bench.steps import prepare_removalnet
 from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
@@ -32,6 +35,7 @@ from rnet.rewrites.attention import project_as_torch
 from rnet.training.flops import count_flops
 
 LOWER_LEVEL = "its lower level"
+MONITORING = "monitoring"
 
 
 def bench_attack(
@@ -45,7 +49,8 @@ def bench_attack(
     rounds: int = 5,
     profile: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rows for rnet's step, its lower level alone, the bare passes, and the straightforward program in float32.
+    """Rows for rnet's step, its lower level alone, the bare passes, the straightforward program in float32, and the
+    step's share of monitoring (which has no gflops): curves, measurements and probes as the engine's intervals say.
 
     Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, or those of the lower level,
     per second), times_ms of all rounds, and ratio: how many times as long as rnet's step it takes, the median over
@@ -101,13 +106,20 @@ def bench_attack(
         "straightforward float32": straightforward,
     }  # fmt: skip
     lower, upper = _flops(bare, inputs(0)[0], config.num_poison_steps)
-    rows = _measure(candidates, device, rounds)
+    with TemporaryDirectory() as folder:
+        watch, steps, monitor = monitoring(ready, victim, dataset, layer, ready.step(0), Path(folder))
+        with monitor:
+            rows = _measure(candidates | {MONITORING: watch}, device, rounds)
     own = rows[0]["times_ms"]
     for row in rows:
+        if row["name"] == MONITORING:
+            row |= {"median_ms": row["median_ms"] / steps, "spread_ms": row["spread_ms"] / steps}
+            row["times_ms"] = [time / steps for time in row["times_ms"]]
         flops = lower if row["name"] == LOWER_LEVEL else lower + upper
         ratios = [time / first for time, first in zip(row["times_ms"], own, strict=True)]
         row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
-        row["gflops"] = flops / row["median_ms"] / 1e6
+        if row["name"] != MONITORING:
+            row["gflops"] = flops / row["median_ms"] / 1e6
         if profile and row["name"] == LOWER_LEVEL:
             row["operators"] = costliest(lambda: ready.loss_of(2 * rounds + 2), device, profile)
     return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from rnet import __version__
 from rnet.errors import UserError, first_line, one_line
@@ -27,9 +28,9 @@ EXIT_PREEMPTED = 143
 
 def guarded(action: Callable[[], None]) -> int:
     """Runs a command and returns the exit status; a user's mistake becomes one clear message without a traceback."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Plain())
+    handler = _Stderr()
+    handler.setFormatter(_Plain())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -49,6 +50,17 @@ def guarded(action: Callable[[], None]) -> int:
     except Exception as error:
         return _say(said, EXIT_USER_ERROR) if (said := _worker_died(error)) else _fault(error)
     return 0
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Whatever sys.stderr is at the time: a progress bar takes its place, so that lines stand above the bar."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 class _Plain(logging.Formatter):

@@ -83,6 +83,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options, act: Act |
     from rnet.stages.graph import document as hashed_document
     from rnet.stages.store import Store
     from rnet.training.loop import resolve_device
+    from rnet.training.monitor.startup import startup
 
     known = Configurations(options.config_dir)
     runs = runs_of(stage, overrides)
@@ -91,6 +92,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options, act: Act |
         document = {"run": run_to_dict(configs[0]), "hashed": hashed_document(stage, configs[0])}
         show_json(document) if options.as_json else sys.stdout.write(to_yaml(document))
         return
+    startup.imported()
     device = resolve_device(configs[0].engine.device)
     with process_group(launched(), device.type, backend=configs[0].engine.backend, agreed=(Preempted,)):
         if act is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from rnet.errors import UserError
 from rnet.stages.keeping import stage_folders
 from rnet.stages.store import RESULT
 from rnet.storage.json_files import parse_json, read_information
+from rnet.training.monitor.progress import duration
+from rnet.training.monitor.startup import in_words
 
-_SHOWN = ("stage", "state", "attempt", "step", "total", "seconds", "updated", "error")
+_SHOWN = ("stage", "state", "progress", "left", "logged", "loss", "accuracy", "matching", "error")
+_SHORT = {"loss/total": "loss", "fidelity/accuracy": "accuracy", "evasion/matching_rate": "matching"}
+_LINES = 100
 
 
 def show_status(root: Path, labels: list[str], *, as_json: bool) -> None:
@@ -27,10 +32,14 @@ def show_status(root: Path, labels: list[str], *, as_json: bool) -> None:
     if not labels:
         table = Table(title=f"Stages in {root} that are not finished", title_justify="left")
         for name in _SHOWN:
-            table.add_column(name)
+            table.add_column(name, no_wrap=name != "error")
         for about in found:
-            table.add_row(*(str(about.get(name, "")) for name in _SHOWN))
+            table.add_row(*(_cell(about.get(name, "")) for name in _SHOWN))
         console().print(table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _open(root: Path) -> list[dict[str, Any]]:
@@ -41,20 +50,43 @@ def _about(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no stage of a store; write STAGE/ID, as `rnet status` lists them, and --root")
     status = read_information(folder / "status.json")
-    kept = {key: value for key, value in status.items() if key not in ("versions", "peak_memory")}
-    return {"stage": f"{folder.parent.name}/{folder.name}", **kept, **_last_logged(folder / "log.jsonl")}
+    kept = {key: value for key, value in status.items() if key not in ("versions", "peak_memory", "startup")}
+    if parts := status.get("startup"):
+        kept["startup"] = in_words(parts)
+    lines = _last_lines(folder / "log.jsonl")
+    logged: dict[str, Any] = {}
+    for line in lines:
+        logged |= line
+    shown = {_SHORT.get(name, name): value for name, value in logged.items() if name not in ("step", "time")}
+    return {"stage": f"{folder.parent.name}/{folder.name}", **kept, **_progress(status, lines), **shown}
 
 
-def _last_logged(path: Path) -> dict[str, Any]:
-    """The newest value of each curve, with the step of the last line."""
-    values: dict[str, Any] = {}
-    try:
-        lines = path.read_bytes().splitlines()[-100:]
-    except OSError:
+def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far it is; of one that runs also how long it will take, at the speed of the last lines, and when it last
+    logged something: a process that was killed still says that it runs, but logs nothing.
+    """
+    total = status.get("total")
+    step = max(lines[-1]["step"] if lines else 0, status.get("step", 0))
+    if not total or status.get("state") == "done":
         return {}
+    found = {"step": step, "progress": f"{step}/{total} ({step / total:.0%})"}
+    if status.get("state") != "running" or not lines:
+        return found
+    found["logged"] = f"{duration(max(time.time() - lines[-1]['time'], 0))} ago"
+    steps, seconds = lines[-1]["step"] - lines[0]["step"], lines[-1]["time"] - lines[0]["time"]
+    return found | ({"left": duration((total - step) * seconds / steps)} if steps > 0 else {})
+
+
+def _last_lines(path: Path) -> list[dict[str, Any]]:
+    """The newest lines of the log."""
+    found = []
+    try:
+        lines = path.read_bytes().splitlines()[-_LINES:]
+    except OSError:
+        return []
     for line in lines:
         try:
-            values |= parse_json(line)
+            found.append({} | parse_json(line))
         except (ValueError, TypeError):  # torn by a crash
             continue
-    return {"logged step" if key == "step" else key: value for key, value in values.items() if key != "time"}
+    return found

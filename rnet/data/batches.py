@@ -76,7 +76,7 @@ class TrainingBatches:
             raise UserError(f"crop_padding={crop_padding} must be 0 or more")
         self._part = part.views_source() if views else part.to(device)
         self._labels_N = part.labels_N.to(device)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._flip = flip
         self._crop_padding = crop_padding
@@ -121,13 +121,13 @@ class TrainingBatches:
         return self._part.fetch_views(self._indices(step), draws_BD, self._views)
 
     def _stream_ids(self, step: int) -> Tensor:
-        local = self._batch_size // self._world_size
-        start = step * self._batch_size + self._rank * local
+        local = self.batch_size // self._world_size
+        start = step * self.batch_size + self._rank * local
         return torch.arange(start, start + local)
 
     def _indices(self, step: int) -> Tensor:
         return batch_positions(
-            self._seed, step, self._batch_size, len(self._part), rank=self._rank, world_size=self._world_size
+            self._seed, step, self.batch_size, len(self._part), rank=self._rank, world_size=self._world_size
         )
 
 

@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rnet.cutting.split import SplitModel
 from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, on_frozen_copy, on_surrogate
+from rnet.engines.phases import Phases
 from rnet.engines.recording import Replayer
 from rnet.errors import UserError
 from rnet.parallel.collectives import any_rank, rank, world_size
@@ -79,6 +81,7 @@ class Engine(ABC):
         self._quicken = quicken
         self._open = 0  # forwards whose backward has not come yet
         self._inside = False
+        self.phases = Phases(self.device)
         use_global_batch_norm(model, self.device)
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:
@@ -116,13 +119,14 @@ class Engine(ABC):
         totals: dict[str, Tensor] = {}
         for number in range(self.accumulate):
             last = number + 1 == self.accumulate
-            with self._synchronised(last):
+            with self._synchronised(last), self.phases("forward_backward"):
                 loss, parts = loss_of(slice(number * size, (number + 1) * size))
                 self.backward(loss)
             for name, value in {"loss/total": loss, **parts}.items():
                 share = value.detach() / self.accumulate
                 totals[name] = totals[name] + share if name in totals else share
-        self.step()
+        with self.phases("optimizer"):
+            self.step()
         return totals
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -175,10 +179,14 @@ class Engine(ABC):
         SplitModel counts as cut before its first layer: its features are pixels.
         """
         split = self.unwrapped
+        timed = partial(self.phases, "lower_level")
         if not isinstance(split, SplitModel) or not self.whole:
-            return on_surrogate(split, gathered=self._gathered, autocast=self.autocast, chunks=self.accumulate, say=say)
+            return on_surrogate(
+                split, gathered=self.gathered, autocast=self.autocast, chunks=self.accumulate, timed=timed, say=say
+            )
         return on_frozen_copy(
             split, example_BCHW, autocast=self.autocast, held=AUTOCAST.get(self._precision), chunks=self.accumulate,
+            timed=timed,
             uncompiled=self._compile_obstacle(),
             quick=self._quicken and self.device.type == "cpu" and self._precision == "fp32",
             replayer=Replayer(self._graph_obstacle()), say=say,
@@ -244,7 +252,7 @@ class Engine(ABC):
         """Whether the optimizer has moved the parameters."""
 
     @contextmanager
-    def _gathered(self) -> Iterator[None]:
+    def gathered(self) -> Iterator[None]:
         """Inside, parts of the unwrapped model may be called, without gradients of parameters."""
         yield
 

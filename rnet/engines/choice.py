@@ -39,6 +39,8 @@ def check_engine(config: EngineConfig, precision: str, processes: int, device: t
             raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
     if config.workers is not None and config.workers < 0:
         raise UserError(f"engine.workers={config.workers} must be 0 or more")
+    if config.probe_every < 0:
+        raise UserError(f"engine.probe_every={config.probe_every} must be at least 1, or 0 for no probes")
     config.check()
     engine_class(config).check_config(config, precision, processes)
     if config.compile is True and config.activation_checkpointing:

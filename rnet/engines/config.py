@@ -48,6 +48,9 @@ class EngineConfig(ComponentConfig):
     """Steps between two measurements of accuracy and agreement while training."""
     eval_samples: int = 1000
     """Test images (at most) used for those measurements; final results always use all."""
+    probe_every: int = 20
+    """Steps between two looks at how an attack evades: a few fixed queries whose answers are compared with the victim's
+    (docs/monitoring.md); 0 switches them off."""
     pictures: bool = False
     """When an attack ends, show victim and suspect side by side in TensorBoard: saliency, decision boundaries, latents.
     Needs captum (pip install 'rnet[pictures]'); takes a second or two on small images."""

@@ -34,7 +34,7 @@ class DeepSpeedEngine(Engine):
     """config.zero_stage: 0 to 3. config.offload: keep optimizer state (at stage 3, also parameters) in host memory.
 
     Stage 3: the unwrapped model's parameters are empty between forwards; its submodules fetch theirs when called, and
-    _gathered() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
+    gathered() provides those that the cut model reads itself (class tokens, position embeddings). A model that is
     still in the host's memory comes to the device share by share.
     """
 
@@ -118,7 +118,7 @@ class DeepSpeedEngine(Engine):
         return self._stage < 3
 
     @contextmanager
-    def _gathered(self) -> Iterator[None]:
+    def gathered(self) -> Iterator[None]:
         """At stage 3, with the parameters that the cut model reads itself."""
         if not self._direct:
             yield

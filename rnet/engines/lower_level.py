@@ -141,6 +141,7 @@ def on_frozen_copy(
     example_BCHW: Tensor,
     *,
     autocast: Context = nullcontext,
+    timed: Context = nullcontext,
     held: torch.dtype | None = None,
     chunks: int = 1,
     uncompiled: str = "not asked for",
@@ -153,7 +154,7 @@ def on_frozen_copy(
 
     example_BCHW: images like those to come. held: the type of an autocast, in which the copy holds its matrix weights.
     uncompiled: why the copy's tail is not to go through torch.compile; empty to compile it. quick: rewrite its
-    convolutions of small maps where that pays; for float32 on CPUs.
+    convolutions of small maps where that pays; for float32 on CPUs. timed: opened around each call, outermost.
     """
     copy = FoldedSplit(split, example_BCHW, held=held)
     rewritten = quicken(copy.split.model, example_BCHW) if quick else []
@@ -173,7 +174,7 @@ def on_frozen_copy(
         with torch.no_grad(), autocast():  # so that the tail knows whether it writes to z before it is traced
             copy.split.tail(copy.split.head(example_BCHW).float())
     return LowerLevel(
-        Network(copy.split, chunks=chunks, compiled=not uncompiled), refresh=refresh, contexts=(autocast,),
+        Network(copy.split, chunks=chunks, compiled=not uncompiled), refresh=refresh, contexts=(timed, autocast),
         replayer=replayer or Replayer(), uncompiled=uncompiled, notes=tuple(notes), say=say,
     )  # fmt: skip
 
@@ -199,12 +200,13 @@ class Uncut:
 
 
 def on_surrogate(
-    model: nn.Module, *, gathered: Context, autocast: Context = nullcontext, chunks: int = 1, say: Say | None = None
-) -> LowerLevel:
-    """On the surrogate itself, in eval mode. gathered: where its parameters can be read."""
+    model: nn.Module, *, gathered: Context, autocast: Context = nullcontext, timed: Context = nullcontext,
+    chunks: int = 1, say: Say | None = None,
+) -> LowerLevel:  # fmt: skip
+    """On the surrogate itself, in eval mode. gathered: where its parameters can be read. timed: as above."""
     split = model if isinstance(model, SplitModel) else Uncut(model)
     reason = "the model is not cut" if isinstance(split, Uncut) else "parameters are divided"
     return LowerLevel(
-        Network(split, chunks=chunks), refresh=split.eval, contexts=(gathered, autocast), replayer=Replayer(reason),
-        uncompiled=reason, notes=(f"batch norms not folded ({reason})",), say=say,
+        Network(split, chunks=chunks), refresh=split.eval, contexts=(timed, gathered, autocast),
+        replayer=Replayer(reason), uncompiled=reason, notes=(f"batch norms not folded ({reason})",), say=say,
     )  # fmt: skip

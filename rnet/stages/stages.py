@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -47,12 +47,16 @@ from rnet.stages.models import (
     suspect_blueprint,
 )  # fmt: skip
 from rnet.stages.pairs import save_representation
+from rnet.stages.probes import make_probe
 from rnet.stages.store import StageFolder, Store
 from rnet.stages.substitutes import about_images, attackers_dataset, changed_substitutes, check_size
+from rnet.stages.texts import run_texts
 from rnet.training.fidelity import fidelity, measure_on, predict, share_equal
 from rnet.training.import_check import check_import
 from rnet.training.import_report import import_report, report_text
 from rnet.training.loop import Run, resolve_device
+from rnet.training.monitor.progress import shown
+from rnet.training.monitor.startup import startup
 from rnet.training.signals import Preempted
 from rnet.training.victim import train_classifier
 
@@ -95,6 +99,7 @@ def check(stage: str, config: RunConfig, store: Store, seen: set[str] | None = N
 
 def _compute(stage: str, config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str, Any]:
     """The stage's result, unless the files of the data set changed meanwhile: then UserError, and nothing is kept."""
+    startup.begin()
     write_found()  # the checks looked at the images before there was a store
     try:
         found = _COMPUTATIONS[stage](config, folder, parents)
@@ -189,6 +194,12 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     victim_forward = frozen_victim(config, victim, device)
     victim_N = predict(victim_forward, test, who="the victim")
     run = _run(config, folder, f"attack {config.attack.name}", test, victim_N)
+    layer = getattr(config.attack, "layer", None) or default_layer
+    if victim_forward is not victim and config.engine.probe_every:
+        run.say("without evasion probes, for which every process needs the whole victim (engine.victim=replica)")
+    else:
+        made = cache(lambda: make_probe(victim, test, layer, device))  # once a model is trained that it looks at
+        run = replace(run, probe=lambda model: made()(model))
     context = AttackContext(
         copy_of_victim=lambda: load_model(config, parents["victim"]), victim_forward=victim_forward,
         train=config.train, default_layer=default_layer, run=run,
@@ -238,7 +249,8 @@ def _fingerprint(config: RunConfig, folder: StageFolder, parents: Parents) -> di
     defense: Defense = DEFENSES.build(config.defense)
     dataset = load_dataset_once(config.dataset)
     victim = load_model(config, parents["victim"]).to(resolve_device(config.engine.device))
-    made = defense.extract(victim, dataset, seed=derive_seed(config.seed, "fingerprint"))
+    with shown(f"fingerprint {defense.name}", quiet=rank() > 0):
+        made = defense.extract(victim, dataset, seed=derive_seed(config.seed, "fingerprint"))
     if rank() == 0:
         save_fingerprint(folder.path, made, victim_id=parents["victim"].id)
     return {"metadata": made.metadata}
@@ -255,7 +267,8 @@ def _verify(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
         parents["fingerprint"].file(name)
     made = load_fingerprint(parents["fingerprint"].path, victim_id=victim_id)
     suspect = load_suspect(config, parents["suspect"]).to(resolve_device(config.engine.device))
-    measured = defense.test(made, suspect)
+    with shown(f"verify {defense.name}", quiet=rank() > 0):
+        measured = defense.test(made, suspect)
     found: dict[str, Any] = {"scores": {f"{defense.name}/{name}": score for name, score in measured.scores.items()}}
     if measured.left_out:
         found["left_out"] = {f"{defense.name}/{name}": reason for name, reason in measured.left_out.items()}
@@ -291,7 +304,9 @@ def check_attack(config: RunConfig) -> None:
 def _blueprint(config: RunConfig) -> Classifier:
     """An untrained model as configured; raises UserError if it cannot be built, or its weights cannot be loaded."""
     check_engine(config.engine, config.precision, world_size(), resolve_device(config.engine.device))
-    model = build(config.model, load_dataset_once(config.dataset), seed=0)
+    with startup.part("reading data"):
+        dataset = load_dataset_once(config.dataset)
+    model = build(config.model, dataset, seed=0)
     if config.model.weights:
         import_weights(model, config.model.weights, config.model.weights_key)
     return model
@@ -324,5 +339,13 @@ def _run(config: RunConfig, folder: StageFolder, label: str, test: Part, victim_
         identity=folder.id,
         measure=measure_on(test.subset(sample), None if victim_N is None else victim_N[sample]),
         settings=hyperparameters(folder.document),
+        texts=run_texts(folder),
+        on_start=partial(_started, folder),
         on_checkpoint=lambda step, total: folder.write_status("running", step=step, total=total),
     )
+
+
+def _started(folder: StageFolder, step: int, total: int, parts: dict[str, float]) -> None:
+    """From now on the state says how many steps there are, and how long it took to take the first one."""
+    folder.startup = parts
+    folder.write_status("running", step=step, total=total)

@@ -94,6 +94,8 @@ class StageFolder:
         self._started = 0.0
         self._seconds_before = 0.0
         self._attempt = 1
+        self.startup: dict[str, float] = {}
+        """Of this attempt: seconds until the first step, by what they went to."""
 
     @property
     def id(self) -> str:
@@ -217,6 +219,7 @@ class StageFolder:
             "pid": os.getpid(),
             "host": platform.node(),
             "processes": world_size(),
+            **({"startup": self.startup} if self.startup else {}),
             "versions": {"rnet": __version__, "torch": torch.__version__, "python": platform.python_version()},
             **extra,
         }

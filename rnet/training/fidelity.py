@@ -74,6 +74,6 @@ def measure_on(part: Part, victim_N: Tensor | None = None) -> Callable[[nn.Modul
 
     def measure(model: nn.Module) -> dict[str, float]:
         found = fidelity(part.labels_N, predict(model, part), victim_N)
-        return {f"{name}/test": found[name] for name in ("accuracy", "agreement") if name in found}
+        return {f"fidelity/{name}": found[name] for name in ("accuracy", "agreement") if name in found}
 
     return measure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,19 @@ from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, sum_over_ranks, world_size
+from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, world_size
 from rnet.parallel.launch import launched
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
-from rnet.training.finite import FiniteWatch, Images, first_not_finite, not_kept, tensors_in
+from rnet.training.finite import FiniteWatch, first_not_finite, not_kept, tensors_in
 from rnet.training.monitor import Monitor, NullMonitor
+from rnet.training.monitor.startup import in_words, startup
 from rnet.training.signals import Preempted, StopFlag
+from rnet.training.watching import Measure, Probe, Watching
 
 logger = logging.getLogger(__name__)
 
 Step = Callable[[int], dict[str, Tensor]]
-Measure = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,11 @@ class Run:
     """What a stage hands to whatever trains: where to write, on what to compute, and how to report.
 
     folder: of checkpoints and curves; None writes nothing, so that a run cannot be resumed. measure: called on the
-    model in training every engine.eval_every steps, e.g. accuracy and agreement. settings: what the run is computed
-    from, for TensorBoard's HPARAMS table, where runs have ids only.
+    model in training every engine.eval_every steps, e.g. accuracy and agreement. probe: every engine.probe_every steps,
+    on a few fixed queries; both by all processes. on_start: called after the first step with where the time until then
+    went (startup.py). settings: what the run is computed from, for TensorBoard's HPARAMS table, where runs have ids
+    only. texts: Markdown by name, for its texts. at_end: called by all processes with the monitor (a NullMonitor on all
+    but the first) and the trained model, an ordinary module again, to show more of it.
     """
 
     label: str
@@ -53,9 +58,15 @@ class Run:
     precision: str = "fp32"
     identity: str = ""
     measure: Measure = lambda model: {}
+    probe: Probe | None = None
+    on_start: Callable[[int, int, dict[str, float]], None] = lambda step, total, startup: None
     on_checkpoint: Callable[[int, int], None] = lambda step, total: None
     settings: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    at_end: Callable[[Monitor, nn.Module], None] = lambda monitor, model: None
     quiet: bool = False
+    resumable: bool = True
+    """Whether checkpoints are written to the folder, and looked for."""
 
     def batches(
         self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0, views: Views | None = None
@@ -94,63 +105,76 @@ class Run:
         return same_tensor_on_all(value)
 
     def optimise(
-        self, engine: Engine, *, num_steps: int, step: Step, seed: int, images: Images | None = None
+        self, engine: Engine, *, num_steps: int, step: Step, seed: int, batches: TrainingBatches | None = None
     ) -> None:  # fmt: skip
         """Calls step(t) for t = 0 .. num_steps-1, resuming after the latest checkpoint of this run if there is one.
 
         step returns named 0-dim tensors; they are read only every engine.log_every steps, so that a step never waits
         for the device. seed and step decide what torch's global generators draw (dropout), which are put back after.
-        images: which images a step is about, for messages. At the end the engine gives the model back. Raises Diverged
-        before it would keep numbers that are not finite, and Preempted, after saving, if the process was asked to stop
-        (SIGTERM, SIGUSR2).
+        batches: what the steps are about, to be shown and for messages. At the end the engine gives the model back.
+        Raises Diverged before it would keep numbers that are not finite, and Preempted, after saving, if the process
+        was asked to stop (SIGTERM, SIGUSR2).
         """
-        with torch.random.fork_rng(), StopFlag() as stop:
-            self._optimise(engine, num_steps, step, seed, stop, FiniteWatch(self.label, engine.device, images))
-        engine.finish()
-
-    def _optimise(
-        self, engine: Engine, num_steps: int, step: Step, seed: int, stop: StopFlag, watch: FiniteWatch
-    ) -> None:  # fmt: skip
-        checkpoints = None
-        if self.folder is not None:
+        checkpoints, start = None, 0
+        if self.folder is not None and self.resumable:
             checkpoints = Checkpoints(self.folder / "checkpoints", identity={"id": self.identity})
-        start, kept = 0, None
         if checkpoints and (found := same_on_all(checkpoints.latest() if rank() == 0 else None)) is not None:
-            start = kept = found
+            start = found
             engine.load(checkpoints.load(start)["engine"])
             self.say(f"goes on after step {start}")
+        finite = FiniteWatch(self.label, engine.device, batches.positions if batches is not None else None)
+        with torch.random.fork_rng(), StopFlag() as stop, self._monitor(num_steps, start) as monitor:
+            watching = Watching(
+                monitor, engine, self.config, batches, measure=self.measure, probe=self.probe, start=start
+            )  # fmt: skip
+            watching.beginning(start, self.texts)
+            self._take_steps(engine, range(start, num_steps), step, seed, watching, monitor, checkpoints, stop, finite)
+            watching.ending(num_steps, self.settings)
+            engine.finish()
+            self.at_end(monitor, engine.unwrapped)
+
+    def _take_steps(
+        self, engine: Engine, steps: range, step: Step, seed: int, watching: Watching, monitor: Monitor,
+        checkpoints: Checkpoints | None, stop: StopFlag, finite: FiniteWatch,
+    ) -> None:  # fmt: skip
+        num_steps, kept = steps.stop, steps.start or None
         saved_at = time.monotonic()
-        with self._monitor(num_steps, start) as monitor:
-            for t in range(start, num_steps):
-                learning_rate = engine.learning_rate
-                torch.manual_seed(derive_seed(seed, f"step {t} of process {engine.rank}"))
+        for t in steps:
+            learning_rate = engine.learning_rate
+            with engine.phases("monitoring"):
+                watching.before(t)
+            torch.manual_seed(derive_seed(seed, f"step {t} of process {engine.rank}"))
+            with startup.part("first step") if t == steps.start else nullcontext():
                 metrics = step(t)
-                watch.note(t, metrics["loss/total"])
-                done, last = t + 1, t + 1 == num_steps
-                look = t % self.config.log_every == 0 or last
-                if look:
-                    values = _mean_over_ranks(metrics)
-                    monitor.scalars(t, {**values, "lr": learning_rate})
-                    monitor.advance(done, {name.split("/")[-1]: value for name, value in values.items()})
-                    watch.require_finite(engine.unwrapped.named_parameters, kept)
-                if done % self.config.eval_every == 0 or last:
-                    monitor.scalars(t, measured := self.measure(engine.unwrapped))
-                    monitor.advance(done, measured)
-                    if last:
-                        monitor.hyperparameters(self.settings, measured)
-                due, stopping = time.monotonic() - saved_at >= self.config.checkpoint_seconds, stop.raised
-                if engine.world_size > 1:  # they agree only now and then, because that waits for the device
-                    due, stopping = (look and engine.agree(flag) for flag in (due, stopping))
-                planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
-                if checkpoints and (last or due or stopping or planned):
-                    watch.require_finite(engine.unwrapped.named_parameters, kept)
+            if t == steps.start:
+                self._say_how_it_began(t, num_steps)
+            finite.note(t, metrics["loss/total"])
+            done, last = t + 1, t + 1 == num_steps
+            look = t % self.config.log_every == 0 or last
+            if look:
+                watching.after(t, metrics, learning_rate)
+                finite.require_finite(engine.unwrapped.named_parameters, kept)
+            due, stopping = time.monotonic() - saved_at >= self.config.checkpoint_seconds, stop.raised
+            if engine.world_size > 1:  # they agree only now and then, because that waits for the device
+                due, stopping = (look and engine.agree(flag) for flag in (due, stopping))
+            planned = self.config.checkpoint_steps and done % self.config.checkpoint_steps == 0
+            if checkpoints and (last or due or stopping or planned):
+                finite.require_finite(engine.unwrapped.named_parameters, kept)
+                with engine.phases("checkpoint"):
                     monitor.flush()  # what is logged before a checkpoint survives with it
                     self._save(checkpoints, engine, done, num_steps, kept)
-                    saved_at, kept = time.monotonic(), done
-                elif last and (tensor := first_not_finite(engine.unwrapped.named_parameters())):
-                    raise not_kept(self.label, done, tensor, kept)
-                if stopping and not last:
-                    raise Preempted(stop.signal, done, num_steps)
+                saved_at, kept = time.monotonic(), done
+            elif last and (tensor := first_not_finite(engine.unwrapped.named_parameters())):
+                raise not_kept(self.label, done, tensor, kept)
+            if stopping and not last:
+                raise Preempted(stop.signal, done, num_steps)
+
+    def _say_how_it_began(self, step: int, num_steps: int) -> None:
+        parts = startup.told()
+        if parts:
+            self.say(in_words(parts))
+        if rank() == 0:
+            self.on_start(step, num_steps, parts)
 
     def _save(
         self, checkpoints: Checkpoints, engine: Engine, done: int, num_steps: int, kept: int | None
@@ -189,10 +213,3 @@ def resolve_device(name: str) -> torch.device:
             f"engine.device={name!r} is not there ({torch.cuda.device_count()} CUDA devices); use engine.device=cpu"
         )
     return device
-
-
-def _mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, float]:
-    """Each rank has measured its share of the batch."""
-    stacked = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
-    means = (sum_over_ranks(stacked) / world_size()).tolist()
-    return dict(zip(metrics, means, strict=True))

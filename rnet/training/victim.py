@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from rnet.data.batches import TrainingBatches
 from rnet.data.images import Part
 from rnet.draws import derive_seed
 from rnet.engines.base import Engine
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
-from rnet.training.finite import Images
 from rnet.training.loop import Run, Step
 from rnet.training.recipes import Mixup, mixed_cross_entropy, optimizer_of, views_of
 
@@ -21,15 +21,15 @@ def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfi
 
     seed drives order, augmentation and dropout.
     """
-    engine, step, num_steps, images = prepare_training(run, model, part, config, flip=flip, seed=seed)
-    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"), images=images)
+    engine, step, num_steps, batches = prepare_training(run, model, part, config, flip=flip, seed=seed)
+    run.optimise(engine, num_steps=num_steps, step=step, seed=derive_seed(seed, "global"), batches=batches)
     return num_steps
 
 
 def prepare_training(
     run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int
-) -> tuple[Engine, Step, int, Images]:
-    """All but the steps: the engine, step(t) which takes the t-th step, how many there are, and each one's images."""
+) -> tuple[Engine, Step, int, TrainingBatches]:
+    """All but the steps: the engine, step(t) which takes the t-th step, how many there are, and their batches."""
     if len(part) == 0:
         raise UserError("the training part is empty; lower dataset.substitute_pool or raise dataset.train_size")
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
@@ -42,15 +42,16 @@ def prepare_training(
     engine = run.engine(model, optimizer, scheduler, clip_norm=config.clip_norm)
 
     def step(t: int) -> dict[str, Tensor]:
-        batch = batches(t)
-        x_BCHW, mixed = batch.x_BCHW, None
-        if mixup is not None:
-            x_BCHW, *mixed = mixup.mix(batch, t)
+        with engine.phases("data"):
+            batch = batches(t)
+            x_BCHW, mixed = batch.x_BCHW, None
+            if mixup is not None:
+                x_BCHW, *mixed = mixup.mix(batch, t)
         model.train()
 
         def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
             logits_BK, y_B = engine.forward(x_BCHW[rows]).float(), batch.labels_B[rows]
-            accuracy = {"accuracy/batch": (logits_BK.detach().argmax(1) == y_B).float().mean()}
+            accuracy = {"fidelity/accuracy_batch": (logits_BK.detach().argmax(1) == y_B).float().mean()}
             smoothing = config.label_smoothing
             if mixed is None:
                 return F.cross_entropy(logits_BK, y_B, label_smoothing=smoothing), accuracy
@@ -59,4 +60,4 @@ def prepare_training(
 
         return engine.descend(loss, len(batch.labels_B))
 
-    return engine, step, num_steps, batches.positions
+    return engine, step, num_steps, batches

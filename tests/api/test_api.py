@@ -80,3 +80,39 @@ def test_tensors_become_a_dataset_of_three_disjoint_parts() -> None:
 def test_tensors_that_are_no_dataset_are_refused(images: torch.Tensor, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(rnet.UserError, match=message):
         rnet.dataset_of(images, LABELS, **settings)
+
+
+def tiny_net(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    layers = torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3)
+    return torch.nn.Sequential(*layers).eval()
+
+
+def test_a_part_of_a_dataset_is_as_good_as_its_images_and_watching_changes_no_bit(tmp_path: Path) -> None:
+    dataset, victim = rnet.dataset_of(IMAGES, LABELS, substitute_pool=20), tiny_net(0)
+    attack = rnet.make_attack("finetune", iterations=4, batch_size=10)
+    by_images = attack(victim, dataset.substitute.fetch(torch.arange(20)))  # type: ignore[operator]
+    run = rnet.watch(tmp_path, victim, dataset, layer="1", every=2, quiet=True)
+    by_part = attack(victim, dataset.substitute, run=run)  # type: ignore[operator]
+    assert all(torch.equal(value, by_part.state_dict()[name]) for name, value in by_images.state_dict().items())
+    found = rnet.curves(tmp_path)
+    assert found["loss/total"][0] == [0, 2, 3]
+    assert found["fidelity/accuracy"][0] == [0, 2, 4]
+    assert found["fidelity/agreement"][1][0] == 1
+    assert not (tmp_path / "checkpoints").exists()
+    attack(victim, dataset.substitute, run=run)  # type: ignore[operator]
+    assert rnet.curves(tmp_path)["loss/total"][0] == [0, 2, 3], "the curves begin anew"
+    with pytest.raises(rnet.UserError, match="name the folder that an attack wrote curves to"):
+        rnet.curves(tmp_path / "elsewhere")
+
+
+def test_judging_compares_with_independent_models() -> None:
+    dataset, victim = rnet.dataset_of(IMAGES, LABELS, substitute_pool=20), tiny_net(0)
+    defense = rnet.make_defense("random", num_queries=10)
+    suspects = {"copy": tiny_net(0), "other": tiny_net(1)}
+    found = rnet.judge(defense, dataset, victim, suspects, [tiny_net(seed) for seed in (2, 3, 4)])
+    assert found["copy"].score == 1.0
+    assert found["copy"].score > found["other"].score
+    assert {name: type(judged.reason) for name, judged in found.items()} == {"copy": str, "other": str}
+    with pytest.raises(rnet.UserError, match="give at least one"):
+        rnet.judge(defense, dataset, victim, suspects, [])

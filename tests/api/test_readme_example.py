@@ -29,14 +29,12 @@ def test_does_the_proof_survive() -> None:
     victim, *independent = (train(dataset, seed) for seed in range(5))
 
     attack = rnet.make_attack("removalnet", layer="1", iterations=100, batch_size=32, num_poison_steps=5)
-    stolen = attack(victim, dataset.substitute.fetch(torch.arange(400)))
+    stolen = attack(victim, dataset.substitute)
 
     defense = rnet.make_defense("ipguard", k=2, num_queries=50, steps=200)
-    fingerprint = defense.extract(victim, dataset, seed=0)
-    negatives = rnet.Negatives.of([defense.verify(fingerprint, model) for model in independent])
-    verdicts = {}
-    for name, suspect in {"a copy": victim, "attacked": stolen, "innocent": train(dataset, seed=9)}.items():
-        verdicts[name] = defense.judge(defense.verify(fingerprint, suspect), negatives, 0.05).overall
-        print(f"{name}: {verdicts[name].label} ({verdicts[name].reason})")  # noqa: T201
+    suspects = {"a copy": victim, "attacked": stolen, "innocent": train(dataset, seed=9)}
+    verdicts = rnet.judge(defense, dataset, victim, suspects, independent)
+    for name, verdict in verdicts.items():
+        print(f"{name}: {verdict.label} ({verdict.reason})")  # noqa: T201
     assert verdicts["a copy"].label == "derived"
     assert verdicts["innocent"].label != "derived"

@@ -97,6 +97,7 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
         "its lower level",
         "bare passes",
         "straightforward float32",
+        "monitoring",
         "ceiling",
     ]
     for row in rows[:-1]:
@@ -105,12 +106,13 @@ def test_the_benchmark_has_a_row_for_each_way_and_a_ceiling() -> None:
         assert (row["ratio_low"], row["ratio_high"]) == (min(ratios), max(ratios))
         assert row["ratio"] == pytest.approx(sum(ratios) / 2)
         assert row["median_ms"] == pytest.approx(sum(row["times_ms"]) / 2)
-    work = [row["gflops"] * row["median_ms"] for row in rows[:-1]]
+    assert 0 < rows[-2]["ratio"] < 1, "a step's share of it"
+    work = [row["gflops"] * row["median_ms"] for row in rows[:-2]]
     assert work == pytest.approx([work[0], work[1], work[0], work[0]])
     assert 0.5 < work[1] / work[0] < 1, "twenty passes through the tail are most of a step"
     assert rows[-1]["gflops"] > rows[0]["gflops"] > 0
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
-    assert [len(row.get("operators", ())) for row in rows] == [0, 3, 0, 0, 0]
+    assert [len(row.get("operators", ())) for row in rows] == [0, 3, 0, 0, 0, 0]
 
 
 def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +125,14 @@ def test_the_yardsticks_compute_as_torch_does(monkeypatch: pytest.MonkeyPatch) -
             torchs.reset_mock()
             work(0)
             seen[name] = torchs.called
-        return [{"name": name, "median_ms": 1.0, "times_ms": [1.0]} for name in candidates]
+        return [{"name": name, "median_ms": 1.0, "spread_ms": 0.0, "times_ms": [1.0]} for name in candidates]
 
     monkeypatch.setattr(nn.functional, "multi_head_attention_forward", torchs)
     monkeypatch.setattr("rnet.bench.attack._measure", measure)
     victim, layer = network("attention", seed=3)
     bench_attack(victim.requires_grad_(False), load_dataset(tiny().dataset), CONFIG, layer=layer, precision="fp32")
-    assert seen == {"rnet": False, "its lower level": False, "bare passes": True, "straightforward float32": True}
+    ours = dict.fromkeys(("rnet", "its lower level", "monitoring"), False)
+    assert seen == ours | {"bare passes": True, "straightforward float32": True}
 
 
 def test_a_profile_names_the_costliest_operators() -> None:

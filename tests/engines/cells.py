@@ -3,7 +3,8 @@
 Run as a program by each of several processes (`python -m tests.engines.cells FOLDER CELL...`), it trains the cells and
 the first process saves what came out; imported, it trains them in this process. A cell is a name such as
 `removalnet-norm-zero3`: task, network, engine, and further settings; `stop` among them ends it half way, as a signal
-to one process does. `CELL:NAME` keeps its checkpoints under NAME, so that another cell can go on with them.
+to one process does, and `probed` looks at it on the way. `CELL:NAME` keeps its checkpoints under NAME, so that another
+cell can go on with them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,12 @@ from rnet.parallel.launch import launched
 from rnet.parallel.processes import process_group
 from rnet.rewrites.attention import project_in_place
 from rnet.stages import stages
+from rnet.stages.probes import make_probe
 from rnet.training.config import TrainConfig
 from rnet.training.loop import Run
 from rnet.training.signals import Preempted
 from rnet.training.victim import train_classifier
+from rnet.training.watching import Probe, Seen
 from tests.attacks.table import TABLE
 from tests.tiny_runs import tiny
 
@@ -148,6 +152,10 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
         device=torch.device("cpu"), precision="bf16" if "bf16" in extras else "fp32", identity="cell",
         measure=lambda model: {}, on_checkpoint=lambda step, total: None, quiet=True,
     )  # fmt: skip
+    if "probed" in extras:
+        frozen, cut = network(kind, seed=3)
+        probe = make_probe(frozen.requires_grad_(False), dataset.test, cut, torch.device("cpu"))
+        run = replace(run, probe=seeing(probe, seen), config=replace(run.config, probe_every=2))
     clip_norm = 0.5 if "clip" in extras else None
     model, layer = network(kind, seed=3)
     if task == "train":
@@ -183,6 +191,17 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
     assert all(type(p) is nn.Parameter for p in model.parameters()), "the engine left its own parameters behind"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "the engine left hooks behind"
     return state, seen
+
+
+def seeing(probe: Probe, seen: dict[str, float]) -> Probe:
+    """The probe, which also keeps the last numbers it found in `seen`."""
+
+    def look(model: nn.Module) -> Seen:
+        found = probe(model)
+        seen.update(found.scalars)
+        return found
+
+    return look
 
 
 def _signal_after(engine: Engine, steps: int) -> None:

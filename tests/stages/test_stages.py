@@ -85,9 +85,15 @@ def test_a_run_leaves_curves_log_lines_and_no_checkpoints(store: Store) -> None:
         "loss/mse",
         "loss/ce",
         "latent/distance",
-        "lr",
-        "accuracy/test",
-        "agreement/test",
+        "loss/learning_rate",
+        "fidelity/accuracy",
+        "fidelity/agreement",
+        "evasion/matching_rate",
+        "evasion/ddv",
+        "evasion/agreement",
+        "latent/to_victim",
+        "speed/images_per_second",
+        "system/memory_mib",
     } <= names
     (events,) = (folder.path / "tensorboard").glob("events*")
     assert b"removalnet" in events.read_bytes()  # HPARAMS says which attack the id stands for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from rnet.training.monitor import Monitor, NullMonitor, progress
+from rnet.training.monitor import Monitor, NullMonitor, progress, startup
+from rnet.training.monitor.pictures import side_by_side
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -106,6 +108,15 @@ def test_pictures_of_every_layout_keep_their_pixels(tmp_path: Path, shape: tuple
     wanted = pixels if pixels.ndim == 3 else pixels[:, :, None]
     assert event.step == 3
     assert (decoded.reshape(5, 7, -1)[:, :, : wanted.shape[2]] == wanted).all()
+
+
+def test_eight_images_at_most_become_one_picture_pixel_by_pixel() -> None:
+    x_BCHW = torch.arange(20).div(40).view(20, 1, 1, 1).expand(20, 1, 16, 16)
+    picture = side_by_side(x_BCHW)
+    assert (picture.dtype, tuple(picture.shape)) == (torch.uint8, (2 * 68 + 4, 4 * 68 + 4, 3))
+    centres = [int(picture[36 + 68 * (i // 4), 36 + 68 * (i % 4), 0]) for i in range(8)]
+    assert centres == [round(255 * i / 40) for i in range(8)]
+    assert (picture[:, 0] == 255).all()
 
 
 def test_a_picture_that_is_not_bytes_or_not_a_picture_is_refused(tmp_path: Path) -> None:
@@ -223,9 +234,9 @@ def test_lines_come_at_once_then_at_most_every_so_often_and_at_the_end(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        "removalnet  step 201/1000  loss 0.402  2 steps/s",
-        "removalnet  step 221/1000  loss 0.442  2 steps/s",
-        "removalnet  step 240/1000  loss 0.48  2 steps/s",
+        "removalnet  step 201/1000  loss 0.402  2 steps/s  7 min left",
+        "removalnet  step 221/1000  loss 0.442  2 steps/s  6 min left",
+        "removalnet  step 240/1000  loss 0.48  2 steps/s  6 min left",
     ]
 
 
@@ -236,10 +247,10 @@ def test_the_speed_is_that_since_the_line_before_and_of_the_whole_run_at_the_end
         for step, seconds in [(10, 10), (30, 10), (40, 5)]:
             clock[0] += seconds
             monitor.advance(step)
-    assert [line.split("  ")[-1] for line in capsys.readouterr().err.splitlines()] == [
-        "1 steps/s",
-        "2 steps/s",
-        "1.6 steps/s",
+    assert [line.split("  ")[-2:] for line in capsys.readouterr().err.splitlines()] == [
+        ["1 steps/s", "90 s left"],
+        ["2 steps/s", "35 s left"],
+        ["1.6 steps/s", "38 s left"],
     ]
 
 
@@ -265,17 +276,57 @@ def test_nothing_is_said_twice_and_nothing_at_all_before_the_first_step(
 def test_a_terminal_gets_a_bar_that_starts_where_the_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
     with Monitor(None, "removalnet", 50, 20) as monitor:
+        started = terminal.getvalue()
         monitor.advance(30, {"loss": 0.5})
-        monitor.advance(50, {"kl": 0.125})
-    first, last = terminal.getvalue().split("\r")[1], terminal.getvalue().rstrip().split("\r")[-1]
-    assert "20/50" in first
-    assert last.startswith("removalnet: 100%")
+        monitor.advance(50, {"accuracy": 0.125})
+        print("a line of the log", file=sys.stderr)  # noqa: T201
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "20/50" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", started)
+    last = drawn.rstrip().splitlines()[-1]
+    assert last.startswith("removalnet")
     assert "50/50" in last
-    assert "loss 0.5  kl 0.125" in last
-    drawn = terminal.getvalue()
+    assert last.rstrip().endswith("loss 0.5  accuracy 0.125")
+    assert "a line of the log\n" in drawn, "what is logged stands above the bar"
+    before = terminal.getvalue()
     monitor.close()
-    assert terminal.getvalue() == drawn
+    assert terminal.getvalue() == before
+
+
+def test_work_that_no_monitor_watches_is_shown_part_by_part(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress.tell(1, 2, "queries")
+    with progress.shown("fingerprint deepjudge"):
+        for done in range(3):
+            progress.tell(done, 3, "pairs")
+            clock[0] += 20
+        progress.tell(0, 8, "searches")
+    with progress.shown("verify zest", quiet=True):
+        progress.tell(1, 2, "images")
+    assert capsys.readouterr().err.splitlines() == [
+        "fingerprint deepjudge: pairs  step 0/3",
+        "fingerprint deepjudge: pairs  step 1/3  0.05 steps/s  40 s left",
+        "fingerprint deepjudge: pairs  step 2/3  0.05 steps/s  20 s left",
+        "fingerprint deepjudge: searches  step 0/8",
+    ]
+
+
+def test_the_time_before_the_first_step_is_told_once_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(startup.time, "monotonic", lambda: now[0])
+    begun = startup.Startup()
+    begun.begin()
+    for name, seconds in [("reading data", 1.25), ("reading data", 0.25), ("first step", 2.0)]:
+        now[0] += 1.0
+        with begun.part(name):
+            now[0] += seconds
+    found = begun.told()
+    assert found == {"reading data": 1.5, "preparing": 3.0, "first step": 2.0, "total": 6.5}
+    assert startup.in_words(found) == "first step after 6.5 s (reading data 1.5 s, preparing 3.0 s, first step 2.0 s)"
+    assert begun.told() == {}
 
 
 def test_logging_after_the_end_is_an_error(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ class AdversarialTraining(LabelledAttack):
 
             def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
                 logits_BK = engine.forward(x_BCHW[rows]).float()
-                return F.cross_entropy(logits_BK, y_B[rows]), {"agreement/batch": agreement(logits_BK, y_B[rows])}
+                return F.cross_entropy(logits_BK, y_B[rows]), {
+                    "fidelity/agreement_batch": agreement(logits_BK, y_B[rows])
+                }
 
             return loss
 

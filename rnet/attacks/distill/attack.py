@@ -45,7 +45,7 @@ class Distill(SubstituteAttack):
                     gamma=1 - config.alpha, soften_target=True,
                 )  # fmt: skip
                 losses = {f"loss/{name}": value for name, value in parts.items()}
-                return total, {**losses, "agreement/batch": agreement(logits_BK, y_B[rows])}
+                return total, {**losses, "fidelity/agreement_batch": agreement(logits_BK, y_B[rows])}
 
             return loss
 

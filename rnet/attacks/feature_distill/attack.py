@@ -49,7 +49,7 @@ class FeatureDistill(SubstituteAttack):
                 logits_BK, z = engine.forward(x_BCHW, return_features=True)
                 mse, ce = F.mse_loss(z.float(), wanted.float()), F.cross_entropy(logits_BK.float(), y_B[rows])
                 parts = {"loss/mse": mse.detach(), "loss/ce": ce.detach()}
-                return beta * mse + ce, {**parts, "agreement/batch": agreement(logits_BK, y_B[rows])}
+                return beta * mse + ce, {**parts, "fidelity/agreement_batch": agreement(logits_BK, y_B[rows])}
 
             return loss
 

@@ -170,7 +170,7 @@ class RemovalNet(SubstituteAttack):
                 wanted_BK = None if q_BK is None or not config.alpha else q_BK[rows]
                 total, parts = self.loss(logits_BK, z, latent, wanted_BK, y_B[rows])
                 reported = {f"loss/{name}": value for name, value in parts.items()}
-                reported["agreement/batch"] = agreement(logits_BK, y_B[rows])
+                reported["fidelity/agreement_batch"] = agreement(logits_BK, y_B[rows])
                 if far is not None and config.beta:
                     reported["latent/distance"] = far
                 return total, reported

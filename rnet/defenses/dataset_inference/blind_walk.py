@@ -14,6 +14,7 @@ from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.queries import logits_of, quick_copy, samples_per_chunk
 from rnet.draws import uniform
 from rnet.rewrites.modes import device_of
+from rnet.training.monitor.progress import tell
 
 NORMS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 MULTIPLES_AT_ONCE = 5  # a flip is looked for in so many multiples with one forward pass
@@ -44,6 +45,7 @@ def blind_margins(
     images = max(1, int(config.memory_mb * 2**20 // (walk_bytes * 3 * directions_per_norm)))
     rows = []
     for indices_B in torch.arange(len(images_NCHW)).split(images):
+        tell(int(indices_B[0]), len(images_NCHW), "images")
         x_BCHW = as_pixels(images_NCHW[indices_B].to(device))
         delta_BDCHW = directions(config, x_BCHW, indices_B, seed, purpose)
         walks = delta_BDCHW.shape[1]

@@ -17,6 +17,7 @@ from rnet.defenses.dataset_inference.blind_walk import NORMS
 from rnet.defenses.dataset_inference.config import DatasetInferenceConfig
 from rnet.defenses.queries import logits_of, quick_copy, samples_per_chunk
 from rnet.rewrites.modes import device_of, frozen_eval
+from rnet.training.monitor.progress import tell
 
 
 def mingd_margins(
@@ -29,9 +30,10 @@ def mingd_margins(
     """
     walked, device = quick_copy(model), device_of(model)
     pairs = samples_per_chunk(model, as_pixels(images_NCHW[:1]), config.memory_mb)
-    rows = []
+    rows: list[Tensor] = []
     with frozen_eval(walked):
         for images_BCHW in images_NCHW.split(max(1, pairs // config.num_directions)):
+            tell(len(rows), -(-len(images_NCHW) // max(1, pairs // config.num_directions)), "chunks of images")
             x_BCHW = as_pixels(images_BCHW.to(device))
             target_BD = targets(logits_of(walked, x_BCHW, role=role), config.num_directions)
             x_PCHW = x_BCHW.repeat_interleave(target_BD.shape[1], dim=0)

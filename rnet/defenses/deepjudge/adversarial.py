@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rnet.data.images import Dataset
 from rnet.defenses.queries import linf_pgd
 from rnet.defenses.row_adam import RowAdam
+from rnet.training.monitor.progress import tell
 
 CW_FIRST_CONSTANT = 0.01  # as in the authors' program, which searches three times
 CW_NO_UPPER_BOUND = 1e10
@@ -94,7 +95,8 @@ def carlini_wagner(
     c_N = torch.full_like(best_N, CW_FIRST_CONSTANT)
     low_N, high_N = torch.zeros_like(c_N), torch.full_like(c_N, CW_NO_UPPER_BOUND)
     adam, age_N = RowAdam.start(x_NCHW, keras=keras), torch.zeros_like(labels_N)
-    for _ in range(searches):
+    for number in range(searches):
+        tell(number, searches, "binary searches")
         w_NCHW, last_N = start_NCHW.clone(), torch.full_like(best_N, math.inf)
         found_N = torch.zeros_like(labels_N, dtype=torch.bool)
         row_A = torch.arange(len(x_NCHW), device=x_NCHW.device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rnet.defenses.row_adam import RowAdam
 from rnet.parallel.collectives import gather_ragged_rows, gather_values, rank, world_size
+from rnet.training.monitor.progress import tell
 
 Phi = Callable[[Tensor], Tensor]
 """Pixels (B, C, H, W) -> neuron outputs (B, C of the layer), differentiable."""
@@ -122,6 +123,7 @@ def fuzz(
             failed = pool.select((pool.over_A & ~pool.reached_A & (pool.pair_A < M)).nonzero().squeeze(1))
             cases.append((failed.pair_A.cpu(), failed.best_ACHW.cpu()))
         pool = pool.select((~pool.over_A).nonzero().squeeze(1))
+        tell(waiting - len(pool.pair_A), attempted, "pairs of seed and neuron")
         room = min(chunk - len(pool.pair_A), attempted - waiting)
         if room:
             pool = pool.join(fresh(waiting, waiting + room))

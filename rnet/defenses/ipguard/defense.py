@@ -34,6 +34,7 @@ from rnet.errors import UserError
 from rnet.models.access import Access
 from rnet.parallel.collectives import map_rows
 from rnet.rewrites.modes import device_of, frozen_eval
+from rnet.training.monitor.progress import tell
 
 CONVERGED = 1e-5
 CHECK_EVERY = 20  # steps between two looks at how many queries have converged: each look waits for the device
@@ -140,6 +141,7 @@ class IPGuard(Defense):
         age, light = 0, is_light(victim)
         for step in range(self.config.steps):
             if step % every == 0 and step > 0:
+                tell(step, self.config.steps, "steps of the search")
                 found_NCHW[live_M], done_N[live_M] = x_MCHW, done_M
                 keep = (~done_M).nonzero().squeeze(1)
                 if len(keep) == 0:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rnet.data.images import Dataset
 from rnet.defenses.modeldiff.config import ModelDiffConfig
 from rnet.defenses.queries import logits_of, quick_copy, seeded_generator
+from rnet.training.monitor.progress import tell
 
 MOVE = 0.2  # in normalised units, as in the authors' program
 TRIES = 1000
@@ -35,7 +36,8 @@ def searched_versions(
     pixels_per_channel = x_NCHW.shape[2] * x_NCHW.shape[3]
     asked, found_NCHW = quick_copy(victim), x_NCHW.clone()
     score = Score(logits_NK, shift=config.goal == "distance_and_diversity")
-    for pixel, image in zip(pixel_T, image_T, strict=True):
+    for number, (pixel, image) in enumerate(zip(pixel_T, image_T, strict=True)):
+        tell(number, tries, "tries")
         two_2CHW = found_NCHW[image].repeat(2, 1, 1, 1)
         step = move * dataset.std_C[pixel // pixels_per_channel]
         flat_2P = two_2CHW.view(2, -1)

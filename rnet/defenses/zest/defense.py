@@ -33,6 +33,7 @@ from rnet.defenses.zest.masking import colours_of, draw_masks, masked, pack_mask
 from rnet.errors import UserError
 from rnet.models.access import Access
 from rnet.rewrites.modes import device_of
+from rnet.training.monitor.progress import tell
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,7 @@ class Zest(Defense):
         if not in_train_mode:
             batch = images_per_forward(model, as_pixels(tensors["images_NCHW"][:1]), self.config.memory_mb)
         for n, masks_SM in enumerate(masks_NSM):
+            tell(n, len(masks_NSM), "images")
             x_CHW = as_pixels(tensors["images_NCHW"][n].to(device))
             segments_HW = tensors["segments_NHW"][n].to(device)
             parts = []

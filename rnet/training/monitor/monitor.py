@@ -13,7 +13,9 @@ import numpy as np
 
 from rnet.storage.files import make_folder
 from rnet.training.monitor.json_lines import JsonLines
+from rnet.training.monitor.layout import CHARTS
 from rnet.training.monitor.progress import Progress, progress_on_stderr
+from rnet.training.monitor.startup import startup
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class Monitor:
     curves of a resumed run are those of an uninterrupted one. quiet: no progress. every_seconds: the least time
     between two lines of progress where stderr is not a terminal.
 
-    Steps given to `scalars`, `image` and `text` count from 0; `advance` takes the number of steps done.
+    What is logged at step s is about the model after s steps: from 0 to total_steps. `advance` takes s, too.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Monitor:
         *,
         every_seconds: float = 10.0,
     ) -> None:
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._warned: set[str] = set()
         self._curves: set[str] = set()
         self._log: JsonLines | None = None
@@ -53,7 +55,7 @@ class Monitor:
             self._progress = progress_on_stderr(label, total_steps, start_step, every_seconds)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs one point of each curve, e.g. {"loss/total": 0.41, "lr": 0.008}. NaN and infinity are logged as such."""
+        """Logs one point of each curve, e.g. {"loss/total": 0.41}. NaN and infinity are logged as such."""
         numbers = {name: float(value) for name, value in values.items()}
         for name, number in numbers.items():
             if not math.isfinite(number) and name not in self._warned:
@@ -79,6 +81,19 @@ class Monitor:
         if self._writer is not None:
             self._writer.add_image(tag, array, step, dataformats=_layout(tag, array.shape))
 
+    def histogram(self, step: int, tag: str, values: Any) -> None:
+        """Shows how numbers are distributed; an array or a CPU tensor of any shape. Those not finite are left out."""
+        if self._writer is None:
+            return
+        array = np.asarray(values, dtype=np.float64).ravel()
+        if len(array := array[np.isfinite(array)]):
+            self._writer.add_histogram(tag, array, step, bins="auto")
+
+    def charts(self) -> None:
+        """Lays out the tab "Custom scalars", the trade-off of accuracy against evasion first (layout.py)."""
+        if self._writer is not None:
+            self._writer.add_custom_scalars(CHARTS)
+
     def text(self, step: int, tag: str, text: str) -> None:
         """Shows a text, Markdown."""
         if self._writer is not None:
@@ -96,9 +111,9 @@ class Monitor:
 
         # SummaryWriter.add_hparams would open a second event file; TensorBoard then stops following the first one.
         for summary in hparams(_flat(values), dict(metrics)):
-            self._writer.file_writer.add_summary(summary, self._total_steps)
+            self._writer.file_writer.add_summary(summary, self.total_steps)
         for name in metrics.keys() - self._curves:
-            self._writer.add_scalar(name, float(metrics[name]), self._total_steps)
+            self._writer.add_scalar(name, float(metrics[name]), self.total_steps)
 
     def flush(self) -> None:
         """Returns when all that was logged is written. Called before a checkpoint is saved, no crash loses a point."""
@@ -136,11 +151,15 @@ class NullMonitor(Monitor):
 
 
 def _tensorboard_writer(folder: Path, start_step: int) -> Any:
-    """A SummaryWriter that hides what an earlier attempt wrote about steps >= start_step."""
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed to import rnet
+    """A SummaryWriter that hides what an earlier attempt wrote about steps >= start_step.
 
-    resumed = folder.is_dir() and any(folder.glob("events.out.tfevents.*"))
-    return SummaryWriter(str(folder), purge_step=start_step if resumed else None)
+    A first attempt has nothing to hide, but is marked all the same: TensorBoard takes the first mark that it reads for
+    the beginning.
+    """
+    with startup.part("importing"):  # which is slow, and not needed to import rnet
+        from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=start_step)
 
 
 def _layout(tag: str, shape: tuple[int, ...]) -> str:
