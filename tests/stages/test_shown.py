@@ -20,6 +20,6 @@ def test_pictures_change_no_bit_and_are_found_at_the_last_step(tmp_path: Path) -
     read = EventAccumulator(str(shown.path / "tensorboard"))
     read.Reload()
     for name in ("saliency", "planes", "embedding"):
-        assert [event.step for event in read.Images(f"pictures/{name}")] == [3]
+        assert [event.step for event in read.Images(f"pictures/{name}")] == [4]
     assert read.Tags()["scalars"]
     assert not list((plain.path / "tensorboard").glob("*.pictures"))
