@@ -23,7 +23,7 @@ from launch.sweep.plan.plan import Plan
 from launch.sweep.records.submissions import Submission
 from rnet.config.values import shown, typed_fields
 from rnet.config.yaml_files import place_of
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError, first_line, unknown_name
 
 KINDS = {
     "slurm": "launch.sweep.clusters.slurm:Slurm",
@@ -140,8 +140,9 @@ def _cluster_class(kind: str) -> type[Cluster]:
         raise unknown_name("kind", kind, KINDS, remedy="A class of yours is written package.module:Class.")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"kind={kind!r} cannot be imported: {error}; check its spelling and PYTHONPATH") from None
+    except Exception as error:  # code that runs at import may raise anything
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"kind={kind!r} cannot be imported: {what}; check its spelling and PYTHONPATH") from None
     if not (isinstance(found, type) and issubclass(found, Cluster)):
         raise UserError(f"kind={kind!r} is no cluster; derive it from launch.sweep.clusters.base.Cluster")
     return found

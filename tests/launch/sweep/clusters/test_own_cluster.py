@@ -128,6 +128,8 @@ def test_a_scheduler_that_is_gone_is_told_and_the_others_are_asked(site: Path, t
     ("profile", "words"),
     [
         ({"kind": "slrum"}, ["kind='slrum'", "slurm", "package.module:Class"]),
+        ({"kind": ":Mine"}, ["kind=':Mine' cannot be imported", "Empty module name", "PYTHONPATH"]),
+        ({"kind": ".clusters:Mine"}, ["kind='.clusters:Mine' cannot be imported", "PYTHONPATH"]),
         ({"kind": "nowhere.pbs:Pbs"}, ["nowhere", "PYTHONPATH"]),
         ({"kind": "json:Pbs"}, ["json:Pbs", "PYTHONPATH"]),
         ({"kind": "json:JSONDecoder"}, ["json:JSONDecoder", "Cluster"]),
