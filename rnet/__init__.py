@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rnet.errors import UserError
     from rnet.models.classifier import Classifier
     from rnet.models.config import ModelConfig
-    from rnet.report.plots import plot_suspects
     from rnet.stages.models import load_model
     from rnet.stages.stages import attack, fingerprint, train, verify
     from rnet.stages.store import Store
@@ -57,7 +56,6 @@ _HOMES = {
     "rnet.errors": ("UserError",),
     "rnet.models.classifier": ("Classifier",),
     "rnet.models.config": ("ModelConfig",),
-    "rnet.report.plots": ("plot_suspects",),
     "rnet.stages.models": ("load_model",),
     "rnet.stages.stages": ("attack", "fingerprint", "train", "verify"),
     "rnet.stages.store": ("Store",),

@@ -13,19 +13,8 @@ from rnet.parallel.collectives import map_rows
 Model = Callable[[Tensor], Tensor]
 
 
-def label_table(victim: Model, part: Part, device: torch.device, *, flip: bool, batch_size: int = 512) -> Tensor:
-    """The victim's labels for every image of a part, as is and, with flip, mirrored: int64 (N, 1 or 2) on the device.
-
-    Images are only ever mirrored, so this is the label of the image as augmented, computed once; each process asks for
-    its share.
-    """
-    return answer_table(
-        victim, part, device, lambda logits_BK: logits_BK.argmax(dim=1), flip=flip, batch_size=batch_size
-    )
-
-
 def logit_table(victim: Model, part: Part, device: torch.device, *, flip: bool, batch_size: int = 512) -> Tensor:
-    """The victim's logits, float32 (N, 1 or 2, K), as label_table has its labels."""
+    """The victim's logits, float32 (N, 1 or 2, K), as answer_table has its answers."""
     return answer_table(victim, part, device, lambda logits_BK: logits_BK.float(), flip=flip, batch_size=batch_size)
 
 
@@ -34,7 +23,11 @@ def answer_table(
     victim: Model, part: Part, device: torch.device, of: Callable[[Tensor], Tensor], *, flip: bool,
     batch_size: int = 512,
 ) -> Tensor:  # fmt: skip
-    """What the victim says, (N, 1 or 2, ...), as label_table has its labels. of: logits (B, K) -> (B, ...)."""
+    """What the victim says of every image of a part, as is and, with flip, mirrored: (N, 1 or 2, ...) on the device.
+
+    Images are only ever mirrored, so this is the answer to the image as augmented, asked for once; each process asks
+    for its share. of: logits (B, K) -> (B, ...).
+    """
 
     def answers(indices_N: Tensor) -> Tensor:
         found = []

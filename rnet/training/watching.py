@@ -52,7 +52,6 @@ class Watching:
         self._monitor, self._engine, self._config, self._batches = monitor, engine, config, batches
         self._measure, self._probe = measure, probe if config.probe_every else None
         self._read_at, self._read_after = time.monotonic(), start
-        self._last: dict[str, float] = {}
 
     def beginning(self, start: int, texts: Mapping[str, str]) -> None:
         """What stays as it is: of a run that resumes only the texts, which may say something else now."""

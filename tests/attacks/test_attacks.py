@@ -31,7 +31,7 @@ from rnet.engines.lower_level import Network, on_frozen_copy
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.stages import stages
-from rnet.training.labels import label_table
+from rnet.training.labels import answer_table
 from tests.attacks.table import FRESH, TABLE, TRAINED
 from tests.tiny_runs import tiny
 
@@ -162,8 +162,13 @@ def test_every_target_and_distance_gives_a_finite_attack(
     assert all(torch.isfinite(value).all() for value in suspect.model.state_dict().values())
 
 
+def labels_of(victim: Classifier, dataset: Dataset, *, flip: bool) -> Tensor:
+    cpu, first = torch.device("cpu"), lambda logits_BK: logits_BK.argmax(1)
+    return answer_table(victim, dataset.substitute, cpu, first, flip=flip, batch_size=7)
+
+
 def test_victim_labels_are_those_of_the_image_as_augmented(victim: Classifier, dataset: Dataset) -> None:
-    table_N2 = label_table(victim, dataset.substitute, torch.device("cpu"), flip=True, batch_size=7)
+    table_N2 = labels_of(victim, dataset, flip=True)
     for index in range(len(dataset.substitute)):
         x_1CHW = dataset.substitute.pixels(torch.tensor([index]))
         assert table_N2[index, 0] == victim(x_1CHW).argmax()
@@ -171,9 +176,7 @@ def test_victim_labels_are_those_of_the_image_as_augmented(victim: Classifier, d
 
 
 def test_a_mirrored_image_is_asked_about_only_where_images_are_mirrored(victim: Classifier, dataset: Dataset) -> None:
-    both_N2, one_N1 = (
-        label_table(victim, dataset.substitute, torch.device("cpu"), flip=flip, batch_size=7) for flip in (True, False)
-    )
+    both_N2, one_N1 = (labels_of(victim, dataset, flip=flip) for flip in (True, False))
     assert torch.equal(one_N1, both_N2[:, :1])
 
 
