@@ -65,9 +65,10 @@ def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     """How far it is; of one that runs also how long it will take, at the speed of the last lines, and when it last
     logged something: a process that was killed still says that it runs, but logs nothing.
     """
-    total = status.get("total")
-    step = max(lines[-1]["step"] if lines else 0, status.get("step", 0))
-    if not total or status.get("state") == "done":
+    lines = [line for line in lines if all(_is_number(line.get(key)) for key in ("step", "time"))]
+    total, said = (int(status[key]) if _is_number(status.get(key)) else 0 for key in ("total", "step"))
+    step = max(lines[-1]["step"] if lines else 0, said)
+    if total < 1 or status.get("state") == "done":
         return {}
     found = {"step": step, "progress": f"{step}/{total} ({step / total:.0%})"}
     if status.get("state") != "running" or not lines:
@@ -75,6 +76,11 @@ def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     found["logged"] = f"{duration(max(time.time() - lines[-1]['time'], 0))} ago"
     steps, seconds = lines[-1]["step"] - lines[0]["step"], lines[-1]["time"] - lines[0]["time"]
     return found | ({"left": duration((total - step) * seconds / steps)} if steps > 0 else {})
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a file that may be damaged gives a number that can be counted with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
 
 
 def _last_lines(path: Path) -> list[dict[str, Any]]:

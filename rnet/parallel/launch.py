@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from rnet.errors import UserError
 
+TOKEN = "RNET_TOKEN"
+"""The environment variable by which processes on several machines prove that they belong to one run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:

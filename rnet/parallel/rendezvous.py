@@ -24,7 +24,7 @@ from functools import cache
 
 from rnet.errors import UserError, first_line
 from rnet.parallel.channel import Refused
-from rnet.parallel.launch import Launch
+from rnet.parallel.launch import TOKEN, Launch
 from rnet.parallel.notice import Notice
 from rnet.parallel.store import RanksStore, StoreServer
 
@@ -37,7 +37,6 @@ _RETRY_SECONDS = 0.05
 # Ports that a launch does not name: above Slurm's own, below the ephemeral ones, and a prime number of them.
 _FIRST_PORT, _PORTS, _TRIES = 20000, 11987, 8
 LOOPBACK = "127.0.0.1"
-TOKEN = "RNET_TOKEN"
 _SHORTEST_TOKEN = 16
 _REMEDY = f"export {TOKEN}=$(openssl rand -hex 32) before torchrun or srun, the same in all processes"
 

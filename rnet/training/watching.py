@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnet.data.batches import TrainingBatches
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
-from rnet.parallel.collectives import rank, sum_over_ranks, world_size
+from rnet.parallel.collectives import sum_over_ranks, world_size
 from rnet.training.monitor import Monitor
 from rnet.training.monitor.pictures import side_by_side
 from rnet.training.monitor.system import system_load
@@ -60,7 +60,7 @@ class Watching:
         if start > 0:
             return
         self._monitor.charts()
-        if rank() == 0 and self._batches is not None:
+        if self._monitor.draws and self._batches is not None:
             self._monitor.image(0, "images/first_batch", side_by_side(self._batches(0).x_BCHW))
 
     def before(self, t: int) -> None:

@@ -14,7 +14,16 @@ from rnet.stages.graph import check_settings
 HARMLESS = {
     "a limit, or at most what is there": (
         *("memory_mb", "max_memory_mb", "max_fingerprint_mb", "train_size", "test_size", "substitute_pool"),
-        *("per_class", "identities", "eval_samples", "checkpoint_steps", "log_every", "eval_every", "decay_every"),
+        *(
+            "per_class",
+            "identities",
+            "eval_samples",
+            "checkpoint_steps",
+            "log_every",
+            "eval_every",
+            "probe_every",
+            "decay_every",
+        ),
     ),
     "only takes long": (
         *("epochs", "iterations", "steps", "search_steps", "num_poison_steps", "num_steps", "cw_steps", "cw_searches"),

@@ -76,7 +76,7 @@ class Campaign:
         """The table of a run on this machine that nothing disturbs."""
         submit(self.local, self.root, wait=True)
         assert complete(self.plan, self.root), "the undisturbed run is incomplete"
-        return report(self.plan, self.root, ["rows"], "csv", None)
+        return report(self.plan, self.root, ["rows"], "csv", None, self.root)
 
     def round(self, number: int, faults: int) -> None:
         """Computes the sweep in a new store with so many faults at most, and compares what came out."""
@@ -204,7 +204,7 @@ def run_campaign(
     while sum(campaign.faults.values()) < faults:
         number += 1
         campaign.round(number, faults)
-        assert report(campaign.plan, campaign.root, ["rows"], "csv", None) == table, "the tables differ"
+        assert report(campaign.plan, campaign.root, ["rows"], "csv", None, campaign.root) == table, "the tables differ"
     shutil.rmtree(folder)
     return campaign.faults
 

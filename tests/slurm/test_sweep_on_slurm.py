@@ -76,7 +76,7 @@ def test_a_sweep_is_computed_once_and_its_table_is_complete(tmp_path: Path) -> N
     assert {cell.state for cell in state.cells} == {"done"}
     assert {cell.attempt for cell in state.cells} == {1}
     assert complete(plan, root)
-    lines = list(csv.DictReader(io.StringIO(report(plan, root, ["rows"], "csv", None))))
+    lines = list(csv.DictReader(io.StringIO(report(plan, root, ["rows"], "csv", None, tmp_path / "tiny.yaml"))))
     assert len(lines) == len(plan.rows)
     assert {float(line["score"]) for line in lines if line["attack"] == "identity"} == {1.0}
     status = read_attempt(root, "train", plan.cells[0].id, 1) or {}

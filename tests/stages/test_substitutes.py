@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused_in_one_line_about_substitutes(overrides: list
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
-    assert "dataset." not in str(caught.value).replace("dataset.image_size", "")
+    assert "dataset." not in str(caught.value).replace("dataset.image_size", "").replace("webdataset.", "")
 
 
 def test_an_attack_that_uses_no_substitutes_says_that_they_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:

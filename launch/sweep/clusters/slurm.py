@@ -22,7 +22,7 @@ from launch.sweep.records.submissions import Submission, task_id
 from launch.sweep.work.task import run_task
 from rnet.config.values import shown
 from rnet.errors import UserError
-from rnet.parallel.rendezvous import TOKEN
+from rnet.parallel.launch import TOKEN
 
 MEMORY_OPTIONS = {"mem", "mem-per-cpu", "mem-per-gpu"}
 """Ways to ask for memory, of which sbatch takes one."""

@@ -54,6 +54,11 @@ class Monitor:
         if not quiet:
             self._progress = progress_on_stderr(label, total_steps, start_step, every_seconds)
 
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are kept, so that they are worth making."""
+        return self._writer is not None
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs one point of each curve, e.g. {"loss/total": 0.41}. NaN and infinity are logged as such."""
         numbers = {name: float(value) for name, value in values.items()}

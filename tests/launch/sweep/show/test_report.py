@@ -124,7 +124,7 @@ def test_what_is_not_finished_says_why(tmp_path: Path) -> None:
     assert said == ["missing: not submitted"]
     (root / attack.label / "result.json").unlink()
     attempt = {"state": "failed", "error": "Traceback:\nloss/total is nan at step 10", "job": None, "pid": os.getpid(),
-               "host": "here", "updated": 0.0, "seconds": 1.0}  # fmt: skip
+               "host": "here", "started": 0.0, "updated": 0.0, "beats": 1, "seconds": 1.0}  # fmt: skip
     write_json(root / "attempts" / "attack" / f"{attack.id}.0001.json", attempt)
     said = [line["state"] for line in lines(tmp_path, "rows") if line["attack_id"] == attack.id]
     assert set(said) == {"missing: failed: loss/total is nan at step 10"}
