@@ -143,6 +143,12 @@ class Configurations:
             return ()
         fitting = {**chosen, group: self._preset_owner(group, chosen[group]) or chosen[group]}
         found = (pattern.format_map(fitting) for pattern in self._presets[group])
+        if group == "train" and chosen["dataset"] in self._preset_names[group]:  # as they were once called
+            name = chosen["dataset"]
+            raise UserError(
+                f"train_preset/{name}.yaml is a preset of no recipe; call it train_preset/default_{name}.yaml, or "
+                f"choose it by train_preset={name}"
+            )
         return tuple(name for name in found if name in self._preset_names[group])
 
     def _preset_owner(self, group: str, option: str) -> str | None:

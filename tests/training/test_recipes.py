@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +110,12 @@ def test_a_named_recipe_is_not_refined_by_the_presets_of_the_default_one() -> No
     assert load_config(["dataset=digits"]).train.batch_size == 64
     assert load_config(["dataset=digits", "train=imagenet_vit"]).train.batch_size == 4096
     assert load_config(["train=imagenet_resnet50", "train.epochs=2"]).train.epochs == 2
+
+
+def test_a_preset_under_its_former_name_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "train_preset").mkdir()
+    (tmp_path / "train_preset" / "digits.yaml").write_text("epochs: 3\n")
+    with pytest.raises(UserError, match=r"call it train_preset/default_digits\.yaml"):
+        load_config(["dataset=digits"], config_dir=tmp_path)
+    assert load_config(["dataset=fashion_mnist"], config_dir=tmp_path).train.epochs == 4
+    assert load_config(["dataset=digits", "train_preset=digits"], config_dir=tmp_path).train.epochs == 3
