@@ -276,7 +276,9 @@ def _unpack(file: Path, folder: Path) -> None:
                 assert source is not None
                 with source, target.open("xb") as written:
                     shutil.copyfileobj(source, written)
-    except (tarfile.TarError, EOFError, FileExistsError) as error:
+    except UserError:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, FileExistsError) as error:
         raise UserError(f"{file} is no file that `rnet store export` wrote: {error}; nothing was imported") from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None

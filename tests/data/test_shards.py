@@ -180,3 +180,14 @@ def test_folders_without_shards_are_refused_with_the_remedy(tmp_path: Path) -> N
     (tmp_path / "train.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(UserError, match=r"train\.tar is no tar file that can be read"):
         load_dataset(config(tmp_path))
+
+
+def test_a_header_that_tarfile_cannot_count_with_is_damage(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        about = tarfile.TarInfo("a.jpg")
+        about.pax_headers = {"comment": "x" * 100}
+        tar.addfile(about)
+    content = (tmp_path / "train.tar").read_bytes()
+    (tmp_path / "train.tar").write_bytes(content.replace(b"113 comment=" + b"x" * 20, b"9" * 25 + b" comm=x", 1))
+    with pytest.raises(UserError, match=r"train\.tar is no tar file that can be read"):
+        load_dataset(config(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rnet.data.datasets.fashion_mnist import read_idx
 from rnet.data.decoding import Reading, keep_pillow_quiet, read_image
 from rnet.data.files.classes import read_class_map
 from rnet.data.files.image_folder import list_image_folder
+from rnet.data.files.shards import read_shards
 from rnet.data.files.suffixes import decodable_formats
 from tests.fuzz.target import Target
 
@@ -89,6 +91,31 @@ def groups(data: bytes, folder: Path) -> None:
     list_image_folder(ImageFolderConfig(folder=str(folder / "images"), groups=str(folder / "groups"), image_size=4))
 
 
+def shard(data: bytes, folder: Path) -> None:
+    (folder / "train.tar").write_bytes(data)
+    for one in read_shards([str(folder / "train.tar")], frozenset({".jpg"})):
+        for member in one.images:
+            member.read()
+
+
+def _shards() -> list[bytes]:
+    found = []
+    for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=kind) as tar:
+            for name, content in (
+                ("a.jpg", b"image"),
+                ("a.cls", b"1"),
+                ("\u00e4.jpg", b"x"),
+                ("\u00e4.cls", b"0"),
+            ):
+                about = tarfile.TarInfo(name)
+                about.size, about.mtime = len(content), 1.5 if kind == tarfile.PAX_FORMAT else 1
+                tar.addfile(about, io.BytesIO(content))
+        found.append(out.getvalue())
+    return found
+
+
 def encoded(format: str, mode: str) -> bytes:
     """A small file of the format."""
     pixels = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
@@ -132,6 +159,7 @@ TARGETS = [
     Target(name="image files", weight=14, run=image, seeds=_images, tokens=TOKENS),
     Target(name="idx files", weight=4, run=idx, seeds=lambda: [*_idx(), *map(gzip.compress, _idx())], tokens=TOKENS),
     Target(name="idx files, unpacked", weight=5, run=zipped_idx, seeds=_idx, tokens=TOKENS),
+    Target(name="shards", weight=4, run=shard, seeds=_shards, tokens=TOKENS),
     Target(name="class maps", weight=8, run=class_map, seeds=lambda: MAPS, tokens=TOKENS),
     Target(
         name="tables of groups",

@@ -82,7 +82,9 @@ def _read_shard(path: str, suffixes: frozenset[str]) -> Shard:
                 images[key] = Member.of(path, name, offset, size)
             elif suffix == _LABEL:
                 labels[key] = _label(path, name, offset, size)
-    except (tarfile.TarError, EOFError) as error:
+    except UserError:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # as tarfile reads damaged headers
         if not images:
             raise UserError(
                 f"{shown(path)} is no tar file that can be read ({first_line(error)}); replace it"
@@ -109,8 +111,6 @@ def _members(path: str) -> Iterator[tuple[str, int, int]]:
             if end != tarfile.NUL * tarfile.BLOCKSIZE:  # which tarfile passes over where a header is cut
                 raise tarfile.ReadError("its end mark is missing")
     except OSError as error:
-        if isinstance(error, tarfile.TarError):
-            raise
         raise UserError(f"{shown(path)} cannot be read: {error.strerror or error}; check it") from None
 
 
