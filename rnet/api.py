@@ -11,7 +11,6 @@ Models take float pixels (B, C, H, W) in [0, 1] and return logits (B, K).
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.rewrites.modes import device_of
 from rnet.stages.probes import make_probe
+from rnet.storage.json_files import read_log
 from rnet.training.fidelity import measure_on, predict
 from rnet.training.loop import Run
 
@@ -105,8 +105,7 @@ def curves(folder: Path | str) -> dict[str, tuple[list[int], list[float]]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; name the folder that an attack wrote curves to")
     found: dict[str, tuple[list[int], list[float]]] = {}
-    for line in path.read_text().splitlines():
-        values = json.loads(line)
+    for values in read_log(path):
         for tag in values.keys() - {"step", "time"}:
             steps, numbers = found.setdefault(tag, ([], []))
             steps.append(values["step"])

@@ -24,8 +24,8 @@ def report(targets: Sequence[str], options: Options) -> None:
 
 
 def _report_run(label: str, options: Options) -> None:
-    from rnet.report.formats import PAGE, check_format, text_of, write_tables
-    from rnet.report.output import write_page
+    from rnet.report.formats import PAGE, check_format
+    from rnet.report.output import shown_tables, write_page
     from rnet.report.run_page import report_of_run
 
     kind = options.format or PAGE
@@ -34,12 +34,8 @@ def _report_run(label: str, options: Options) -> None:
     out = options.out
     made = report_of_run(options.root, label)
     check_format(kind, [table.name for table in made.tables], out)
-    if kind == PAGE:
-        print(write_page(made.page, out), end="")  # noqa: T201
-    elif out is None:
-        print(text_of(made.tables, kind), end="")  # noqa: T201
-    else:
-        print("".join(f"{path}\n" for path in write_tables(made.tables, kind, out)), end="")  # noqa: T201
+    text = write_page(made.page, out) if kind == PAGE else shown_tables(made.tables, kind, out)
+    print(text, end="")  # noqa: T201
 
 
 def _setting(targets: Sequence[str]) -> str:

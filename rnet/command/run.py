@@ -103,6 +103,7 @@ def run_stage(stage: str, overrides: Sequence[str], options: Options, act: Act |
 
 
 def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
+    from rnet.config.documents import flattened
     from rnet.parallel.collectives import rank
     from rnet.stages.stages import STAGES
     from rnet.stages.store import Store
@@ -123,7 +124,7 @@ def _run_stage(stage: str, configs: list[RunConfig], options: Options) -> None:
         if "check" in row["result"]:
             show_check(row["result"], row["folder"], console())
             continue
-        show_values(f"{stage} {row['id']}", _flatten({**row["result"], "folder": row["folder"]}))
+        show_values(f"{stage} {row['id']}", flattened({**row["result"], "folder": row["folder"]}))
 
 
 def console() -> Console:
@@ -142,16 +143,6 @@ def show_values(title: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     console().print(table)
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _finite(value: Any) -> Any:

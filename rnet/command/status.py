@@ -12,12 +12,11 @@ from rnet.command.run import console, show_json, show_values
 from rnet.errors import UserError
 from rnet.stages.keeping import stage_folders
 from rnet.stages.store import RESULT
-from rnet.storage.json_files import parse_json, read_information
-from rnet.training.monitor.progress import duration
+from rnet.storage.json_files import is_number, read_information, read_log
+from rnet.training.monitor.progress import SHORT_NAMES, duration
 from rnet.training.monitor.startup import in_words
 
 _SHOWN = ("stage", "state", "progress", "left", "logged", "loss", "accuracy", "matching", "error")
-_SHORT = {"loss/total": "loss", "fidelity/accuracy": "accuracy", "evasion/matching_rate": "matching"}
 _LINES = 100
 
 
@@ -53,11 +52,11 @@ def _about(folder: Path) -> dict[str, Any]:
     kept = {key: value for key, value in status.items() if key not in ("versions", "peak_memory", "startup")}
     if parts := status.get("startup"):
         kept["startup"] = in_words(parts)
-    lines = _last_lines(folder / "log.jsonl")
+    lines = read_log(folder / "log.jsonl")[-_LINES:]
     logged: dict[str, Any] = {}
     for line in lines:
         logged |= line
-    shown = {_SHORT.get(name, name): value for name, value in logged.items() if name not in ("step", "time")}
+    shown = {SHORT_NAMES.get(name, name): value for name, value in logged.items() if name not in ("step", "time")}
     return {"stage": f"{folder.parent.name}/{folder.name}", **kept, **_progress(status, lines), **shown}
 
 
@@ -65,8 +64,8 @@ def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     """How far it is; of one that runs also how long it will take, at the speed of the last lines, and when it last
     logged something: a process that was killed still says that it runs, but logs nothing.
     """
-    lines = [line for line in lines if all(_is_number(line.get(key)) for key in ("step", "time"))]
-    total, said = (int(status[key]) if _is_number(status.get(key)) else 0 for key in ("total", "step"))
+    counts = {key: value for key, value in status.items() if isinstance(value, int) and is_number(value)}
+    total, said = counts.get("total", 0), counts.get("step", 0)
     step = max(lines[-1]["step"] if lines else 0, said)
     if total < 1 or status.get("state") == "done":
         return {}
@@ -76,23 +75,3 @@ def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     found["logged"] = f"{duration(max(time.time() - lines[-1]['time'], 0))} ago"
     steps, seconds = lines[-1]["step"] - lines[0]["step"], lines[-1]["time"] - lines[0]["time"]
     return found | ({"left": duration((total - step) * seconds / steps)} if steps > 0 else {})
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a file that may be damaged gives a number that can be counted with."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
-
-
-def _last_lines(path: Path) -> list[dict[str, Any]]:
-    """The newest lines of the log."""
-    found = []
-    try:
-        lines = path.read_bytes().splitlines()[-_LINES:]
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            found.append({} | parse_json(line))
-        except (ValueError, TypeError):  # torn by a crash
-            continue
-    return found

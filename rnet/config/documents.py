@@ -100,6 +100,14 @@ class _Whole(yaml.SafeDumper):
         return True
 
 
+def flattened(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flattened(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
+
+
 def read_document(place: Path) -> dict[str, Any]:
     """The document in a file that to_yaml wrote. Raises UserError, naming the file, for what no document can be."""
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rnet.figures.drawing import SERIES, STYLES, Drawing, Line, cut, drawing, panels
+from rnet.figures.drawing import SERIES, STYLES, Drawing, Line, cut, drawing, grid, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,23 +22,18 @@ def curves(name: str, title: str, lines: Sequence[Line], order: Sequence[str] = 
     down, across = panels(len(names))
 
     def draw(figure: Figure, complete: Sequence[Line]) -> None:
-        grid: Any = figure.subplots(down, across, squeeze=False)
-        for number, axes in enumerate(grid.flat):
-            if number >= len(names):
-                axes.set_axis_off()
-                continue
-            axes.set_title(cut(names[number], 34))
+        for axes, curve, last_row, _ in grid(figure, names):
             axes.grid(linewidth=0.6)
-            if number // across == down - 1:
+            if last_row:
                 axes.set_xlabel("step")
             for place, run in enumerate(runs):
                 if run not in there:
                     continue
-                points = [one for one in complete if (one["curve"], one["run"]) == (names[number], run)]
+                points = [one for one in complete if (one["curve"], one["run"]) == (curve, run)]
                 axes.plot(
                     [one["step"] for one in points], [one["value"] for one in points],
                     color=SERIES[place % len(SERIES)], linestyle=STYLES[place % len(STYLES)], linewidth=1.5,
-                    marker="o" if len(points) == 1 else None, label=cut(run) if number == 0 else None,
+                    marker="o" if len(points) == 1 else None, label=cut(run) if curve == names[0] else None,
                 )  # fmt: skip
         if len(there) > 1:
             figure.legend(loc="outside lower center", ncols=min(4, len(there)))

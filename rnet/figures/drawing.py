@@ -7,11 +7,12 @@ visible mark. Both are done here, so that no figure can forget them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Line = Mapping[str, Any]
@@ -114,6 +115,21 @@ def panels(count: int) -> tuple[int, int]:
     """Rows and columns of so many panels: at most three beside each other."""
     across = 2 if count == 4 else min(count, 3)
     return -(-count // across), across
+
+
+def grid(figure: Figure, names: Sequence[str], *, share_rows: bool = False) -> Iterator[tuple[Axes, str, bool, bool]]:
+    """A panel for each name, with the name above: (axes, name, whether it is in the last row, and in the first column).
+
+    share_rows: whether all panels have one vertical axis.
+    """
+    down, across = panels(len(names))
+    made: Any = figure.subplots(down, across, squeeze=False, sharey=share_rows)
+    for number, axes in enumerate(made.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        axes.set_title(cut(names[number], 34))
+        yield axes, names[number], number // across == down - 1, number % across == 0
 
 
 def cut(text: str, length: int = 26) -> str:

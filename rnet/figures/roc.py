@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rnet.figures.drawing import MUTED, SERIES, STYLES, Drawing, Line, cut, drawing, panels
+from rnet.figures.drawing import MUTED, SERIES, STYLES, Drawing, Line, cut, drawing, grid, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,25 +18,20 @@ def roc(name: str, title: str, lines: Sequence[Line]) -> Drawing:
     down, across = panels(len(metrics))
 
     def draw(figure: Figure, complete: Sequence[Line]) -> None:
-        grid: Any = figure.subplots(down, across, squeeze=False)
-        for number, axes in enumerate(grid.flat):
-            if number >= len(metrics):
-                axes.set_axis_off()
-                continue
-            axes.set_title(cut(metrics[number], 34))
+        for axes, metric, last_row, first_column in grid(figure, metrics):
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (1, 3)))
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
-            if number // across == down - 1:
+            if last_row:
                 axes.set_xlabel("false positive rate")
-            if number % across == 0:
+            if first_column:
                 axes.set_ylabel("true positive rate")
             for place, attack in enumerate(attacks):
-                points = [o for o in complete if (o["metric"], o["attack"]) == (metrics[number], attack)]
+                points = [o for o in complete if (o["metric"], o["attack"]) == (metric, attack)]
                 axes.plot(
                     [point["false_positive_rate"] for point in points],
                     [point["true_positive_rate"] for point in points], color=SERIES[place % len(SERIES)],
                     linestyle=STYLES[place % len(STYLES)], linewidth=1.8,
-                    label=cut(attack) if number == 0 else None,
+                    label=cut(attack) if metric == metrics[0] else None,
                 )  # fmt: skip
         figure.legend(loc="outside lower center", ncols=min(4, len(attacks)))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rnet.figures.drawing import INK, MUTED, RULE, VERDICTS, Drawing, Line, cut, drawing, panels
+from rnet.figures.drawing import INK, MUTED, RULE, VERDICTS, Drawing, Line, cut, drawing, grid, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +29,8 @@ def scores(name: str, title: str, lines: Sequence[Line]) -> Drawing:
     size = (6.6 if across == 1 else 2.1 + 2.75 * across, (0.26 * len(rows) + 0.85) * down + 0.55)
 
     def draw(figure: Figure, complete: Sequence[Line]) -> None:
-        grid: Any = figure.subplots(down, across, squeeze=False, sharey=True)
-        for number, axes in enumerate(grid.flat):
-            if number >= len(metrics):
-                axes.set_axis_off()
-                continue
-            _panel(axes, metrics[number], rows, [one for one in complete if one["metric"] == metrics[number]])
+        for axes, metric, _, _ in grid(figure, metrics, share_rows=True):
+            _panel(axes, rows, [one for one in complete if one["metric"] == metric])
         _legend(figure, complete)
 
     return drawing(
@@ -51,10 +47,9 @@ def _rows(lines: Sequence[Line]) -> list[str]:
     return [row for row in rows if row != NEGATIVES] + [row for row in rows if row == NEGATIVES]
 
 
-def _panel(axes: Axes, metric: str, rows: Sequence[str], lines: Sequence[Line]) -> None:
+def _panel(axes: Axes, rows: Sequence[str], lines: Sequence[Line]) -> None:
     towards = {str(line["direction"]) for line in lines}
     arrow = "derived \N{RIGHTWARDS ARROW}" if towards == {"similarity"} else "\N{LEFTWARDS ARROW} derived"
-    axes.set_title(f"{cut(metric, 34)}")
     axes.set_xlabel(arrow if lines else "no score")
     axes.set_yticks(range(len(rows)), [cut(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from rnet.figures.drawing import Drawing
 from rnet.figures.roc import roc
 from rnet.figures.scores import NEGATIVES, scores
 from rnet.report.records import GIVEN, Key, NegativeModel, Study, Trial, grouped, key_of, missing, once
+from rnet.storage.json_files import read_log
 from rnet.verdicts.roc import FEWEST, oriented, roc_auc, roc_points
 
 MOST_POINTS = 120
@@ -117,16 +117,10 @@ def curves_of(
 
 def logged(path: Path) -> Iterator[dict[str, Any]]:
     """The points of the curves in a log.jsonl (curve, step, value) that are worth watching, by curve."""
-    if not path.exists():
-        return
     points: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_bytes().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:  # torn by a crash
-            continue
+    for values in read_log(path):
         for name, value in values.items():
-            if name.partition("/")[0] in WATCHED and isinstance(value, int | float):
+            if name.partition("/")[0] in WATCHED:
                 points.setdefault(name, []).append((values["step"], float(value)))
     for name, found in points.items():
         every = math.ceil(len(found) / MOST_POINTS)

@@ -25,8 +25,11 @@ def shown(
     more: tables that stand before the study's own.
     """
     tables = [*more, *make_tables(study, names)]
-    if kind == PAGE:
-        return write_page(page(tables), out)
+    return write_page(page(tables), out) if kind == PAGE else shown_tables(tables, kind, out)
+
+
+def shown_tables(tables: Sequence[Table], kind: str, out: Path | None) -> str:
+    """The tables as one text, or with a folder the paths of the files that got them."""
     if out is None:
         return text_of(tables, kind)
     return "".join(f"{path}\n" for path in write_tables(tables, kind, out))

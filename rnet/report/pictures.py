@@ -13,20 +13,18 @@ from rnet.data.loading import load_dataset_once
 from rnet.defenses.fingerprint_file import load_fingerprint
 from rnet.errors import UserError, first_line
 from rnet.figures.drawing import Drawing
-from rnet.figures.embedding import embedding
-from rnet.figures.models import SideBySide, first_of_each_class
-from rnet.figures.planes import planes
+from rnet.figures.models import SideBySide
 from rnet.figures.queries import queries
-from rnet.figures.saliency import saliency
+from rnet.figures.together import on_samples, pictures
 from rnet.models.black_box import BlackBox
 from rnet.models.classifier import Classifier
 from rnet.parallel.collectives import world_size
 from rnet.stages.graph import document, negative_configs
 from rnet.stages.models import load_model, load_suspect
 from rnet.stages.store import Store
+from rnet.storage.json_files import read_information
 from rnet.training.loop import resolve_device
 
-SAMPLES, EMBEDDED = 4, 200
 MOST_SUSPECTS = 4
 
 
@@ -50,26 +48,10 @@ def pictures_of(suspects: Mapping[str, RunConfig], store: Store) -> tuple[list[D
     models: dict[str, nn.Module | str] = {"victim": _victim(config, store, device)}
     models |= {name: _suspect(one, store, device) for name, one in shown.items()}
     victim = models["victim"]
-    chosen = first_of_each_class(dataset.test.labels_N, SAMPLES)
-    few = SideBySide(
-        models=models, images_BCHW=dataset.test.pixels(chosen, device), labels_B=dataset.test.labels_N[chosen],
-        class_names=dataset.class_names,
-    )  # fmt: skip
-    found, said = [], []
-    try:
-        found.append(saliency("saliency", "Where the models look", few))
-    except UserError as error:
-        said.append(str(error))
-    found.append(planes("planes", "Decision boundaries on one plane", few))
     layer = victim.cut_layer if isinstance(victim, Classifier) else None
-    if layer is not None:
-        many = torch.arange(min(EMBEDDED, len(dataset.test)))
-        whole = SideBySide(
-            models=models, images_BCHW=dataset.test.pixels(many, device), labels_B=dataset.test.labels_N[many],
-            class_names=dataset.class_names,
-        )  # fmt: skip
-        found.append(embedding("embedding", "Latents at the cut", whole, layer))
-    found += _queries(config, store, few, device)
+    found, why = pictures(models, dataset, device, layer)
+    said = [why] if why else []
+    found += _queries(config, store, on_samples(models, dataset, device), device)
     left = len(same) - MOST_SUSPECTS
     said += [f"{left} more suspects are not in these pictures."] if left > 0 else []
     return found, " ".join(said)
@@ -109,6 +91,4 @@ def _queries(config: RunConfig, store: Store, beside: SideBySide, device: torch.
 
 
 def _state(folder: Path) -> str:
-    from rnet.storage.json_files import read_information
-
     return str(read_information(folder / "status.json").get("state", "not computed"))

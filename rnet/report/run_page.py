@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnet.config.documents import content_id, read_document
+from rnet.config.documents import content_id, flattened, read_document
 from rnet.errors import UserError
 from rnet.figures.drawing import Drawing
 from rnet.report.drawn import curves_of, logged
@@ -123,15 +123,8 @@ def _pairs(name: str, title: str, values: Mapping[str, Any]) -> Table:
     columns = [Column(name="name"), Column(name="value")]
     return Table(
         name=name, title=title, columns=columns,
-        lines=[{"name": key, "value": _written(value)} for key, value in _flat(values).items()],
+        lines=[{"name": key, "value": _written(value)} for key, value in flattened(values).items()],
     )  # fmt: skip
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
-    return found
 
 
 def _written(value: Any) -> str:

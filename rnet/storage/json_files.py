@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,32 @@ def parse_json(data: bytes) -> Any:
 def write_information(path: Path, document: dict[str, Any]) -> None:
     """Writes an object that nothing is computed from, with its digest. Raises UserError as write_json does."""
     write_json(path, {**document, _SEAL: digest_of_json(document)}, to_read=True)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl that hold "step", "time" and other numbers; those that are damaged are passed over.
+
+    Empty where there is no such file.
+    """
+    try:
+        lines = read_file(path).splitlines()
+    except OSError:
+        return []
+    return [found for line in lines if (found := _numbers(line))]
+
+
+def _numbers(line: bytes) -> dict[str, Any]:
+    """What a line says in numbers; nothing where its step or time is none."""
+    try:
+        found = {name: value for name, value in parse_json(line).items() if is_number(value)}
+    except (ValueError, AttributeError):  # torn by a crash
+        return {}
+    return found if isinstance(found.get("step"), int) and math.isfinite(found.get("time", math.nan)) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Whether JSON of any origin gives a number, and none that overflows where floats are computed with."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def read_information(path: Path, *, sealed: bool = False) -> dict[str, Any]:

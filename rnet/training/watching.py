@@ -20,6 +20,7 @@ from rnet.engines.config import EngineConfig
 from rnet.parallel.collectives import sum_over_ranks, world_size
 from rnet.training.monitor import Monitor
 from rnet.training.monitor.pictures import side_by_side
+from rnet.training.monitor.progress import SHORT_NAMES
 from rnet.training.monitor.system import system_load
 
 PHASES = ("data", "forward_backward", "optimizer", "monitoring", "checkpoint")
@@ -128,8 +129,4 @@ class Watching:
 
 def _worth_watching(found: Mapping[str, float]) -> dict[str, float]:
     """The few numbers that progress shows, under short names."""
-    shown = {
-        "loss/total": "loss", "fidelity/accuracy": "accuracy", "fidelity/agreement": "agreement",
-        "evasion/matching_rate": "matching",
-    }  # fmt: skip
-    return {shown[name]: value for name, value in found.items() if name in shown}
+    return {SHORT_NAMES[name]: value for name, value in found.items() if name in SHORT_NAMES}

@@ -70,7 +70,7 @@ def test_the_page_of_an_unfinished_stage_says_so_at_the_top_and_in_its_figure(tm
     source = next((root / "attack").iterdir())
     (folder / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
     (folder / "log.jsonl").write_text(
-        '{"step": 0, "time": 1.0, "loss/total": 2.0}\n{"step": 1, "loss/total": NaN}\n{"ste'
+        '{"step": 0, "time": 1.0, "loss/total": 2.0}\n{"step": 1, "time": 2.0, "loss/total": NaN}\n{"ste'
     )
     write_json(folder / "status.json", {"state": "failed", "error": "no <memory>", "step": 1, "total": 9})
     code, out, err = report("attack/0123456789abcdef", "--root", tmp_path, "--out", tmp_path / "page")

@@ -5,7 +5,6 @@ RNET_FUZZ=12000 tries so many files and folders instead of a few hundred.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import warnings
@@ -13,37 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from rnet.data.config import ImageFolderConfig
 from rnet.data.decoding import Reading, keep_pillow_quiet, read_image
 from rnet.data.files.digest import look_at
 from rnet.data.loading import load_dataset
 from rnet.errors import UserError
+from tests.fuzz.images import MODES, encoded
 
 EXAMPLES = int(os.environ.get("RNET_FUZZ", "360"))
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS")
-MODES = {"TIFF": ("RGB", "L", "RGBA", "I;16", "F", "CMYK", "P"), "PNG": ("RGB", "L", "RGBA", "I;16", "P", "1")}
 SMALL = settings(deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def encoded(format: str, mode: str) -> bytes:
-    """A small file of the format."""
-    pixels = np.random.default_rng(0).integers(0, 256, (13, 9, 3), dtype=np.uint8)
-    image: Image.Image = Image.fromarray(pixels)
-    if mode == "I;16":
-        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    elif mode != "RGB":
-        image = image.convert("L").convert(mode) if mode == "F" else image.convert(mode)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    image.save(file, format, **({"exif": exif} if format in ("PNG", "JPEG", "TIFF", "WEBP") else {}))
-    return file.getvalue()
 
 
 SEEDS = [encoded(format, mode) for format in FORMATS for mode in MODES.get(format, ("RGB",))]

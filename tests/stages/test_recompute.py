@@ -19,6 +19,7 @@ from rnet.stages.store import Store
 from rnet.storage.manifest import label_of, write_manifest
 from rnet.verdicts.examine import examine
 from tests.config.test_ids import IDS, configuration, look_at
+from tests.stages.test_damage import of
 from tests.tiny_runs import TINY, TINY_IPGUARD, tiny
 
 CONFIG = tiny("attack=identity", *TINY_IPGUARD)
@@ -34,10 +35,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "store")
-
-
-def of(root: Path, stage: str) -> Path:
-    return next(folder for folder in finished(root) if folder.parent.name == stage)
 
 
 def flip(path: Path, bit: int = 12_345) -> None:

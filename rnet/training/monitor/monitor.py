@@ -11,7 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from rnet.config.documents import flattened
 from rnet.storage.files import make_folder
+from rnet.storage.json_files import is_number
 from rnet.training.monitor.json_lines import JsonLines
 from rnet.training.monitor.layout import CHARTS
 from rnet.training.monitor.progress import Progress, progress_on_stderr
@@ -115,7 +117,7 @@ class Monitor:
         from torch.utils.tensorboard.summary import hparams
 
         # SummaryWriter.add_hparams would open a second event file; TensorBoard then stops following the first one.
-        for summary in hparams(_flat(values), dict(metrics)):
+        for summary in hparams(_in_a_row(values), dict(metrics)):
             self._writer.file_writer.add_summary(summary, self.total_steps)
         for name in metrics.keys() - self._curves:
             self._writer.add_scalar(name, float(metrics[name]), self.total_steps)
@@ -177,13 +179,6 @@ def _layout(tag: str, shape: tuple[int, ...]) -> str:
     raise ValueError(f"image {tag!r} has shape {shape}; pictures are (H, W, C), (C, H, W) or (H, W), C in 1, 3, 4")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:
-    flat: dict[str, int | float | str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            # A bool is an int to Python, and would be shown as 1 or 0.
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            flat[f"{prefix}{name}"] = value if is_number else str(value)
-    return flat
+def _in_a_row(values: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """As HPARAMS takes them. A bool is an int to Python, and would be shown as 1 or 0."""
+    return {name: value if is_number(value) else str(value) for name, value in flattened(values).items()}

@@ -12,6 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+SHORT_NAMES = {
+    "loss/total": "loss", "fidelity/accuracy": "accuracy", "fidelity/agreement": "agreement",
+    "evasion/matching_rate": "matching",
+}  # fmt: skip
+"""Of the few curves that are worth watching on a terminal."""
+
 
 class Progress(Protocol):
     """Shows how far a run is; values are the latest numbers worth watching, by short name."""
