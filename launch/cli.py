@@ -33,7 +33,8 @@ def bench(
         typer.Argument(
             metavar="SUBJECT",
             help="What to measure: attack (rounds=5 profile=10), data (images=1200 rounds=3), "
-            "fingerprint (rounds=5), kernels, or scaling (processes=1,2,4 engine=ddp,zero3 step=attack,train).",
+            "fingerprint (rounds=5), kernels, scaling (processes=1,2,4 engine=ddp,zero3 step=attack,train), or all but "
+            "scaling, on usual networks.",
         ),
     ],
     overrides: Overrides = None,

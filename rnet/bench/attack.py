@@ -19,6 +19,7 @@ import torch
 
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.attacks.training import Training
 from rnet.bench.memory import peak_memory
 from rnet.bench.monitoring import monitoring
 from rnet.bench.profile import costliest
@@ -49,13 +50,15 @@ def bench_attack(
     rounds: int = 5,
     profile: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rows for rnet's step, its lower level alone, the bare passes, the straightforward program in float32, and the
-    step's share of monitoring (which has no gflops): curves, measurements and probes as the engine's intervals say.
+    """Rows for rnet's step, its lower level alone, that with each choice of the engine switched off, the bare passes,
+    the straightforward program in float32, and the step's share of monitoring (which has no gflops): curves,
+    measurements and probes as the engine's intervals say.
 
     Each: median_ms, spread_ms, memory_mb (peak above start), gflops (of the bare passes, or those of the lower level,
     per second), times_ms of all rounds, and ratio: how many times as long as rnet's step it takes, the median over
     rounds, with ratio_low and ratio_high, the lowest and the highest. A last row holds the ceiling: GFLOP/s of
-    a large matrix product in rnet's precision, which is also that of the bare passes.
+    a large matrix product in rnet's precision, which is also that of the bare passes, and floor_ms, what a step of the
+    bare passes would take at that rate.
     engine: how rnet's step is executed; always in one process. profile: how many of the costliest operators of the
     lower level its row holds as "operators" (rnet/bench/profile.py), of one more call.
     Raises UserError for a configuration that the straightforward program does not cover.
@@ -64,14 +67,12 @@ def bench_attack(
         raise UserError("rnet bench attack measures attack.distance=l2 attack.target=official; leave both as they are")
     device = next(victim.parameters()).device
     attack = RemovalNet(config)
-    ready = prepare_removalnet(
-        attack,
-        victim,
-        dataset,
-        layer=layer,
-        precision=precision,
-        engine=replace(engine or EngineConfig(), name="plain"),
-    )
+    engine = replace(engine or EngineConfig(), name="plain")
+
+    def prepared(by: EngineConfig) -> Training:
+        return prepare_removalnet(attack, victim, dataset, layer=layer, precision=precision, engine=by)
+
+    ready = prepared(engine)
     bare = attack.module(_as_torch_has_it(ready.surrogate), layer)  # in the memory format that rnet chose
     plain = attack.module(_as_torch_has_it(ready.surrogate).to(memory_format=torch.contiguous_format), layer)
     optimizer = torch.optim.SGD(
@@ -102,8 +103,9 @@ def bench_attack(
             bare_passes(bare, x_BCHW, y_B, config.num_poison_steps)
 
     candidates: dict[str, Callable[[int], object]] = {
-        "rnet": ready.step, LOWER_LEVEL: ready.loss_of, "bare passes": passes,
-        "straightforward float32": straightforward,
+        "rnet": ready.step, LOWER_LEVEL: ready.loss_of,
+        **{f"{LOWER_LEVEL}, {choice}": prepared(by).loss_of for choice, by in _without(engine, device, precision)},
+        "bare passes": passes, "straightforward float32": straightforward,
     }  # fmt: skip
     lower, upper = _flops(bare, inputs(0)[0], config.num_poison_steps)
     with TemporaryDirectory() as folder:
@@ -115,14 +117,26 @@ def bench_attack(
         if row["name"] == MONITORING:
             row |= {"median_ms": row["median_ms"] / steps, "spread_ms": row["spread_ms"] / steps}
             row["times_ms"] = [time / steps for time in row["times_ms"]]
-        flops = lower if row["name"] == LOWER_LEVEL else lower + upper
+        flops = lower if row["name"].startswith(LOWER_LEVEL) else lower + upper
         ratios = [time / first for time, first in zip(row["times_ms"], own, strict=True)]
         row |= {"ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios)}
         if row["name"] != MONITORING:
             row["gflops"] = flops / row["median_ms"] / 1e6
         if profile and row["name"] == LOWER_LEVEL:
             row["operators"] = costliest(lambda: ready.loss_of(2 * rounds + 2), device, profile)
-    return [*rows, {"name": "ceiling", "gflops": _matmul_gflops(device, precision)}]
+    ceiling = _matmul_gflops(device, precision)
+    return [*rows, {"name": "ceiling", "gflops": ceiling, "floor_ms": (lower + upper) / ceiling / 1e6}]
+
+
+def _without(engine: EngineConfig, device: torch.device, precision: str) -> list[tuple[str, EngineConfig]]:
+    """The engine with one choice switched off at a time, of those that it makes here for a lower level."""
+    on_cuda, on_cpu = device.type == "cuda", device.type == "cpu"
+    choices = [
+        ("compile", on_cuda and bool(engine.compile), replace(engine, compile=False)),
+        ("cuda_graph", on_cuda and engine.cuda_graph, replace(engine, cuda_graph=False)),
+        ("quicken", on_cpu and precision == "fp32" and engine.quicken, replace(engine, quicken=False)),
+    ]
+    return [(f"engine.{name}=false", other) for name, is_made, other in choices if is_made]
 
 
 def _as_torch_has_it(model: Classifier) -> Classifier:
