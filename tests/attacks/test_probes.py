@@ -19,14 +19,13 @@ from rnet.models.classifier import Classifier
 from rnet.stages.probes import STEP_SIZE, STEPS, make_probe
 from tests.attacks.table import TABLE
 from tests.engines.cells import seeing
-from tests.parallel.multiprocess import run_ranks
 
 CPU = torch.device("cpu")
 CASES = [
     "removalnet", "removalnet_victim", "finetune_labelled_half", "retrain", "prune", "adversarial_training",
     "distill_cropped", "feature_distill", "knockoff_adaptive", "independent",
 ]  # fmt: skip
-"""Of tests/attacks/table.py: one for each way to train."""
+"""Of tests/attacks/table.py: one for each way to train. Two processes: tests/engines/test_equivalence.py."""
 TAGS = {"evasion/matching_rate", "evasion/ddv", "evasion/agreement"}
 
 
@@ -55,19 +54,6 @@ def test_probes_change_no_bit_of_any_attack(
     assert not nothing
     assert seen.keys() == TAGS | {"latent/to_victim"}
     assert all(torch.equal(value, probed[name]) for name, value in without.items())
-
-
-@pytest.mark.slow
-@pytest.mark.deepspeed
-def test_probes_change_no_bit_on_two_processes_and_where_parameters_are_divided(tmp_path: Path) -> None:
-    cells = ["removalnet-norm-ddp", "removalnet-norm-zero3", "removalnet-attention-zero3"]
-    names = [name for cell in cells for name in (cell, f"{cell}-probed")]
-    for end in run_ranks("plain", "-m", "tests.engines.cells", tmp_path, *names, timeout=240):
-        assert end.returncode == 0, end.stderr
-    for cell in cells:
-        without, probed = (torch.load(tmp_path / f"{name}.pt") for name in (cell, f"{cell}-probed"))
-        assert TAGS | {"latent/to_victim"} <= probed["seen"].keys() - without["seen"].keys()
-        assert all(torch.equal(value, probed["state"][name]) for name, value in without["state"].items()), cell
 
 
 def test_a_copy_matches_and_its_flags_are_put_back(victim: Classifier, dataset: Dataset) -> None:

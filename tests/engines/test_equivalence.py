@@ -38,9 +38,10 @@ RESUMED = {
     "removalnet-norm-ddp-resumed": "a1", "train-norm-zero1-resumed": "a2", "removalnet-flat-zero3-resumed": "a3"
 }  # fmt: skip
 STOPPED = {"removalnet-norm-ddp-stop": "b1", "train-norm-zero2-stop": "b2", "removalnet-flat-zero3-stop": "b3"}
+PROBED = ["removalnet-norm-ddp", "removalnet-norm-zero3", "removalnet-attention-zero3"]
 SAME_MATHEMATICS = ("accumulate", "checkpointing", "sharded", "stop", "resumed")
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.xdist_group("equivalence")]
+pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
 
 @cache
@@ -66,6 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             train_cell(f"{task}-{kind}-plain-stop", folder / kept)
     ends = run_ranks(
         "plain", "-m", "tests.engines.cells", folder, *TABLE, *FURTHER, *BF16,
+        *(f"{cell}-probed" for cell in PROBED),
         *(f"{cell}:{kept}" for cell, kept in (RESUMED | STOPPED).items()), timeout=420,
     )  # fmt: skip
     assert all(end.returncode == 0 for end in ends), "\n".join(end.stderr[-3000:] for end in ends)
@@ -115,6 +117,14 @@ def test_one_process_goes_on_where_two_stopped(cell: str, kept: str, trained: Pa
 def test_zero3_really_divides_the_parameters(cell: str, trained: Path) -> None:
     seen = loaded(trained, cell)["seen"]
     assert 0.45 < seen["held_bytes"] / seen["whole_bytes"] < 0.6
+
+
+@pytest.mark.parametrize("cell", PROBED)
+def test_evasion_probes_change_no_bit(cell: str, trained: Path) -> None:
+    without, probed = loaded(trained, cell), loaded(trained, f"{cell}-probed")
+    seen = {"evasion/matching_rate", "evasion/ddv", "evasion/agreement", "latent/to_victim"}
+    assert seen <= probed["seen"].keys() - without["seen"].keys()
+    assert all(torch.equal(value, probed["state"][name]) for name, value in without["state"].items())
 
 
 @pytest.mark.parametrize("kind", ["norm", "flat"])

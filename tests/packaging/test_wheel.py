@@ -17,8 +17,6 @@ from packaging.requirements import Requirement
 import rnet
 from tests.packaging.distributions import EXTRAS, ROOT, pulled_in, required
 
-pytestmark = pytest.mark.xdist_group("wheel")  # the fixture builds once
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
