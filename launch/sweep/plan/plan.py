@@ -52,7 +52,7 @@ class Plan:
     """A sweep, expanded. cluster: the name of a profile; profile: its settings, as its file has them.
 
     settings: pieces of resolved configurations, {"dataset": {...}} and so on; cells share them.
-    seconds: how long planning took.
+    seconds: how long planning took. names: of the cells, once somebody has asked for them (names.py).
     """
 
     name: str
@@ -64,6 +64,7 @@ class Plan:
     shapes: list[Shape]
     settings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    names: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def overrides(self, cell: Cell) -> list[str]:
         """The overrides that make the cell's configuration."""
