@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from rich.table import Table
 from rnet.command.app import run
 from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Format, Out, Root, Tables
 from rnet.command.run import console
+from rnet.errors import UserError
 
 if TYPE_CHECKING:
     from launch.sweep.clusters.base import Cluster
@@ -64,12 +66,22 @@ def retry_command(
 @sweep_app.command("status")
 def status_command(
     file: File,
+    changes: Changes = None,
     root: Root = DEFAULT_ROOT,
-    watch: Annotated[bool, typer.Option("--watch", help="A live table until nothing is under way.")] = False,
+    config_dir: ConfigDir = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Live, until nothing is under way.")] = False,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="AXIS[,AXIS]", help="Count cells by the values of axes: attack,seed.")
+    ] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Also list every cell that is not done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show each stage's states, progress, time left and failures."""
-    run(lambda: _show_status(file, root, watch=watch, as_json=as_json))
+    """Show states, progress, time left and failures of the file as it is now.
+
+    Exit status 0: all done; 3: under way; 1: something failed; 4: something was not submitted; 2: a mistake.
+    """
+    axes = tuple(axis.strip() for axis in by.split(",")) if by else ()
+    run(lambda: _show_status(file, changes or [], root, config_dir, watch=watch, by=axes, cells=cells, as_json=as_json))
 
 
 @sweep_app.command("cancel")
@@ -81,7 +93,9 @@ def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
 @sweep_app.command("report")
 def report_command(
     file: File,
+    changes: Changes = None,
     root: Root = DEFAULT_ROOT,
+    config_dir: ConfigDir = None,
     tables: Tables = None,
     kind: Format = "markdown",
     out: Out = None,
@@ -95,7 +109,7 @@ def report_command(
     ] = None,
 ) -> None:
     """The tables of a paper: fidelity, scores, costs, separation, negatives; exit status 1 while rows are missing."""
-    run(lambda: _report(file, root, tables or [], kind, out, compare))
+    run(lambda: _report(file, changes or [], root, config_dir, tables or [], kind, out, compare))
 
 
 def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
@@ -167,39 +181,55 @@ def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None,
             print(f"{number} cells {words}")  # noqa: T201
 
 
-def _saved_plan(file: Path, root: Path) -> Plan:
-    from launch.sweep.plan.plan import read_plan
-    from launch.sweep.plan.spec import load_sweep
+def _show_status(
+    file: Path, changes: list[str], root: Path, config_dir: Path | None, *,
+    watch: bool, by: tuple[str, ...], cells: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from launch.sweep.show import screen
+    from launch.sweep.show.current import current_plan
+    from launch.sweep.show.status import exit_status
 
-    return read_plan(root / "sweeps" / f"{load_sweep(file).name}.json")
-
-
-def _show_status(file: Path, root: Path, *, watch: bool, as_json: bool) -> None:
-    from launch.sweep.show import status
-
-    plan = _saved_plan(file, root)
+    if watch and (cells or as_json):
+        raise UserError(f"--watch shows a table; take {'--json' if as_json else '--cells'} out")
     if watch:
-        status.watch(plan, root)
+        found = screen.watch(lambda known: current_plan(file, changes, root, config_dir, known), by=by)
     else:
-        status.show(plan, root, as_json=as_json)
+        found = screen.show(current_plan(file, changes, root, config_dir), by=by, cells=cells, as_json=as_json)
+    if status := exit_status(found):
+        raise SystemExit(status)
 
 
 def _cancel(file: Path, root: Path) -> None:
+    from launch.sweep.show.current import saved_plan
     from launch.sweep.submit import cancel
 
-    stopped = cancel(_saved_plan(file, root), root)
-    print(f"stopped {stopped} submissions; rnet sweep submit goes on from the last checkpoints")  # noqa: T201
+    plan = saved_plan(file, root)
+    stopped = cancel(plan, root)
+    if not stopped.jobs:
+        print(f"nothing of {plan.name} is under way; nothing was stopped")  # noqa: T201
+        return
+    cells = ", ".join(f"{number} {state}" for state, number in stopped.cells.items())
+    jobs = f"{len(stopped.jobs)} job{'s' if len(stopped.jobs) > 1 else ''}: {' '.join(stopped.jobs)}"
+    print(f"stopped {cells or 'no cell'}, in {jobs}")  # noqa: T201
+    print("rnet sweep submit goes on from the last checkpoints")  # noqa: T201
 
 
-def _report(file: Path, root: Path, tables: list[str], kind: str, out: Path | None, compare: Path | None) -> None:
+def _report(
+    file: Path, changes: list[str], root: Path, config_dir: Path | None, tables: list[str], kind: str,
+    out: Path | None, compare: Path | None,
+) -> None:  # fmt: skip
+    from launch.sweep.show.current import current_plan
     from launch.sweep.show.report import Other, complete, report
 
-    plan = _saved_plan(file, root)
+    current = current_plan(file, changes, root, config_dir)
+    plan = current.plan
+    for line in current.changes:
+        print(line, file=sys.stderr)  # noqa: T201
     other = None
     if compare is not None and compare.is_dir():
-        other = Other(_saved_plan(file, compare), compare, f"{plan.name} in {compare}")
+        other = Other(current_plan(file, changes, compare, config_dir).plan, compare, f"{plan.name} in {compare}")
     elif compare is not None:
-        second = _saved_plan(compare, root)
+        second = current_plan(compare, [], root, config_dir).plan
         other = Other(second, root, second.name)
     print(report(plan, root, tables, kind, out, file, other), end="")  # noqa: T201
     if not complete(plan, root):

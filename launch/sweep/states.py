@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,11 +63,31 @@ class StoreState:
         self._done = done_cells(plan, root)
         self._newest = {stage: newest_attempts(root, stage) for stage in STAGE_NAMES}
         self.trouble = ""
+        self._of_token = {submission.token: submission for submission in self.submissions}
+        self._clusters: dict[str, Cluster | None] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._said: dict[str, str] = {}
         self._heard: dict[str, float] = {}
         if ask:
             self._ask(fresh)
         self.cells = [self._state(index) for index in range(len(plan.cells))]
+
+    def log_of(self, index: int) -> Path | None:
+        """The file with what the cell's newest attempt, or the task that it waits for, has printed; None for none."""
+        cell, found = self.plan.cells[index], self.cells[index]
+        token = (found.status or {}).get("token")
+        where = self.assigned.get(cell.label)
+        submission = self._of_token.get(token) if token else where.submission if where else None
+        if submission is None:
+            return None
+        if submission.token not in self._clusters:
+            self._clusters[submission.token] = _cluster_of(submission)
+            self._numbers |= {
+                (submission.token, label): n for n, labels in enumerate(submission.tasks) for label in labels
+            }
+        cluster, number = self._clusters[submission.token], self._numbers.get((submission.token, cell.label))
+        log = None if cluster is None or number is None else cluster.log(self.root, submission, number)
+        return log if log is not None and os.path.exists(log) else None
 
     def count(self) -> dict[str, Counter[str]]:
         """How many cells of each stage are in each state."""
@@ -167,6 +188,14 @@ class StoreState:
             f"its cluster says that task {found.task} runs, but that has been silent for over {SILENT_SECONDS // 60} "
             f"minutes; submit or retry cancels it and starts the cell again"
         )
+
+
+def _cluster_of(submission: Submission) -> Cluster | None:
+    """The cluster of a submission; None for one that is not there any more."""
+    try:
+        return make_cluster(submission.profile)
+    except UserError:
+        return None
 
 
 def _hint(root: Path, cluster: Cluster, members: Sequence[Submission], fresh: bool) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.sweep.clusters.arrays import needed_tasks
-from launch.sweep.clusters.base import Cluster, make_cluster
+from launch.sweep.clusters.base import LIVING, Cluster, make_cluster
 from launch.sweep.clusters.snapshot import take_snapshot
-from launch.sweep.plan.plan import Plan, save_plan
+from launch.sweep.plan.plan import Cell, Plan, save_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.submissions import LIVE, Submission, by_profile, new_submission, submitting
 from launch.sweep.states import RETRIED, StoreState
@@ -53,17 +54,51 @@ def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False) -
     return report
 
 
-def cancel(plan: Plan, root: Path) -> int:
-    """Stops the sweep's submissions and returns how many there were. What is done stays; checkpoints stay."""
+@dataclass(frozen=True)
+class Stopped:
+    """What a cancellation stopped. cells: how many were in which state; jobs: the clusters' ids."""
+
+    cells: dict[str, int]
+    jobs: list[str]
+
+
+def cancel(plan: Plan, root: Path) -> Stopped:
+    """Stops the sweep's submissions that are under way, and says what of them was. What is done and saved stays.
+
+    Raises UserError if a cluster is mute: then its submissions are stopped as far as they can be.
+    """
     root = root.expanduser().resolve()
     with submitting(root):
         _recover(root)
-        stopped = [s for s in submissions.read_all(root) if s.sweep == plan.name and s.state in LIVE]
-        for submission in stopped:  # first, so that nothing requeues itself
+        ours = [s for s in submissions.read_all(root) if s.sweep == plan.name and s.state in LIVE]
+        living = [s for members in by_profile(ours) for s in _living(members)]
+        state = StoreState(_cells_of(living), root, fresh=True)
+        cells = Counter(cell.state for cell in state.cells if cell.alive or cell.silent)
+        for submission in living:  # first, so that nothing requeues itself
             submission.state = "cancelled"
             submissions.save(root, submission)
-        _stop(stopped, [submission.job for submission in stopped if submission.job])
-    return len(stopped)
+        jobs = [submission.job for submission in living if submission.job]
+        _stop(living, jobs)
+    return Stopped(dict(cells), jobs)
+
+
+def _living(members: Sequence[Submission]) -> list[Submission]:
+    """Those of one cluster's submissions of which a task waits or runs; all where the cluster does not say."""
+    try:
+        states = make_cluster(members[0].profile).states(members)
+    except UserError:
+        return list(members)
+    return [s for s in members if any(states.get(task) in LIVING for task in s.task_ids)]
+
+
+def _cells_of(among: Iterable[Submission]) -> Plan:
+    """A plan of nothing but the cells that the submissions have."""
+    labels = dict.fromkeys(label for submission in among for label in submission.cells)
+    cells = [
+        Cell(stage, cell_id, (), (), 0, index)
+        for index, (stage, _, cell_id) in enumerate(label.partition("/") for label in labels)
+    ]
+    return Plan(name="", cluster="", profile={}, common=(), cells=cells, rows=[], shapes=[])
 
 
 def _wanted(plan: Plan, state: StoreState, retry: bool, report: Report) -> list[int]:

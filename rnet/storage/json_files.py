@@ -58,10 +58,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Empty where there is no such file.
     """
     try:
-        lines = read_file(path).splitlines()
+        return parse_log(read_file(path))
     except OSError:
         return []
-    return [found for line in lines if (found := _numbers(line))]
+
+
+def parse_log(data: bytes) -> list[dict[str, Any]]:
+    """What read_log returns, of lines that have been read."""
+    return [found for line in data.splitlines() if (found := _numbers(line))]
 
 
 def _numbers(line: bytes) -> dict[str, Any]:

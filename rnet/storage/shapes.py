@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 NUMBER = (int, float)
@@ -14,13 +15,21 @@ def fits(value: Any, shape: Any) -> bool:
     A shape: a type, or several (True and False are no numbers); [shape], a list of such; {str: shape}, an object of
     such; {"name": shape, ...}, an object with at least these keys.
     """
+    if isinstance(shape, type):
+        return isinstance(value, shape) and (value.__class__ is not bool or shape in (bool, object))
     if isinstance(shape, list):
-        return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
+        return isinstance(value, list) and _all_fit(value, shape[0])
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return False
         if str in shape:
-            return all(fits(item, shape[str]) for item in value.values())
+            return _all_fit(value.values(), shape[str])
         return all(key in value and fits(value[key], inner) for key, inner in shape.items())
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds or object in kinds)
+    return isinstance(value, shape) and (value.__class__ is not bool or bool in shape or object in shape)
+
+
+def _all_fit(values: Collection[Any], shape: Any) -> bool:
+    """Whether each of the values has the shape; at once where they are just of the type, as plans of thousands are."""
+    if isinstance(shape, type) and all(kind is shape for kind in set(map(type, values))):
+        return True
+    return all(fits(value, shape) for value in values)

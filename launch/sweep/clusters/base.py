@@ -89,6 +89,10 @@ class Cluster(ABC):
         """What start() would hand over for an array, to be looked at."""
         return ""
 
+    def log(self, root: Path, submission: Submission, number: int) -> Path | None:
+        """The file with what a task has printed; None where the cluster keeps none."""
+        return None
+
     def wait(self, submissions: Sequence[Submission]) -> None:
         """Returns when no task of the submissions goes on by itself any more."""
         while any(word in LIVING for word in self.states(submissions).values()):

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -102,6 +103,10 @@ class Pool(Cluster):
             if pid := _process_here(job):
                 os.kill(pid, signal.SIGTERM)
 
+    def log(self, root: Path, submission: Submission, number: int) -> Path | None:
+        """A file for each task, beside that of the handing out."""
+        return _log_of_task(root, submission.token, number)
+
     def wait(self, submissions: Sequence[Submission]) -> None:
         """Returns when the pools that this process started have ended."""
         for submission in submissions:
@@ -173,9 +178,31 @@ def run_graph(record: Submission, workers: int, start: Callable[[int], Future[in
 
 
 def task_exit_status(root: Path, token: str, number: int) -> int:
-    """Runs a task in this process; 0, or what it would have exited with."""
+    """Runs a task in this process; 0, or what it would have exited with. What it prints is in a log of its own."""
+    with _printing_to(_log_of_task(root, token, number)):
+        try:
+            run_task(root, token, number, launch=SINGLE)
+        except SystemExit as error:
+            return int(error.code or 0)
+        return 0
+
+
+def _log_of_task(root: Path, token: str, number: int) -> Path:
+    return root / "jobs" / token / f"{number}.log"
+
+
+@contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Inside, what this process and those it starts print is appended to a file."""
+    before = [os.dup(number) for number in (1, 2)]
+    with log.open("ab", buffering=0) as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
     try:
-        run_task(root, token, number, launch=SINGLE)
-    except SystemExit as error:
-        return int(error.code or 0)
-    return 0
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)

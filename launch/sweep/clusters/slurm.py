@@ -104,6 +104,10 @@ class Slurm(Cluster):
         """Looks for job names in squeue and sacct."""
         return find_jobs(names)
 
+    def log(self, root: Path, submission: Submission, number: int) -> Path | None:
+        """Where submitit has Slurm write what the task's first process prints."""
+        return _folder(root, submission.token) / f"{submission.job}_{number}_0_log.out" if submission.job else None
+
     def script(self, root: Path, array: Array) -> str:
         """The job script."""
         folder = _folder(root, "TOKEN")

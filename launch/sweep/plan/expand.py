@@ -11,6 +11,7 @@ from typing import Any
 
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
+from launch.sweep.plan.source import source_of
 from launch.sweep.plan.spec import Sweep, load_sweep
 from rnet.config.components import GROUPS
 from rnet.config.compose import config_folder
@@ -39,7 +40,7 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)), common=sweep.common,
         cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started, source=source_of(path, changes, config_dir),
     )  # fmt: skip
 
 

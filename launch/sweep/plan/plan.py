@@ -53,6 +53,7 @@ class Plan:
 
     settings: pieces of resolved configurations, {"dataset": {...}} and so on; cells share them.
     seconds: how long planning took. names: of the cells, once somebody has asked for them (names.py).
+    source: what it was made from (source.py).
     """
 
     name: str
@@ -64,6 +65,7 @@ class Plan:
     shapes: list[Shape]
     settings: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    source: dict[str, Any] = field(default_factory=lambda: {"digest": "", "changes": [], "config_dir": None})
     names: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def overrides(self, cell: Cell) -> list[str]:
@@ -84,9 +86,9 @@ _CELL = {"stage": str, "id": str, "parents": [int], "overrides": [str], "shape":
 _ROW = {"values": {str: (str, type(None))}, "cells": {str: int}, "negatives": [int]}
 _SHAPE = {
     "name": str, "cluster": str, "profile": {"kind": str}, "common": [str], "settings": [dict], "seconds": NUMBER,
-    "shapes": [dict], "cells": [list], "rows": [list],
+    "shapes": [dict], "cells": [list], "rows": [list], "source": {"digest": str, "changes": [str]},
 }  # fmt: skip
-_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds")
+_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds", "source")
 
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
@@ -152,7 +154,7 @@ def _plan_of(document: dict[str, Any]) -> Plan:
     return Plan(
         name=document["name"], cluster=document["cluster"],
         common=tuple(document["common"]), seconds=document["seconds"],
-        settings=document["settings"],
+        settings=document["settings"], source=document["source"],
         profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
         cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim, tuple(settings))
                for stage, id_, parents, overrides, shape, victim, settings in document["cells"]],

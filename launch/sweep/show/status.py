@@ -1,135 +1,150 @@
-"""What `rnet sweep status` shows: each stage's states, how far the running cells are, when it may end, what failed."""
+"""What `rnet sweep status` knows, as plain data: states, how far a stage is, when it may end, what failed."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from launch.sweep.plan.plan import Cell, Plan
-from launch.sweep.records.attempts import read_attempt
-from launch.sweep.states import STATES, CellState, StoreState
-from rnet.command.run import console
+from launch.sweep.plan.names import cell_axes, cell_names, run_command
+from launch.sweep.show.current import Current
+from launch.sweep.show.failures import grouped
+from launch.sweep.show.progress import SAMPLE, Estimate, Steps, estimate, read_steps
+from launch.sweep.states import STATES, StoreState
+from rnet.errors import unknown_name
 from rnet.stages.graph import STAGE_NAMES
-from rnet.storage.json_files import read_information
 
-SAMPLE = 100
-"""Cells of a stage (at most) whose times and steps are read for the estimate."""
-SHOWN_FAILURES = 10
+EXIT_FAILED = 1
+EXIT_UNDER_WAY = 3
+EXIT_NOT_SUBMITTED = 4
+NONE = "-"
+"""What stands for the value of an axis that a cell does not depend on."""
 
 
-def summary(plan: Plan, state: StoreState) -> dict[str, Any]:
+def summary(current: Current, state: StoreState, *, by: Sequence[str] = (), whole: bool = False) -> dict[str, Any]:
     """States, progress, estimates and failures as plain data.
 
-    stages: {stage: {state: cells, "cells", "progress" (share of the running cells' steps, None if unknown), "eta"
-    (seconds of work left, divided by what runs now; None if unknown)}}. failures: cells that need retry, with the last
-    line of their error. done: whether all cells are. trouble: which cluster could not be asked, and why.
+    stages: {stage: {state: cells, "cells", "progress" (share of the work that is done), "eta" (seconds until it is all
+    done if as many cells run at once as now; None if unknown)}}. total, progress, eta: of all; eta_is_lowest: whether
+    stages of which nothing is known yet will add to it. groups: the same counts by the values of some axes. failures: cells
+    that need retry, with the last line of their error, their log and the command that runs them here; errors: these,
+    once for all that say the same. done: whether all cells are. active: whether some are under way. changes: how the
+    file differs from what was submitted. trouble: which cluster could not be asked, and why.
+
+    whole: also cells, every one with name, state, steps, log and command.
     """
-    counts = state.count()
-    stages = {}
-    for stage in (stage for stage in STAGE_NAMES if stage in counts):
-        cells = [(c, s) for c, s in zip(plan.cells, state.cells, strict=True) if c.stage == stage]
-        progress = _progress(state.root, cells)
-        stages[stage] = {
-            **{name: counts[stage][name] for name in STATES if counts[stage][name]},
-            "cells": len(cells),
-            "progress": progress,
-            "eta": _eta(state.root, cells, progress),
-        }
+    plan = current.plan
+    about = _Cells(current, state)
+    members: dict[str, list[int]] = {stage: [] for stage in STAGE_NAMES}
+    for index, cell in enumerate(plan.cells):
+        members[cell.stage].append(index)
+    stages, estimates = {}, {}
+    for stage, indices in members.items():
+        if indices:
+            found = estimates[stage] = about.estimate(indices)
+            running = sum(state.cells[index].state == "running" for index in indices)
+            eta = 0.0 if found.work == 0 else found.work / running if found.work is not None and running else None
+            stages[stage] = {**_count(state, indices), "progress": found.progress, "eta": eta}
     failures = [
-        {"cell": cell.label, "state": found.state, "attempt": found.attempt, "task": found.task,
-         "error": found.error.strip().splitlines()[-1] if found.error.strip() else "", "overrides": cell.overrides}
-        for cell, found in zip(plan.cells, state.cells, strict=True)
+        about.describe(index)
+        for index, found in enumerate(state.cells)
         if found.state not in ("done", "not submitted") and not found.alive
-    ]  # fmt: skip
+    ]
     return {
-        "sweep": plan.name,
-        "rows": len(plan.rows),
+        "sweep": plan.name, "rows": len(plan.rows),
+        "total": _count(state, range(len(plan.cells))),
+        **_overall(state, estimates, {stage: len(indices) for stage, indices in members.items()}),
         "stages": stages,
+        **({"by": list(by), "groups": _groups(current, state, by)} if by else {}),
         "failures": failures,
+        "errors": grouped(failures),
         "done": all(cell.state == "done" for cell in state.cells),
         "active": any(cell.alive for cell in state.cells),
+        "changes": current.changes,
         "trouble": state.trouble,
+        **({"list": [about.describe(index, steps=True) for index in range(len(plan.cells))]} if whole else {}),
+    }  # fmt: skip
+
+
+def exit_status(found: dict[str, Any]) -> int:
+    """For scripts: 0 all done; 3 something is under way; else 1 something failed, or 4 not all was submitted."""
+    if found["done"]:
+        return 0
+    if found["active"]:
+        return EXIT_UNDER_WAY
+    return EXIT_FAILED if found["failures"] else EXIT_NOT_SUBMITTED
+
+
+class _Cells:
+    """What is told of single cells; their steps are read once."""
+
+    def __init__(self, current: Current, state: StoreState) -> None:
+        self._current, self._state = current, state
+        self._steps: dict[int, Steps | None] = {}
+
+    def estimate(self, indices: Sequence[int]) -> Estimate:
+        """Of the cells of a stage."""
+        cells = [(self._current.plan.cells[index], self._state.cells[index]) for index in indices]
+        running = [index for index in indices if self._state.cells[index].state == "running"][:SAMPLE]
+        return estimate(self._state.root, cells, [self._steps_of(index) for index in running])
+
+    def describe(self, index: int, *, steps: bool = False) -> dict[str, Any]:
+        """One cell: what it is called, how it stands, and where to look."""
+        plan, found = self._current.plan, self._state.cells[index]
+        cell, log = plan.cells[index], self._state.log_of(index)
+        about: dict[str, Any] = {
+            "cell": cell.label, "name": cell_names(plan)[index], "stage": cell.stage, "state": found.state,
+            "attempt": found.attempt, "task": found.task,
+            "error": found.error.strip().splitlines()[-1] if found.error.strip() else "",
+            "log": None if log is None else str(log),
+            "command": run_command(self._current.file, self._current.root, cell),
+        }  # fmt: skip
+        if steps and found.state == "running" and (known := self._steps_of(index)) is not None:
+            about |= {"step": known.step, "total": known.total, "left": known.left}
+        return about
+
+    def _steps_of(self, index: int) -> Steps | None:
+        if index not in self._steps:
+            self._steps[index] = read_steps(self._state.root, self._current.plan.cells[index])
+        return self._steps[index]
+
+
+def _count(state: StoreState, indices: Sequence[int]) -> dict[str, int]:
+    count = Counter(state.cells[index].state for index in indices)
+    return {**{name: count[name] for name in STATES if count[name]}, "cells": len(indices)}
+
+
+def _overall(state: StoreState, estimates: dict[str, Estimate], sizes: dict[str, int]) -> dict[str, Any]:
+    """Progress and time left of all stages: their work together, done by as many cells at once as now."""
+    running = sum(cell.state == "running" for cell in state.cells)
+    known = [found.work for found in estimates.values() if found.work is not None]
+    cells = sum(sizes.values())
+    return {
+        "progress": sum(found.progress * sizes[stage] for stage, found in estimates.items()) / cells,
+        "eta": sum(known) / running
+        if running and any(known)
+        else 0.0
+        if len(known) == len(estimates) and not any(known)
+        else None,
+        "eta_is_lowest": len(known) < len(estimates),
     }
 
 
-def show(plan: Plan, root: Path, *, as_json: bool) -> None:
-    """Prints the summary once."""
-    found = summary(plan, StoreState(plan, root))
-    if as_json:
-        print(json.dumps(found, indent=2))  # noqa: T201
-    else:
-        console().print(render(found))
+def _groups(current: Current, state: StoreState, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts by the values of the axes; cells that do not depend on one are under NONE."""
+    known = list(current.plan.rows[0].values)
+    for axis in by:
+        if axis not in known:
+            raise unknown_name("--by", axis, known)
+    members: dict[tuple[str, ...], list[int]] = {}
+    order = {axis: list(dict.fromkeys(row.values[axis] for row in current.plan.rows)) for axis in by}
+    for index, axes in enumerate(cell_axes(current.plan)):
+        members.setdefault(tuple(axes.get(axis, NONE) for axis in by), []).append(index)
 
+    def place(values: tuple[str, ...]) -> list[int]:
+        return [-1 if value == NONE else order[axis].index(value) for axis, value in zip(by, values, strict=True)]
 
-def watch(plan: Plan, root: Path, *, every: float = 2.0, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
-    """A live table until nothing is under way any more; returns the last summary."""
-    with Live(console=console(), refresh_per_second=4) as live:
-        while True:
-            found = summary(plan, StoreState(plan, root))
-            live.update(render(found))
-            if not found["active"]:
-                return found
-            sleep(every)
-
-
-def render(found: dict[str, Any]) -> Group:
-    """The summary as a table and lines below it."""
-    used = [name for name in STATES if any(stage.get(name) for stage in found["stages"].values())]
-    table = Table(title=f"{found['sweep']}: {found['rows']} rows", title_justify="left")
-    table.add_column("stage")
-    for name in ("cells", *used, "progress", "time left"):
-        table.add_column(name, justify="right")
-    for stage, about in found["stages"].items():
-        progress = "" if about["progress"] is None else f"{100 * about['progress']:.0f} %"
-        counts = [str(about.get(name, "") or "") for name in used]
-        table.add_row(stage, str(about["cells"]), *counts, progress, _duration(about["eta"]))
-    lines: list[Any] = [table]
-    for failure in found["failures"][:SHOWN_FAILURES]:
-        lines.append(Text(f"{failure['cell']} {failure['state']} (attempt {failure['attempt']}): {failure['error']}"))
-    if len(found["failures"]) > SHOWN_FAILURES:
-        lines.append(Text(f"... and {len(found['failures']) - SHOWN_FAILURES} more; --json shows all"))
-    if found["failures"]:
-        lines.append(Text("rnet sweep retry starts these again"))
-    if found["trouble"]:
-        lines.append(Text(f"without the scheduler's view: {found['trouble']}"))
-    return Group(*lines)
-
-
-def _progress(root: Path, cells: list[tuple[Cell, CellState]]) -> float | None:
-    """Mean share of the steps that the running cells have done, from their own counters."""
-    shares = []
-    for cell, _ in [(c, s) for c, s in cells if s.state == "running"][:SAMPLE]:
-        status = read_information(root / cell.stage / cell.id / "status.json")
-        if status.get("state") == "running" and status.get("total"):
-            shares.append(status["step"] / status["total"])
-    return sum(shares) / len(shares) if shares else None
-
-
-def _eta(root: Path, cells: list[tuple[Cell, CellState]], progress: float | None) -> float | None:
-    """Seconds until the stage's cells are done if as many run at once as now, from how long the finished ones took."""
-    open_cells = sum(s.state != "done" for _, s in cells)
-    if not open_cells:
-        return 0.0
-    finished = [(c, s) for c, s in cells if s.state == "done" and s.attempt][-SAMPLE:]
-    statuses = [read_attempt(root, c.stage, c.id, s.attempt) or {} for c, s in finished]
-    seconds = [status["seconds"] for status in statuses if status.get("state") == "done"]
-    running = sum(s.state == "running" for _, s in cells)
-    if not seconds or not running:
-        return None
-    return sum(seconds) / len(seconds) * (open_cells - running * (progress or 0.0)) / running
-
-
-def _duration(seconds: float | None) -> str:
-    if not seconds:  # unknown, or nothing left
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d}" if hours else f"{minutes} min" if minutes else f"{rest} s"
+    return [
+        {"values": dict(zip(by, values, strict=True)), **_count(state, members[values])}
+        for values in sorted(members, key=place)
+    ]

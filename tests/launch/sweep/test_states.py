@@ -15,7 +15,6 @@ from launch.sweep.plan.plan import Plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import SILENT_SECONDS, Worker, claim
 from launch.sweep.records.submissions import Submission, new_submission
-from launch.sweep.show import status
 from launch.sweep.states import StoreState
 from launch.sweep.submit import Report, _wanted
 from rnet.errors import UserError
@@ -234,24 +233,6 @@ def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
     for _ in range(3):
         assert StoreState(PLAN, tmp_path).cells[ATTACK].state == "pending"
     assert asked == [["7", "8"]]
-
-
-def test_the_summary_counts_states_steps_and_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK, FINGERPRINT])
-    attempt(tmp_path, ATTACK, record, "7_1")
-    attempt(tmp_path, FINGERPRINT, record, "7_2", "failed", error="first line\nlast line")
-    finish(tmp_path, PLAN.cells[TRAIN].label)
-    folder = tmp_path / PLAN.cells[ATTACK].label
-    folder.mkdir(parents=True)
-    (folder / "status.json").write_text(json.dumps({"state": "running", "step": 25, "total": 100}))
-    look(tmp_path, {"7_0": "done", "7_1": "running", "7_2": "failed"}, monkeypatch)
-    found = status.summary(PLAN, StoreState(PLAN, tmp_path))
-    assert found["stages"]["train"]["done"] == 1
-    assert found["stages"]["attack"]["running"] == 1
-    assert found["stages"]["attack"]["progress"] == 0.25
-    assert [failure["error"] for failure in found["failures"]] == ["last line"]
-    assert not found["done"]
-    assert found["active"]
 
 
 def test_the_states_of_ten_thousand_cells_take_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

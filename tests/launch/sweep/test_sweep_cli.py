@@ -77,19 +77,6 @@ def test_status_of_a_sweep_never_submitted_says_what_to_do(tmp_path: Path) -> No
     assert "rnet sweep submit" in err
 
 
-def test_status_shows_stages_as_a_table_and_as_json(tmp_path: Path) -> None:
-    plan = tiny_plan(tmp_path)
-    save_plan(plan, tmp_path / "store")
-    finish(tmp_path / "store", plan.cells[0].label)
-    code, out, _ = sweep("status", tmp_path / "tiny.yaml", "--root", tmp_path / "store")
-    assert code == 0
-    assert "not submitted" in out
-    _, out, _ = sweep("status", tmp_path / "tiny.yaml", "--root", tmp_path / "store", "--json")
-    stages = json.loads(out)["stages"]
-    assert stages["train"]["done"] == 1
-    assert stages["verify"] == {"not submitted": 4, "cells": 4, "progress": None, "eta": None}
-
-
 def test_an_unreadable_store_is_named(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path)
     save_plan(plan, tmp_path / "store")

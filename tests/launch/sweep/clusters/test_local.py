@@ -17,7 +17,7 @@ from launch.sweep.cli import sweep_app
 from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
 from launch.sweep.states import StoreState
-from launch.sweep.submit import cancel, submit
+from launch.sweep.submit import Stopped, cancel, submit
 from rnet.report.rows import FIDELITY
 from tests.launch.sweep.clusters.test_arrays import graph
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
@@ -121,7 +121,12 @@ def test_cancel_stops_what_runs_and_submit_goes_on(tmp_path: Path) -> None:
         if StoreState(plan, root).cells[0].state == "running" and list((root / "train").rglob("log.jsonl")):
             break
         deadline.wait(0.1)
-    assert cancel(plan, root) == 1
+    stopped = cancel(plan, root)
+    assert (stopped.cells, len(stopped.jobs)) == ({"running": 1}, 1)
+    log = StoreState(plan, root).log_of(0)
+    assert log is not None
+    assert "step 1/" in log.read_text(), "what the cell's process prints is in a log of its own"
+    assert cancel(plan, root) == Stopped({}, []), "it is stopped already"
     for _ in range(600):
         if StoreState(plan, root).cells[0].state == "not submitted":
             break
