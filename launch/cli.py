@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,14 @@ from rnet.command.app import add_command, make_app, run
 from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Overrides, Root
 from rnet.command.run import Options
 
-app = make_app(completion=True)
+
+def _sweeps(root: Path) -> dict[str, set[str]]:
+    from launch.sweep.clean import labels_by_sweep
+
+    return labels_by_sweep(root)
+
+
+app = make_app(completion=True, users=_sweeps)
 
 
 def _demo(overrides: list[str], options: Options) -> None:

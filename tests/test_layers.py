@@ -40,7 +40,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"records": ("launch.sweep.records",)},
     {"work": ("launch.sweep.work",)},
     {"clusters": ("launch.sweep.clusters",)},
-    {"states": ("launch.sweep.states",)},
+    {"states": ("launch.sweep.states",), "clean": ("launch.sweep.clean",)},
     {"submit": ("launch.sweep.submit",), "show": ("launch.sweep.show",)},
     {"cli": ("launch",)},
 )

@@ -90,6 +90,17 @@ def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
     run(lambda: _cancel(file, root))
 
 
+@sweep_app.command("clean")
+def clean_command(
+    root: Root = DEFAULT_ROOT,
+    days: Annotated[float, typer.Option("--days", metavar="N", help="Only what nobody has touched for N days.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what no sweep of the store refers to: stages, records, snapshots; remove it with --yes."""
+    run(lambda: _clean(root, days, yes=yes, as_json=as_json))
+
+
 @sweep_app.command("report")
 def report_command(
     file: File,
@@ -212,6 +223,13 @@ def _cancel(file: Path, root: Path) -> None:
     jobs = f"{len(stopped.jobs)} job{'s' if len(stopped.jobs) > 1 else ''}: {' '.join(stopped.jobs)}"
     print(f"stopped {cells or 'no cell'}, in {jobs}")  # noqa: T201
     print("rnet sweep submit goes on from the last checkpoints")  # noqa: T201
+
+
+def _clean(root: Path, days: float, *, yes: bool, as_json: bool) -> None:
+    from launch.sweep.clean import clean
+    from launch.sweep.show.cleaned import show_cleaned
+
+    show_cleaned(clean(root, days=days, remove=yes), days=days, removed=yes, as_json=as_json)
 
 
 def _report(

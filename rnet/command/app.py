@@ -54,8 +54,11 @@ Keys = Annotated[
 ]
 
 
-def make_app(*, completion: bool) -> typer.Typer:
-    """The stages, list and explain, to which commands may be added. completion: offer it to the user's shell."""
+def make_app(*, completion: bool, users: keeping.Users | None = None) -> typer.Typer:
+    """The stages, list and explain, to which commands may be added. completion: offer it to the user's shell.
+
+    users: who refers to stages of a store, for `rnet store size`.
+    """
     app = typer.Typer(
         name="rnet",
         add_completion=completion,
@@ -74,11 +77,11 @@ def make_app(*, completion: bool) -> typer.Typer:
     app.command("list")(list_components)
     app.command("explain")(explain_keys)
     app.command("status")(show_status)
-    app.add_typer(_store_app(), name="store")
+    app.add_typer(_store_app(users), name="store")
     return app
 
 
-def _store_app() -> typer.Typer:
+def _store_app(users: keeping.Users | None) -> typer.Typer:
     """The commands on a whole store."""
     store = typer.Typer(
         help="A whole store: check it, measure it, clear it, sign stages and carry them elsewhere.",
@@ -95,8 +98,8 @@ def _store_app() -> typer.Typer:
 
     @store.command("size")
     def size(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
-        """Show how many stages there are, and what they take on the disk."""
-        run(lambda: keeping.show_size(root, as_json=as_json))
+        """Show how many stages there are, what they take on the disk and how old they are, also by sweep."""
+        run(lambda: keeping.show_size(root, as_json=as_json, users=users))
 
     @store.command("gc")
     def gc(

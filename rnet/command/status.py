@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rnet.command.run import console, show_json, show_values
 from rnet.errors import UserError
-from rnet.stages.keeping import stage_folders
+from rnet.stages.sizes import stage_folders
 from rnet.stages.store import RESULT
 from rnet.storage.json_files import is_number, read_information, read_log
 from rnet.training.monitor.progress import SHORT_NAMES, duration

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rnet.stages.keeping import Damage
     from rnet.stages.recompute import Again
 
+Users = Callable[[Path], Mapping[str, Collection[str]]]
+"""Who refers to stages of a store: their labels by name."""
 Fix = Annotated[bool, typer.Option("--fix", help="Set damaged stages aside in DIR/quarantine, to be computed again.")]
 Recompute = Annotated[
     bool,
@@ -90,20 +94,48 @@ def _told_again(again: Again) -> str:
     return f"{again.label} was computed again: {other if again.changed else same}"
 
 
-def show_size(root: Path, *, as_json: bool) -> None:
-    """What the store takes on the disk, by stage."""
-    from rnet.stages.keeping import sizes
+def show_size(root: Path, *, as_json: bool, users: Users | None = None) -> None:
+    """What the store takes on the disk and how old it is, by stage, and by what refers to stages."""
+    from rnet.stages.sizes import sizes
 
-    found = sizes(root)
+    found = sizes(root, users(root) if users else None)
     if as_json:
         show_json(found)
         return
-    table = Table(title=f"{root}", title_justify="left")
-    for name in ("stage", "finished", "unfinished", "MB"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage, row in found.items():
-        table.add_row(stage, str(row["finished"]), str(row["unfinished"]), f"{row['bytes'] / 1e6:.1f}")
-    console().print(table)
+    sweeps = found.pop("sweeps", {})
+    console().print(_sizes(str(root), "stage", found))
+    if sweeps:
+        console().print(_sizes("of these, by sweep", "sweep", sweeps))
+
+
+def _sizes(title: str, kind: str, rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    alone = any("alone" in row for row in rows.values())
+    for name in (kind, "finished", "unfinished", "MB", *(("MB of it alone",) if alone else ()), "last written"):
+        table.add_column(name, justify="left" if name == kind else "right")
+    for name, row in rows.items():
+        bytes_ = [f"{row[key] / 1e6:.1f}" for key in ("bytes", "alone") if key in row]
+        table.add_row(
+            name, str(row["finished"]), str(row["unfinished"]), *bytes_, between(row["oldest"], row["newest"])
+        )
+    return table
+
+
+def between(oldest: float | None, newest: float | None) -> str:
+    """How long ago, of the newest and of the oldest: "2 h to 3 days ago"; nothing for nothing."""
+    if oldest is None or newest is None:
+        return ""
+    now = time.time()
+    ages = [age(max(now - moment, 0.0)) for moment in (newest, oldest)]
+    return f"{' to '.join(dict.fromkeys(ages))} ago"
+
+
+def age(seconds: float) -> str:
+    """45 s, 6 min, 5 h, 12 days."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def collect(root: Path, *, unfinished: bool, dry: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""A whole store: checked, cleared of what was left behind, measured, and carried elsewhere.
+"""A whole store: checked, cleared of what was left behind, and carried elsewhere.
 
 A store is <root>/<stage>/<id>/. Nothing here computes a stage; what is set aside is computed again by recompute.py, or
 by the next command that needs it.
@@ -21,6 +21,7 @@ from rnet.config.documents import content_id, read_document
 from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.stages.results import says_enough
+from rnet.stages.sizes import stage_folders, taken
 from rnet.stages.store import RESULT
 from rnet.storage.files import locked_if_free, make_folder, replace_file, unwritable
 from rnet.storage.manifest import MANIFEST, SIGNATURE, label_of, problems_of, read_manifest, write_manifest
@@ -46,14 +47,6 @@ def finished(root: Path) -> Iterator[Path]:
     for folder in stage_folders(root):
         if (folder / RESULT).exists():
             yield folder
-
-
-def stage_folders(root: Path) -> Iterator[Path]:
-    """The folders of all stages, finished or not. Raises UserError if there is no such store."""
-    if not root.is_dir():
-        raise UserError(f"--root={str(root)!r} is no store; name the folder that commands were given as --root")
-    for stage in STAGE_NAMES:
-        yield from sorted(path for path in (root / stage).glob("*") if path.is_dir())
 
 
 def problems(folder: Path) -> list[str]:
@@ -116,7 +109,7 @@ def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
     unfinished: also stages that are not complete and that no process computes. dry: removes nothing.
     """
     gone: list[Path] = [path for path in (root / ASIDE,) if path.exists()]
-    size = sum(size_of(path) for path in gone)
+    size = sum(taken(path).bytes for path in gone)
     for folder in stage_folders(root):
         with locked_if_free(folder / "lock") as unused:
             if not unused:
@@ -127,7 +120,7 @@ def clear(root: Path, *, unfinished: bool, dry: bool) -> tuple[list[str], int]:
                 left += folder.glob("checkpoints")  # of a process that was killed when it had just finished
             elif unfinished:
                 left = [folder]
-            size += sum(size_of(path) for path in left)
+            size += sum(taken(path).bytes for path in left)
             gone += left
             if not dry:
                 for path in left:
@@ -142,23 +135,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
-    return sum(os.lstat(Path(folder) / name).st_size for folder, _, names in os.walk(path) for name in names)
-
-
-def sizes(root: Path) -> dict[str, dict[str, int]]:
-    """By stage: how many folders are finished, how many are not, and the bytes of all."""
-    found = {stage: {"finished": 0, "unfinished": 0, "bytes": 0} for stage in STAGE_NAMES}
-    for folder in stage_folders(root):
-        row = found[folder.parent.name]
-        row["finished" if (folder / RESULT).exists() else "unfinished"] += 1
-        row["bytes"] += size_of(folder)
-    return found
 
 
 def sign_stages(root: Path, labels: Sequence[str], key_file: Path) -> list[str]:

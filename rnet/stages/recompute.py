@@ -24,7 +24,8 @@ from rnet.data.files.records import folders_seen
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, STAGE_NAMES, Document
 from rnet.stages.graph import document as document_of
-from rnet.stages.keeping import Damage, finished, set_aside, stage_folders
+from rnet.stages.keeping import Damage, finished, set_aside
+from rnet.stages.sizes import stage_folders
 from rnet.stages.stages import ensure
 from rnet.stages.store import Store
 from rnet.storage.manifest import MANIFEST, SIGNATURE, digest_of, label_of, listed_files, read_manifest

@@ -15,7 +15,8 @@ import pytest
 
 from rnet.errors import UserError
 from rnet.stages import stages
-from rnet.stages.keeping import clear, export, finished, import_stages, sizes, verify_store
+from rnet.stages.keeping import clear, export, finished, import_stages, verify_store
+from rnet.stages.sizes import sizes, stage_folders
 from rnet.stages.store import Store
 from rnet.storage.json_files import digest_of_json, write_json
 from rnet.storage.manifest import listed_files
@@ -274,7 +275,7 @@ def test_clearing_takes_leftovers_and_leaves_results(root: Path) -> None:
     clear(root, unfinished=True, dry=False)
     assert not begun.parent.exists()
     assert flips.seen(root) == before
-    assert sizes(root)["train"] == {"finished": 1, "unfinished": 0, "bytes": sizes(root)["train"]["bytes"]}
+    assert (sizes(root)["train"]["finished"], sizes(root)["train"]["unfinished"]) == (1, 0)
 
 
 def test_sizes_are_those_of_the_files(root: Path) -> None:
@@ -282,6 +283,22 @@ def test_sizes_are_those_of_the_files(root: Path) -> None:
     for stage, row in found.items():
         assert row["bytes"] == sum(os.stat(path).st_size for path in (root / stage).rglob("*") if path.is_file())
     assert [row["finished"] for row in found.values()] == [1, 3, 1, 3]
+
+
+def test_what_several_refer_to_counts_for_each_and_alone_for_none(root: Path) -> None:
+    victim, *others = [f"{folder.parent.name}/{folder.name}" for folder in stage_folders(root)]
+    os.utime(root / victim / "result.json", (1.0, 2**33))
+    found = sizes(root, {"a": {victim, others[0]}, "b": {victim}, "empty": set()})
+    size = {
+        label: sum(p.stat().st_size for p in (root / label).rglob("*") if p.is_file()) for label in (victim, others[0])
+    }
+    sweeps = found["sweeps"]
+    assert [row["bytes"] for row in sweeps.values()][:3] == [sum(size.values()), size[victim], 0]
+    assert [row["alone"] for row in sweeps.values()][:3] == [size[others[0]], 0, 0]
+    assert sweeps["no sweep"]["finished"] == len(others) - 1
+    assert sweeps["no sweep"]["alone"] == sweeps["no sweep"]["bytes"]
+    assert sweeps["b"]["newest"] == 2**33 > sweeps["no sweep"]["newest"] >= sweeps["no sweep"]["oldest"]
+    assert sweeps["empty"]["newest"] is None
 
 
 def test_the_manifest_lists_all_that_later_stages_read(root: Path) -> None:

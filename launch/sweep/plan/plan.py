@@ -17,7 +17,7 @@ from launch.sweep.plan.resources import Shape
 from rnet.errors import UserError, first_line
 from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in, read_json, write_json
-from rnet.storage.shapes import NUMBER, fits
+from rnet.storage.shapes import NUMBER, TEXT_OR_NONE, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ _CELL = {"stage": str, "id": str, "parents": [int], "overrides": [str], "shape":
 _ROW = {"values": {str: (str, type(None))}, "cells": {str: int}, "negatives": [int]}
 _SHAPE = {
     "name": str, "cluster": str, "profile": {"kind": str}, "common": [str], "settings": [dict], "seconds": NUMBER,
-    "shapes": [dict], "cells": [list], "rows": [list], "source": {"digest": str, "changes": [str]},
+    "shapes": [dict], "cells": [list], "rows": [list],
+    "source": {"digest": str, "changes": [str], "config_dir": TEXT_OR_NONE},
 }  # fmt: skip
 _AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds", "source")
 

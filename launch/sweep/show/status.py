@@ -26,12 +26,12 @@ def summary(current: Current, state: StoreState, *, by: Sequence[str] = (), whol
 
     stages: {stage: {state: cells, "cells", "progress" (share of the work that is done), "eta" (seconds until it is all
     done if as many cells run at once as now; None if unknown)}}. total, progress, eta: of all; eta_is_lowest: whether
-    stages of which nothing is known yet will add to it. groups: the same counts by the values of some axes. failures: cells
-    that need retry, with the last line of their error, their log and the command that runs them here; errors: these,
-    once for all that say the same. done: whether all cells are. active: whether some are under way. changes: how the
-    file differs from what was submitted. trouble: which cluster could not be asked, and why.
+    stages of which nothing is known yet will add to it. groups: the same counts by the values of some axes. failures:
+    cells that need retry, with the last line of their error, their log and the command that runs them here; errors:
+    these, once for all that say the same. done: whether all cells are. active: whether some are under way. changes:
+    how the file differs from what was submitted. trouble: which cluster could not be asked, and why.
 
-    whole: also cells, every one with name, state, steps, log and command.
+    whole: also list, every cell with name, state, steps, log and command.
     """
     plan = current.plan
     about = _Cells(current, state)
