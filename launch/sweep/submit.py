@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from launch.sweep.clusters.arrays import needed_tasks
-from launch.sweep.clusters.base import LIVING, Cluster, make_cluster
+from launch.sweep.clusters.arrays import Array, needed_tasks
+from launch.sweep.clusters.base import LIVING, Cluster, Full, make_cluster
 from launch.sweep.clusters.snapshot import take_snapshot
 from launch.sweep.plan.plan import Cell, Plan, save_plan
 from launch.sweep.records import submissions
@@ -137,7 +137,9 @@ def _hand_out(
     if not wanted:
         return []
     report.cells = len(wanted)
-    snapshot = take_snapshot(root).name if cluster.queued else None
+    arrays = cluster.arrays(plan, wanted)
+    cluster.check(arrays)
+    snapshot = take_snapshot(root).name
     dead = {plan.cells[index].label: state.cells[index].attempt for index in wanted}
     sizes = {s.job: len(s.tasks) for s in state.submissions if s.job and s.state in LIVE}
     task_of = {
@@ -148,26 +150,54 @@ def _hand_out(
         and where.submission.kind == cluster.kind
         and state.cells[index].alive
     }
-    started = []
-    for array in cluster.arrays(plan, wanted):
+    started: list[Submission] = []
+
+    def start(array: Array) -> None:
         after = needed_tasks(plan, array, task_of, sizes)
         submission = new_submission(plan, array.stage, array.tasks, dead, snapshot)
         submissions.save(root, submission)  # a crash at any moment leaves a record whose job is found by its name
         try:
             submission.job = cluster.start(root, submission, array, after)
-        except UserError as error:
-            with suppress(UserError):  # a cluster that is mute now will be asked again
-                _recover(root)
-            raise UserError(f"{array.stage} ({array.shape}): {error}") from None
+        except Full:
+            submission.state = "void"
+            submissions.save(root, submission)
+            raise
         submission.state = "submitted"
         submissions.save(root, submission)
         started.append(submission)
         report.jobs.append(submission.job)
         sizes[submission.job] = len(array.tasks)
-        task_of |= {
-            index: task for cells, task in zip(array.tasks, submission.task_ids, strict=True) for index in cells
-        }
+        task_of.update(
+            (index, task) for cells, task in zip(array.tasks, submission.task_ids, strict=True) for index in cells
+        )
+
+    for array in arrays:
+        try:
+            _start_as_fits(array, start)
+        except Full as error:
+            taken = sum(len(submission.cells) for submission in started)
+            raise Full(
+                f"{array.stage} ({array.shape}): {error}; {taken} of {len(wanted)} cells are submitted and stay so, "
+                "submit again for the others when some have ended"
+            ) from None
+        except UserError as error:
+            with suppress(UserError):  # a cluster that is mute now will be asked again
+                _recover(root)
+            raise UserError(f"{array.stage} ({array.shape}): {error}") from None
     return started
+
+
+def _start_as_fits(array: Array, start: Callable[[Array], None]) -> None:
+    """Starts an array, in ever smaller ones where its cluster takes so many tasks no more; Full when it takes none."""
+    size, rest = len(array.tasks), array.tasks
+    while rest:
+        try:
+            start(replace(array, tasks=rest[:size]))
+            rest = rest[size:]
+        except Full:
+            if size == 1:
+                raise
+            size = min(size, len(rest)) // 2 or 1
 
 
 def _recover(root: Path) -> list[str]:

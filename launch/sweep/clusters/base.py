@@ -34,6 +34,10 @@ LIVING = ("pending", "running", "running long")
 """What states() says of a task that will go on by itself."""
 
 
+class Full(UserError):
+    """The cluster takes no more tasks of this user for now; fewer, or later, may do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster(ABC):
     """A place where sweeps run; its fields are the keys of its profile. Methods raise UserError when it is mute."""
@@ -42,7 +46,7 @@ class Cluster(ABC):
     """slurm, local (processes on this machine), mpi (one allocation, cells handed out to ranks) or module:Class."""
 
     queued: ClassVar[bool] = True
-    """Whether arrays of tasks wait in a queue; they run a snapshot of the code, which may have changed by then."""
+    """Whether arrays of tasks wait in a queue."""
     hint_seconds: ClassVar[float] = 10.0
     """How old an answer of states() may be for rnet sweep status."""
     poll_seconds: ClassVar[float] = 5.0
@@ -58,12 +62,15 @@ class Cluster(ABC):
         """The arrays in which cells (by index) are submitted, parents first. Without ask, no command of the cluster is
         called."""
 
+    def check(self, arrays: Sequence[Array]) -> None:  # noqa: B027 - most cannot know
+        """Raises UserError, with stage, key and value, for arrays that no machine of the cluster could ever run."""
+
     @abstractmethod
     def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:
         """Hands over a recorded submission and returns its job's id.
 
         Tasks must not start before those in `after` have ended in whatever way. Raises UserError with the cluster's
-        own words if it refuses.
+        own words if it refuses; Full if it would take fewer tasks, or these later.
         """
 
     @abstractmethod

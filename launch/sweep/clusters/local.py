@@ -8,12 +8,14 @@ it alone.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
 import queue
 import signal
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -35,27 +37,27 @@ class Local(Pool):
     crash_requeues: int = 2
     """How often a cell whose process was killed by a signal is started again."""
 
-    def command(self, root: Path, token: str) -> list[str]:
+    def command(self, root: Path, token: str, variables: Mapping[str, str]) -> list[str]:
         """This file as a program."""
         workers = str(self.workers or default_workers())
         return [sys.executable, "-m", __name__, str(root), token, workers, str(self.crash_requeues)]
 
 
-def _run_child(root: Path, token: str, number: int, gpu: int | None) -> None:
+def _run_child(root: Path, token: str, number: int, gpu: str | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     raise SystemExit(task_exit_status(root, token, number))
 
 
 def run_local(root: Path, token: str, workers: int, crash_requeues: int) -> None:
     """Computes a submission's cells in processes of this machine and returns when none is left."""
     record = announce(root, token)
-    gpus = _gpu_count()
-    slots: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    gpus = visible_gpus()
+    slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for number in range(workers):
-        slots.put(number % gpus if gpus else None)
+        slots.put(gpus[number % len(gpus)] if gpus else None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -88,14 +90,20 @@ def run_local(root: Path, token: str, workers: int, crash_requeues: int) -> None
 
 def default_workers() -> int:
     """One per GPU, or per core that this process may use."""
-    return _gpu_count() or len(os.sched_getaffinity(0))
+    return len(visible_gpus()) or len(os.sched_getaffinity(0))
 
 
-def _gpu_count() -> int:
-    """GPUs of this machine that this process may use, without loading torch."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [path for path in Path("/dev").glob("nvidia[0-9]*")]
-    return len(devices) if shown is None else min(len(devices), len([part for part in shown.split(",") if part]))
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> list[str]:
+    """GPUs, or slices of one, that this process may use, each by the name that CUDA_VISIBLE_DEVICES has for it.
+
+    Names that are there (3, GPU-..., MIG-...) are handed on as they are: a scheduler chose them. Without loading torch.
+    """
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    count = len(list(devices.glob("nvidia[0-9]*")))
+    if shown is None:
+        return [str(number) for number in range(count)]
+    names = [name.strip() for name in shown.split(",")]
+    return [name for name in itertools.takewhile(lambda name: name not in ("", "-1", "NoDevFiles"), names) if count]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +27,14 @@ class Mpi(Pool):
     mpiexec: list[str] = field(default_factory=lambda: ["mpiexec", "-n", "{ranks}"])
     """What starts the ranks; {ranks} is workers + 1, for one rank hands out the cells."""
 
-    def command(self, root: Path, token: str) -> list[str]:
+    def command(self, root: Path, token: str, variables: Mapping[str, str]) -> list[str]:
         """This file as a program of so many ranks."""
         workers = self.workers or default_workers()
         mpiexec = [part.format(ranks=workers + 1) for part in self.mpiexec]
         beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where its wheel puts it
         mpiexec[0] = shutil.which(mpiexec[0], path=beside) or mpiexec[0]
+        # Not every mpiexec hands its environment to other machines.
+        mpiexec += ["env", *(f"{name}={value}" for name, value in variables.items())]
         return [*mpiexec, sys.executable, "-m", "mpi4py.futures", "-m", __name__, str(root), token, str(workers)]
 
 

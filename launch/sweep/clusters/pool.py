@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +56,11 @@ class Pool(Cluster):
             raise UserError(f"workers={self.workers} must be 0 or more, and at most {MOST_WORKERS}")
 
     @abstractmethod
-    def command(self, root: Path, token: str) -> list[str]:
-        """What hands out a submission's cells and returns when none is left; it calls announce() first."""
+    def command(self, root: Path, token: str, variables: Mapping[str, str]) -> list[str]:
+        """What hands out a submission's cells and returns when none is left; it calls announce() first.
+
+        variables: of the environment, which it is given; processes on other machines need them, too.
+        """
 
     def arrays(self, plan: Plan, wanted: Collection[int], *, ask: bool = True) -> list[Array]:
         """All cells at once, each a task."""
@@ -67,13 +70,17 @@ class Pool(Cluster):
         """Starts the pool in the background; raises UserError, with what it said, if it does not come up."""
         log = root / "jobs" / submission.token / "pool.log"
         make_folder(log.parent)
-        command = self.command(root, submission.token)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        code = submission.code(root)
+        folders = [*([str(code)] if code else []), *(path for path in sys.path if path), os.getcwd()]
+        # Without the last one, the current folder would come before the snapshot.
+        variables = {"PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": "1"}
+        command = self.command(root, submission.token, variables)
         try:
             with log.open("ab") as file:
                 started = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=environment
-                )
+                    command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                    env={**os.environ, **variables},
+                )  # fmt: skip
         except OSError as error:
             raise UserError(f"cannot start {command[0]}: {error.strerror}; see the cluster's profile") from None
         _STARTED[submission.token] = started

@@ -1,51 +1,72 @@
-"""Job scripts and sbatch, through submitit. The only file that uses names that submitit keeps to itself."""
+"""Job scripts and sbatch. The only file that uses names that submitit keeps to itself."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import DelayedSubmission, FailedJobError
-from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
+from submitit.core.utils import DelayedSubmission
+from submitit.slurm.slurm import _as_sbatch_flag, _make_sbatch_string
 
-from launch.sweep.clusters.slurm_commands import in_one_line
+from launch.sweep.clusters.base import Full
+from launch.sweep.clusters.slurm_commands import ask, on_cluster
 from rnet.errors import UserError
 from rnet.storage.files import make_folder
 
 PICKLE = "task.pkl"
+_JOB = re.compile(r"(?:job |^)(?P<id>[0-9]+)(?:(?: on cluster |;)(?P<cluster>\S+))?", re.MULTILINE)
+"""Submitted batch job 12 on cluster x; or, where sbatch is told to be terse, 12;x."""
+_FULL = (
+    "QOSMaxSubmitJob", "AssocMaxSubmitJob", "AssocGrpSubmitJobs", "QOSGrpSubmitJobs", "MaxSubmitJob",
+    "job submit limit", "temporarily unable to accept job", "Resource temporarily unavailable",
+)  # fmt: skip
+"""What sbatch says when a user, an account or the whole cluster has as many jobs as it may have."""
 
 
-class ArrayExecutor(SlurmExecutor):
-    """submitit's executor, but one pickle for a whole array, put where its tasks look before sbatch is called.
+def submit_array(
+    script: str, folder: Path, function: Callable[[], None], minutes: int, clusters: str | None = None
+) -> str:
+    """Submits a job script whose tasks all call the function; returns the array's job id, with its cluster if one of
+    several was asked for.
 
-    submitit moves a pickle for every task into place after sbatch; a submitter that dies in between leaves tasks that
-    find nothing.
+    One pickle for the whole array is where its tasks look before sbatch is called: submitit moves one for every task
+    into place after it, and a submitter that dies in between leaves tasks that find nothing. Raises UserError with
+    Slurm's own message if it refuses, Full if only for now.
     """
-
-    def submit_array_of(self, count: int, function: Callable[[], None]) -> str:
-        """Submits an array of count tasks that all call the function; returns the array's job id.
-
-        Raises UserError with Slurm's own message if it refuses.
-        """
-        make_folder(self.folder)
-        delayed = DelayedSubmission(function)
-        delayed.set_timeout(self.parameters["time"], 1_000_000)
-        delayed.dump(self.folder / PICKLE)
-        self.parameters["map_count"] = count
-        try:
-            job: Any = self._submit_command(self._submitit_command_str)
-        except FailedJobError as error:
-            raise UserError(f"sbatch: {in_one_line(str(error))}") from None
-        return str(job.job_id)
+    make_folder(folder)
+    delayed = DelayedSubmission(function)
+    delayed.set_timeout(minutes, 1_000_000)
+    delayed.dump(folder / PICKLE)
+    path = folder / "job.sh"
+    path.write_text(script)
+    try:
+        said = ask(["sbatch", *([f"--clusters={clusters}"] if clusters else []), str(path)])
+    except UserError as error:
+        raise (Full if any(words in str(error) for words in _FULL) else UserError)(error) from None
+    found = _JOB.search(said)
+    if found is None:
+        raise UserError(f"sbatch: it names no job: {said.strip()!r}")
+    return on_cluster(found["id"], (found["cluster"] or clusters) if clusters else None)
 
 
-def job_script(settings: dict[str, Any], python: str | None, folder: Path, count: int) -> str:
-    """What ArrayExecutor would give to sbatch for these parameters; needs no Slurm."""
+def job_script(
+    settings: Mapping[str, Any], own: Mapping[str, Any], python: str | None, folder: Path, count: int
+) -> str:
+    """The script for an array of count tasks. settings: as submitit names them.
+
+    own: options of sbatch by their long names; each replaces one of rnet's, null and false take it out.
+    """
     command = f"{python or shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    return _make_sbatch_string(command, folder, map_count=count, **settings)
+    lines = _make_sbatch_string(command, folder, map_count=count, **settings).split("\n")
+    replaced = re.compile(rf"#SBATCH --({'|'.join(map(re.escape, own)) or '-'})(=.*)?")
+    kept = [line for line in lines if not replaced.fullmatch(line)]
+    flags = [_as_sbatch_flag(key, value) for key, value in own.items() if value is not None and value is not False]
+    place = kept.index("# Parameters") + 1
+    return "\n".join([*kept[:place], *flags, *kept[place:]])
 
 
 def find_pickle(folder: Path) -> str:
@@ -55,10 +76,9 @@ def find_pickle(folder: Path) -> str:
 
 def requeue_after_a_crash(times: int) -> list[str]:
     """Job script lines after srun: a task that a signal killed (not one that failed) starts again, so many times."""
-    return [
-        "code=$?",
+    again = [
         f"if [ $code -gt 128 ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {times} ]; then",
         "  scontrol requeue ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} && sleep 60",
         "fi",
-        "exit $code",
     ]
+    return ["code=$?", *(again if times else []), "exit $code"]

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from launch.sweep.clusters.arrays import After, Array, make_arrays
 from launch.sweep.clusters.base import Cluster
-from launch.sweep.clusters.sbatch import ArrayExecutor, find_pickle, job_script, requeue_after_a_crash
-from launch.sweep.clusters.slurm_commands import array_states, cancel_jobs, find_jobs, max_array_size, requeue_task
+from launch.sweep.clusters.offers import check_need, read_offers
+from launch.sweep.clusters.options import check_ways, need_of, own_options, resource_options
+from launch.sweep.clusters.sbatch import find_pickle, job_script, requeue_after_a_crash, submit_array
+from launch.sweep.clusters.slurm_commands import (
+    array_states,
+    cancel_jobs,
+    cluster_of,
+    find_jobs,
+    max_array_size,
+    number_of,
+    on_cluster,
+    requeue_task,
+)
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.records.submissions import Submission, task_id
 from launch.sweep.work.task import run_task
-from rnet.config.values import shown
 from rnet.errors import UserError
 from rnet.parallel.launch import TOKEN
 
-MEMORY_OPTIONS = {"mem", "mem-per-cpu", "mem-per-gpu"}
-"""Ways to ask for memory, of which sbatch takes one."""
+logger = logging.getLogger(__name__)
+
 _RANDOM = "od -An -N32 -tx1 /dev/urandom | tr -d ' \\n'"
 """Shell for 64 hexadecimal digits."""
-GPU_OPTIONS = {"gres", "gpus", "gpus-per-task", "gpus-per-node", "gpus-per-socket", "tres-per-task"}
-"""Ways to ask for GPUs, of which a site may take only some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,15 @@ class Slurm(Cluster):
     """Quality of service."""
     constraint: str | None = None
     """Node features, e.g. a100."""
+    clusters: str | None = None
+    """Where one controller is asked for several clusters (sbatch --clusters): one of them, or some with commas between
+    them, of which Slurm chooses one for the whole sweep."""
+    gpu_option: str = "gpus-per-task"
+    """How the site wants gpus of resources asked for: gpus-per-task, gpus-per-node, gpus or gres."""
+    gpu_type: str | None = None
+    """The site's name for the GPUs to use (a100, 1g.10gb), where it has several kinds; null: any."""
+    memory_option: str = "mem"
+    """How the site wants memory_gb of resources asked for: mem, mem-per-cpu, mem-per-gpu; none: not at all."""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the task: modules, environments, variables."""
     python: str | None = None
@@ -59,15 +76,14 @@ class Slurm(Cluster):
     crash_requeues: int = 2
     """How often a task that was killed by a signal is started again by its own job script."""
     sbatch: dict[str, Any] = field(default_factory=dict)
-    """Any other sbatch option, by its long name; null or false takes out one of rnet's. One about memory (mem-per-cpu)
-    or GPUs (gres) replaces memory_gb or gpus of resources."""
+    """Any other sbatch option, by its long name; it replaces one of rnet's, and null or false takes that out. One about
+    memory (mem-per-cpu) or GPUs (gres) replaces memory_gb or gpus of resources, for all stages."""
 
     shell_lines: ClassVar[tuple[str, ...]] = ("setup",)
 
     def __post_init__(self) -> None:
-        for key, value in self.sbatch.items():
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", key) or isinstance(value, list):
-                raise UserError(f"sbatch.{key}={shown(value)} must be one option by its long name, e.g. mail-type: END")
+        own_options(self.sbatch)
+        check_ways(self.memory_option, self.gpu_option)
         for name in ("max_parallel", "max_array_size", "max_submissions", "signal_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
@@ -84,16 +100,30 @@ class Slurm(Cluster):
         size = min(self.max_array_size, max_array_size()) if ask else self.max_array_size
         return make_arrays(plan, wanted, max_size=size, max_arrays=self.max_submissions)
 
+    def check(self, arrays: Sequence[Array]) -> None:
+        """Asks scontrol what nodes and partitions there are; a site that does not tell is not checked."""
+        try:
+            offers = read_offers(self.clusters)
+        except UserError:
+            return
+        partitions = self._own.get("partition") or self.partition
+        for array in arrays:
+            need = need_of(array.stage, array.shape, self._own, self.memory_option, self.gpu_type)
+            check_need(need, offers, partitions, self._own.get("constraint") or self.constraint)
+
     def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:
         """Calls sbatch and returns the array's job id."""
         folder = _folder(root, submission.token)
-        executor = ArrayExecutor(folder, python=self.python)
-        code = submission.code(root)
-        executor.update_parameters(**self._parameters(array.shape, submission.name, folder, code, after))
-        return executor.submit_array_of(len(array.tasks), SlurmTask(root, submission.token))
+        clusters = self._clusters(after)
+        settings = self._settings(array.shape, submission.name, folder, submission.code(root), after)
+        script = job_script(settings, self._own, self.python, folder, len(array.tasks))
+        task = SlurmTask(root, submission.token, self._requeues, self.clusters is not None)
+        job = submit_array(script, folder, task, array.shape.minutes, clusters)
+        self._home[:] = [cluster_of(job)]
+        return job
 
     def states(self, submissions: Sequence[Submission]) -> dict[str, str]:
-        """What squeue and sacct say, in two calls."""
+        """What squeue and sacct say, in two calls for each cluster."""
         return array_states(submission.job for submission in submissions if submission.job)
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -102,7 +132,7 @@ class Slurm(Cluster):
 
     def find(self, names: Collection[str]) -> dict[str, str]:
         """Looks for job names in squeue and sacct."""
-        return find_jobs(names)
+        return find_jobs(names, self.clusters)
 
     def log(self, root: Path, submission: Submission, number: int) -> Path | None:
         """Where submitit has Slurm write what the task's first process prints."""
@@ -111,11 +141,36 @@ class Slurm(Cluster):
     def script(self, root: Path, array: Array) -> str:
         """The job script."""
         folder = _folder(root, "TOKEN")
-        settings = self._parameters(array.shape, f"rnet-{array.stage}-TOKEN", folder, None, {})
-        return job_script(settings, self.python, folder, len(array.tasks))
+        settings = self._settings(array.shape, f"rnet-{array.stage}-TOKEN", folder, None, {})
+        return job_script(settings, self._own, self.python, folder, len(array.tasks))
 
-    def _parameters(self, shape: Shape, name: str, folder: Path, code: Path | None, after: After) -> dict[str, Any]:
-        """What submitit's executor is given for an array."""
+    @cached_property
+    def _own(self) -> dict[str, Any]:
+        return own_options(self.sbatch)
+
+    @cached_property
+    def _home(self) -> list[str]:
+        """The cluster that Slurm has chosen for the arrays of this submission, once it has."""
+        return []
+
+    @property
+    def _requeues(self) -> bool:
+        return self._own.get("requeue", True) is not False and not self._own.get("no-requeue")
+
+    def _clusters(self, after: After) -> str | None:
+        """Where an array goes: to its parents, because no job can wait for one of another cluster."""
+        if self.clusters is None:
+            return None
+        places = sorted({*self._home, *map(cluster_of, after)})
+        if len(places) > 1:
+            raise UserError(
+                f"its parents run on clusters={','.join(places)}, and a job cannot wait for one of another cluster; "
+                "submit again when they have ended"
+            )
+        return places[0] if places else self.clusters
+
+    def _settings(self, shape: Shape, name: str, folder: Path, code: Path | None, after: After) -> dict[str, Any]:
+        """What submitit is given for an array's script."""
         if not str(folder).isprintable():
             raise UserError(
                 f"the store's path {str(folder)!r} has control characters, which no job script can hold; rename it"
@@ -124,6 +179,7 @@ class Slurm(Cluster):
         if code is not None:
             here = shlex.quote(os.getcwd())  # where plugins of one file are
             setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}:{here}")
+            setup.append("export PYTHONSAFEPATH=1")  # else the folder that one submits from comes before the snapshot
         setup.append(f"export {TOKEN}=$({_RANDOM})")  # made in the job: no file and no command line shows it
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
         found = {
@@ -131,24 +187,15 @@ class Slurm(Cluster):
             "constraint": self.constraint, "time": shape.minutes, "nodes": shape.nodes,
             "ntasks_per_node": shape.processes, "cpus_per_task": shape.cpus, "dependency": dependency(after),
             "wckey": None, "array_parallelism": self.max_parallel, "signal_delay_s": self.signal_seconds,
-            "setup": setup, "teardown": requeue_after_a_crash(self.crash_requeues),
-            "additional_parameters": self._options(shape),
-            "srun_args": ["--kill-on-bad-exit=1"], "stderr_to_stdout": True,
+            "setup": setup, "teardown": requeue_after_a_crash(self.crash_requeues if self._requeues else 0),
+            "additional_parameters": {
+                "requeue" if self._requeues else "no-requeue": True,
+                **resource_options(shape, self._own, self.memory_option, self.gpu_option, self.gpu_type),
+            },
+            # Where sbatch is told to export nothing, srun would be, too, and lose what stands in setup.
+            "srun_args": ["--kill-on-bad-exit=1", "--export=ALL"], "stderr_to_stdout": True,
         }  # fmt: skip
         return {key: value for key, value in found.items() if value is not None or key == "wckey"}
-
-    def _options(self, shape: Shape) -> dict[str, Any]:
-        """sbatch's options by long name: ours, but for what the profile asks for in another way; null takes one out."""
-        own = {key.replace("_", "-"): value for key, value in self.sbatch.items()}
-        options: dict[str, Any] = {"requeue": True}
-        if not own.keys() & MEMORY_OPTIONS:
-            options["mem"] = f"{round(shape.memory_gb * 1024)}M"
-        if shape.gpus and not own.keys() & GPU_OPTIONS:
-            options["gpus-per-task"] = shape.gpus
-        options |= own
-        if options["requeue"] is False:
-            options["no-requeue"] = True
-        return {key: value for key, value in options.items() if value is not None and value is not False}
 
 
 def dependency(after: After) -> str | None:
@@ -159,28 +206,38 @@ def dependency(after: After) -> str | None:
     """
     terms = []
     for job, numbers in after.items():
-        terms += [task_id(job, number) for number in numbers] or [job]
+        terms += [task_id(number_of(job), number) for number in numbers] or [number_of(job)]
     return "afterany:" + ":".join(terms) if terms else None
 
 
 class SlurmTask:
-    """What submitit pickles and every task of an array calls; all of a task is in the submission's record."""
+    """What submitit pickles and every task of an array calls; all of a task is in the submission's record.
 
-    def __init__(self, root: Path, token: str) -> None:
-        self.root, self.token = root, token
+    requeues: whether the site lets a task start again. named: whether ids of jobs have their cluster's name.
+    """
+
+    def __init__(self, root: Path, token: str, requeues: bool, named: bool) -> None:
+        self.root, self.token, self.requeues, self.named = root, token, requeues, named
 
     def __call__(self) -> None:
         """Computes the cells of this array element; rank 0 requeues it when it was asked to stop."""
         job, number = os.environ["SLURM_ARRAY_JOB_ID"], int(os.environ["SLURM_ARRAY_TASK_ID"])
         first = int(os.environ.get("SLURM_PROCID", 0)) == 0
+
+        def requeue(signal_name: str) -> None:
+            try:
+                requeue_task(task_id(job, number), signal_name)
+            except UserError as error:
+                logger.warning("not started again (%s); rnet sweep retry goes on from what is saved", error)
+
         run_task(
             self.root,
             self.token,
             number,
-            job=job,
+            job=on_cluster(job, os.environ.get("SLURM_CLUSTER_NAME") if self.named else None),
             restart=int(os.environ.get("SLURM_RESTART_COUNT", 0)),
             node=os.environ.get("SLURMD_NODENAME"),
-            requeue=partial(requeue_task, task_id(job, number)) if first else None,
+            requeue=requeue if first and self.requeues else None,
         )
 
 

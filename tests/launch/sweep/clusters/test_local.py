@@ -5,6 +5,11 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
+from launch.sweep.clusters.local import visible_gpus
 from launch.sweep.clusters.pool import Stop, run_graph
 from launch.sweep.records.submissions import new_submission
 from launch.sweep.states import StoreState
@@ -21,6 +27,8 @@ from launch.sweep.submit import Stopped, cancel, submit
 from rnet.report.rows import FIDELITY
 from tests.launch.sweep.clusters.test_arrays import graph
 from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 class NeverStop(Stop):
@@ -69,6 +77,57 @@ def test_nothing_new_starts_after_a_stop() -> None:
     with ThreadPoolExecutor(1) as threads:
         run_graph(record, 1, lambda number: threads.submit(run, number), stop)
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "files", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3,1", 4, ["3", "1"]),
+        ("MIG-a1b2,MIG-c3d4, MIG-e5", 1, ["MIG-a1b2", "MIG-c3d4", "MIG-e5"]),
+        ("GPU-8932f937", 8, ["GPU-8932f937"]),
+        ("", 2, []),
+        ("-1", 2, []),
+        ("0,-1,1", 2, ["0"]),
+        ("0", 0, []),
+    ],
+)
+def test_gpus_and_slices_keep_the_names_that_the_scheduler_gave_them(
+    visible: str | None, files: int, names: list[str], tmp_path: Path
+) -> None:
+    for number in range(files):
+        (tmp_path / f"nvidia{number}").touch()
+    (tmp_path / "nvidiactl").touch()
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert visible_gpus(environment, tmp_path) == names
+
+
+@pytest.mark.slow
+def test_code_that_changes_after_the_submission_is_not_run(tmp_path: Path) -> None:
+    """Submits from a copy of the code, whose stages are broken the moment after; a plugin there is still found."""
+    tree, root = tmp_path / "tree", tmp_path / "store"
+    for part in ("rnet", "launch", "configs"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    write_sweep(tmp_path, until="train", axes={"seed": [0]}, cases=None)
+    submitting = (
+        "import sys; from pathlib import Path\n"
+        "from launch.sweep.clusters.local import Local\n"
+        "from launch.sweep.plan.expand import make_plan\n"
+        "from launch.sweep.submit import submit\n"
+        "start = Local.start\n"
+        "def late(*arguments):\n"
+        "    Path('rnet/stages/stages.py').write_text('raise RuntimeError(1)')\n"
+        "    Path('launch/sweep/clusters/local.py').write_text('raise RuntimeError(2)')\n"
+        "    return start(*arguments)\n"
+        "Local.start = late\n"
+        "submit(make_plan(Path(sys.argv[1])), Path(sys.argv[2]), wait=True)\n"
+    )
+    command = [sys.executable, "-c", submitting, str(tmp_path / "tiny.yaml"), str(root)]
+    done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (status,) = [json.loads(path.read_text()) for path in (root / "attempts" / "train").iterdir()]
+    assert status["state"] == "done", status
+    assert "RuntimeError(1)" not in (root / "snapshots" / status["snapshot"] / "rnet/stages/stages.py").read_text()
 
 
 @pytest.mark.slow

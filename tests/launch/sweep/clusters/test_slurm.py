@@ -12,7 +12,7 @@ import pytest
 from launch.sweep.clusters import slurm_commands
 from launch.sweep.clusters.arrays import Array
 from launch.sweep.clusters.slurm import Slurm, dependency
-from launch.sweep.clusters.slurm_commands import array_states, find_jobs
+from launch.sweep.clusters.slurm_commands import array_states, cancel_jobs, find_jobs
 from launch.sweep.plan.resources import Shape
 from rnet.errors import UserError
 
@@ -75,24 +75,73 @@ def test_what_squeue_and_sacct_say_becomes_a_word_for_each_task(monkeypatch: pyt
     assert array_states(["12"]) == {}
 
 
-@pytest.mark.parametrize("words", ["error: Slurm accounting storage is disabled", None])
-def test_a_cluster_without_accounts_is_asked_for_its_queue_only(
+@pytest.mark.parametrize(
+    "words",
+    ["Slurm accounting storage is disabled", "sacct: error: Connection refused", "slurmdbd: no such host", None],
+)
+def test_where_sacct_is_no_help_the_queue_is_asked_alone(
     words: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _stand_in(tmp_path, "squeue", "case $* in *--name*) echo 'rnet-train-x|12';; *) echo '12|0|PENDING|0:00';; esac")
+    queue = "12|0|PENDING|0:00|Resources\n12|1|COMPLETED|3:00|None\n12|2|TIMEOUT|3:00|TimeLimit"
+    _stand_in(tmp_path, "squeue", f"case $* in *--name*) echo 'rnet-train-x|12';; *) echo '{queue}';; esac")
     if words:
-        _stand_in(tmp_path, "sacct", f"echo 'sacct: {words}' >&2; exit 1")
+        _stand_in(tmp_path, "sacct", f"echo '{words}' >&2; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert array_states(["12"]) == {"12_0": "pending"}
+    assert array_states(["12"]) == {"12_0": "pending", "12_1": "done", "12_2": "timed out"}
     assert find_jobs(["rnet-train-x"]) == {"rnet-train-x": "12"}
 
 
-def test_a_database_that_is_down_is_not_taken_for_an_empty_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _stand_in(tmp_path, "squeue", "true")
-    _stand_in(tmp_path, "sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
+def test_a_queue_that_does_not_answer_is_not_taken_for_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _stand_in(tmp_path, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    _stand_in(tmp_path, "sacct", "echo '12_0|COMPLETED'")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="sacct: Connection refused"):
-        array_states(["12"])
+    for ask in (lambda: array_states(["12"]), lambda: find_jobs(["rnet-train-x"])):
+        with pytest.raises(UserError, match=r"squeue: .*Unable to contact slurm controller"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("queue", "accounts", "word"),
+    [
+        ("RUNNING|0:10|None", "", "running"),
+        ("SUSPENDED|1-00:00:00|None", "", "running"),
+        ("CONFIGURING|0:00|None", "", "pending"),
+        ("REQUEUED|0:00|BeginTime", "COMPLETED", "pending"),
+        ("PENDING|0:00|launch_failed_requeued_held", "", None),
+        ("PENDING|0:00|launch failed requeued held", "", None),
+        ("PENDING|0:00|DependencyNeverSatisfied", "", None),
+        ("REQUEUE_HOLD|0:00|job requeued in held state", "", None),
+        ("SPECIAL_EXIT|0:00|None", "FAILED", None),
+        ("REVOKED|0:00|None", "", "lost"),
+        ("NODE_FAIL|0:10|None", "RUNNING", "lost"),
+        ("PONDERING|0:00|None", "", None),
+        ("", "PONDERING", None),
+        ("", "RUNNING", None),
+        ("", "CANCELLED by 1000", "cancelled"),
+    ],
+)
+def test_no_state_but_those_that_mean_it_is_pending_or_running(
+    queue: str, accounts: str, word: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _stand_in(tmp_path, "squeue", f"echo '{f'12|0|{queue}' if queue else ''}'")
+    _stand_in(tmp_path, "sacct", f"echo '{f'12_0|{accounts}' if accounts else ''}'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert array_states(["12"]) == ({"12_0": word} if word else {})
+
+
+def test_the_clusters_of_a_federation_are_asked_and_told_each_of_its_own_jobs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called = tmp_path / "called"
+    _stand_in(tmp_path, "squeue", "case $* in *=north*) echo 'CLUSTER: north\n12|0|RUNNING|0:10|None';; esac")
+    _stand_in(tmp_path, "sacct", "case $* in *=south*) echo '12_0|TIMEOUT';; esac")
+    _stand_in(tmp_path, "scancel", f"echo $* >> {called}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert array_states(["north:12", "south:12"]) == {"north:12_0": "running", "south:12_0": "timed out"}
+    cancel_jobs(["north:12", "south:12_0", "south:13"])
+    assert called.read_text() == "--clusters=north 12\n--clusters=south 12_0 13\n"
 
 
 def _stand_in(folder: Path, name: str, line: str) -> None:
@@ -110,6 +159,8 @@ def _stand_in(folder: Path, name: str, line: str) -> None:
         ({"gres": "gpu:a100:1"}, ["gres=gpu:a100:1", "mem=4096M"], ["gpus-per-task"]),
         ({"gpus-per-node": "1", "gpus-per-task": None}, ["gpus-per-node=1"], ["gpus-per-task"]),
         ({"requeue": False, "nice": "100"}, ["no-requeue", "nice=100"], ["SBATCH --requeue"]),
+        ({"cpus_per_task": None, "time": None}, ["nodes=1"], ["cpus-per-task", "time"]),
+        ({"ntasks-per-node": "2", "partition": "x", "signal": False}, ["ntasks-per-node=2"], ["node=1", "signal"]),
     ],
 )
 def test_what_a_site_asks_for_in_its_own_way_replaces_what_rnet_asks_for(
@@ -120,6 +171,42 @@ def test_what_a_site_asks_for_in_its_own_way_replaces_what_rnet_asks_for(
     lines = "\n".join(line for line in script.splitlines() if line.startswith("#SBATCH"))
     assert all(f"#SBATCH --{option}\n" in f"{lines}\n" for option in there)
     assert not any(option in lines for option in not_there)
+
+
+@pytest.mark.parametrize(
+    ("profile", "line"),
+    [
+        ({}, "gpus-per-task=1 mem=61440M"),
+        ({"gpu_type": "a100"}, "gpus-per-task=a100:1 mem=61440M"),
+        ({"gpu_option": "gres", "memory_option": "mem-per-cpu"}, "gres=gpu:4 mem-per-cpu=1920M"),
+        ({"gpu_option": "gres", "gpu_type": "1g.10gb"}, "gres=gpu:1g.10gb:4 mem=61440M"),
+        ({"gpu_option": "gpus-per-node", "memory_option": "none"}, "gpus-per-node=4"),
+        ({"gpu_option": "gpus", "gpu_type": "h100", "memory_option": "mem-per-gpu"}, "gpus=h100:8 mem-per-gpu=15360M"),
+    ],
+)
+def test_memory_and_gpus_are_asked_for_as_the_site_wants_it(profile: dict[str, Any], line: str, tmp_path: Path) -> None:
+    shape = Shape(nodes=2, processes=4, gpus=1, cpus=8, memory_gb=60)
+    script = Slurm(kind="slurm", **profile).script(tmp_path, Array(stage="train", shape=shape, tasks=[[0]]))
+    assert " ".join(sorted(re.findall(r"^#SBATCH --((?:mem|gres|gpus)\S*)", script, re.MULTILINE))) == line
+    without = Slurm(kind="slurm", **profile).script(tmp_path, Array(stage="train", shape=Shape(), tasks=[[0]]))
+    assert not re.search(r"^#SBATCH --(gres|gpus|mem-per-gpu)", without, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"sbatch": {"array": "0-3"}}, "sbatch.array='0-3' cannot be set"),
+        ({"sbatch": {"job_name": "x"}}, "sbatch.job_name='x' cannot be set"),
+        ({"sbatch": {"mem": "1G", "mem-per-cpu": "1G"}}, "exclude each other"),
+        ({"sbatch": {"mail_type": "END", "mail-type": "END"}}, "there twice"),
+        ({"sbatch": {"clusters": "x"}}, "write clusters: NAME beside partition"),
+        ({"gpu_option": "gpu"}, "gpu_option='gpu' does not exist"),
+        ({"memory_option": "ram"}, "memory_option='ram' does not exist"),
+    ],
+)
+def test_what_no_site_can_mean_is_refused(profile: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Slurm(kind="slurm", **profile)
 
 
 @pytest.mark.parametrize(
