@@ -54,7 +54,8 @@ class TrainingBatches:
     batch_size: of all processes together. flip: mirror each image with probability 1/2. crop_padding: pad by so many
     black pixels and crop at a random place (0: no). views: random views of the images, before. 1 process with B samples
     and 2 with B/2 see the same batch. Images that fit in memory are moved to the device once; files are decoded ahead,
-    in threads or, with workers above 0, in so many processes.
+    in threads or, with workers above 0, in so many processes. pieces: the processes share so many equal pieces of the
+    batch one after the other, so that their first micro-batches together are the first piece, and so on.
     """
 
     def __init__(
@@ -70,8 +71,11 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        pieces: int = 1,
     ) -> None:
         _check_share(batch_size, len(part), world_size)
+        if batch_size % (pieces * world_size):
+            raise UserError(f"batch_size={batch_size} cannot be shared equally by {world_size} x {pieces} pieces")
         if crop_padding < 0:
             raise UserError(f"crop_padding={crop_padding} must be 0 or more")
         self._part = part.views_source() if views else part.to(device)
@@ -84,6 +88,7 @@ class TrainingBatches:
         self._rank = rank
         self._world_size = world_size
         self._views = views
+        self._pieces = pieces
         self._images = _fetcher(self._part, self._fetch, self._device, workers=workers)
 
     def __call__(self, step: int) -> Batch:
@@ -121,13 +126,20 @@ class TrainingBatches:
         return self._part.fetch_views(self._indices(step), draws_BD, self._views)
 
     def _stream_ids(self, step: int) -> Tensor:
-        local = self.batch_size // self._world_size
-        start = step * self.batch_size + self._rank * local
-        return torch.arange(start, start + local)
+        piece = self.batch_size // self._pieces
+        local = piece // self._world_size
+        starts_P1 = (torch.arange(self._pieces) + step * self._pieces).unsqueeze(1) * piece + self._rank * local
+        return (starts_P1 + torch.arange(local)).flatten()
 
     def _indices(self, step: int) -> Tensor:
-        return batch_positions(
-            self._seed, step, self.batch_size, len(self._part), rank=self._rank, world_size=self._world_size
+        pieces, n = self._pieces, len(self._part)
+        return torch.cat(
+            [
+                batch_positions(
+                    self._seed, number, self.batch_size // pieces, n, rank=self._rank, world_size=self._world_size
+                )
+                for number in range(step * pieces, (step + 1) * pieces)
+            ]
         )
 
 

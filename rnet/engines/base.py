@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.cutting.split import SplitModel
+from rnet.engines.averaging import WeightAverage
 from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, on_frozen_copy, on_surrogate
 from rnet.engines.phases import Phases
@@ -42,7 +43,8 @@ class Engine(ABC):
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
     torch.compile the forward pass, of a split model its head and its tail; auto compiles on CUDA what lower_level()
-    calls many times, and nothing else. cuda_graph and quicken: of lower_level().
+    calls many times, and nothing else. cuda_graph and quicken: of lower_level(). average: of the weights, which is
+    measured and kept in their place.
     """
 
     config: EngineConfig
@@ -66,6 +68,7 @@ class Engine(ABC):
         compiled: bool | str = False,
         cuda_graph: bool = True,
         quicken: bool = True,
+        average: WeightAverage | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.unwrapped = model
@@ -79,6 +82,7 @@ class Engine(ABC):
         self._compile = compiled
         self._cuda_graph = cuda_graph
         self._quicken = quicken
+        self._average = average
         self._open = 0  # forwards whose backward has not come yet
         self._inside = False
         self.phases = Phases(self.device)
@@ -161,6 +165,8 @@ class Engine(ABC):
             )
         if moved:
             self._scheduler.step()
+            if self._average is not None:
+                self._average.after_step(self._held)
 
     @property
     def learning_rate(self) -> float:
@@ -196,13 +202,19 @@ class Engine(ABC):
         """Everything a restart needs, on any engine and number of processes; called by all ranks.
 
         {"model": state dict, "optimizer": {parameter name: its state}, "scheduler": ...}, whole tensors: what processes
-        divide is gathered on rank 0 only, in the host's memory, one tensor after the other.
+        divide is gathered on rank 0 only, in the host's memory, one tensor after the other. With an average of the
+        weights also {"average": {"steps": number, "weights": {name: tensor}}}.
         """
-        return {
+        state = {
             "model": self.model_state(),
             "optimizer": self._optimizer_state(),
             "scheduler": self._scheduler.state_dict(),
         }
+        if self._average is not None:
+            whole = {name: self._whole(name, value) for name, value in self._average.weights.items()}
+            found = {name: value for name, value in whole.items() if value is not None}
+            state["average"] = {"steps": self._average.steps, "weights": found}
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes over what save() returned on rank 0 of whatever engine; called by all ranks with the same."""
@@ -211,9 +223,20 @@ class Engine(ABC):
         self._scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self._optimizer.param_groups, state["scheduler"]["_last_lr"], strict=True):
             group["lr"] = rate
+        if self._average is not None:
+            self._average.steps, whole = state["average"]["steps"], state["average"]["weights"]
+            held = self._held() if whole else {}
+            self._average.weights = {
+                name: tensor.clone().copy_(self._share(name, whole[name])) for name, tensor in held.items()
+            }
 
     def finish(self) -> None:
-        """Gives the model back as an ordinary module with whole parameters; the engine cannot be used after."""
+        """Gives the model back as an ordinary module with whole parameters, their average if there is one.
+
+        The engine cannot be used after.
+        """
+        if self._average is not None:
+            self._average.exchange(self._held)
         self._guard.remove()
         self._dissolve()
         for name in self._compiled:
@@ -255,6 +278,33 @@ class Engine(ABC):
     def gathered(self) -> Iterator[None]:
         """Inside, parts of the unwrapped model may be called, without gradients of parameters."""
         yield
+
+    @contextmanager
+    def as_kept(self) -> Iterator[None]:
+        """As gathered(), and the model's weights are those that a run would keep: their average, if there is one."""
+        if self._average is None:
+            with self.gathered():
+                yield
+            return
+        self._average.exchange(self._held)
+        try:
+            with self.gathered():
+                yield
+        finally:
+            self._average.exchange(self._held)
+
+    def _held(self) -> dict[str, Tensor]:
+        """By name, what this process holds of parameters and buffers between steps, to be read and written in place."""
+        held = [*self.unwrapped.named_parameters(), *self.unwrapped.named_buffers()]
+        return {name: tensor.detach() for name, tensor in held}
+
+    def _whole(self, name: str, held: Tensor) -> Tensor | None:
+        """The tensor of which this process holds a share; None where another one takes it. Called by all."""
+        return held
+
+    def _share(self, name: str, whole: Tensor) -> Tensor:
+        """What this process holds of a whole tensor."""
+        return whole
 
     def _compile_obstacle(self) -> str:
         """Why the lower level is not to be compiled; empty if it is."""

@@ -68,11 +68,16 @@ def cpu_has_fp16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
-def check_batch(config: EngineConfig, place: str, batch_size: int, model: nn.Module, processes: int) -> None:
-    """Raises UserError unless the processes and micro-batches can share the batch and it stays the same experiment."""
-    pieces = processes * config.accumulate
+def check_batch(
+    config: EngineConfig, place: str, batch_size: int, model: nn.Module, processes: int, *, accumulate: int = 1
+) -> None:
+    """Raises UserError unless the processes and micro-batches can share the batch and it stays the same experiment.
+
+    accumulate: the recipe's own micro-batches, which are a part of the experiment.
+    """
+    pieces = processes * config.accumulate * accumulate
     if batch_size % pieces:
-        what = f"{processes} processes" if config.accumulate == 1 else f"{pieces} shares (processes x accumulate)"
+        what = f"{processes} processes" if pieces == processes else f"{pieces} shares (processes x accumulate)"
         raise UserError(
             f"{place}={batch_size} cannot be divided into {what}; use a multiple of {pieces}, "
             f"e.g. {-(-batch_size // pieces) * pieces}"

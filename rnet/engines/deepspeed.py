@@ -163,6 +163,28 @@ class DeepSpeedEngine(Engine):
                 state[name] = whole
         return state
 
+    def _held(self) -> dict[str, Tensor]:
+        """At stage 3 shares; small parameters, which are whole everywhere, are fetched anew from them."""
+        held = super()._held()
+        if self._stage == 3:
+            divided: Any
+            for name, divided in self.unwrapped.named_parameters():
+                divided.partition()
+                held[name] = divided.ds_tensor.data
+        return held
+
+    def _whole(self, name: str, held: Tensor) -> Tensor | None:
+        parameter: Any = dict(self.unwrapped.named_parameters()).get(name)
+        if self._stage < 3 or parameter is None:
+            return super()._whole(name, held)
+        return self._joined(held, parameter.ds_shape)
+
+    def _share(self, name: str, whole: Tensor) -> Tensor:
+        parameter: Any = dict(self.unwrapped.named_parameters()).get(name)
+        if self._stage < 3 or parameter is None:
+            return super()._share(name, whole)
+        return self._own_share(parameter, whole)
+
     def _load_model(self, state: dict[str, Tensor]) -> None:
         if self._stage == 3:
             for name, buffer in self.unwrapped.named_buffers():
@@ -196,6 +218,8 @@ class DeepSpeedEngine(Engine):
                 whole = self._whole_state(parameter, key)
                 if whole is not None:
                     found.setdefault(name, {})[key] = whole
+            if self.rank == 0 and (counts := self._counts()):
+                found.setdefault(name, {}).update(counts)
         return found
 
     def _whole_state(self, parameter: Any, key: str) -> Tensor | None:
@@ -212,8 +236,9 @@ class DeepSpeedEngine(Engine):
             return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        keys = sorted({key for values in state.values() for key in values})
-        self._allocate(keys)
+        first: dict[str, Any] = next(iter(state.values()), {})
+        keys = sorted(key for key, value in first.items() if value.dim())
+        self._allocate(keys, {key: value for key, value in first.items() if not value.dim()})
         for name, parameter in self._trained():
             for key in keys:
                 if self._stage == 3:
@@ -251,17 +276,27 @@ class DeepSpeedEngine(Engine):
         zero = self._engine.optimizer
         return list(zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups)
 
-    def _state_keys(self) -> list[str]:
+    def _state(self) -> list[tuple[str, Tensor]]:
+        """Of the optimizer's state all tensors, by key."""
         state = self._engine.optimizer.optimizer.state
-        keys = {key for flat in self._flats() for key, value in state.get(flat, {}).items() if torch.is_tensor(value)}
-        return sorted(keys)
+        return [item for flat in self._flats() for item in state.get(flat, {}).items() if torch.is_tensor(item[1])]
 
-    def _allocate(self, keys: list[str]) -> None:
+    def _state_keys(self) -> list[str]:
+        """Keys of what is as large as the parameters."""
+        return sorted({key for key, value in self._state() if value.dim()})
+
+    def _counts(self) -> dict[str, Tensor]:
+        """Single numbers, which are the same for all parameters: Adam counts its steps."""
+        return {key: value.detach().to("cpu", copy=True) for key, value in self._state() if not value.dim()}
+
+    def _allocate(self, keys: list[str], counts: dict[str, Tensor]) -> None:
         """Optimizers make their state at the first step; a resumed run needs the places before."""
         state = self._engine.optimizer.optimizer.state
         for flat in self._flats():
             for key in keys:
                 state[flat].setdefault(key, torch.zeros_like(flat.data))
+            for key, value in counts.items():
+                state[flat][key] = value.clone()
         if self._stage < 3:
             self._link_state()
 

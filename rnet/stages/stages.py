@@ -283,7 +283,10 @@ def check_victim(config: RunConfig) -> None:
     """Raises UserError if the victim cannot be trained, or imported."""
     model = _blueprint(config)
     if not config.model.weights:
-        check_batch(config.engine, "train.batch_size", config.train.batch_size, model, world_size())
+        check_batch(
+            config.engine, "train.batch_size", config.train.batch_size, model, world_size(),
+            accumulate=config.train.accumulate,
+        )  # fmt: skip
 
 
 def check_attack(config: RunConfig) -> None:

@@ -41,10 +41,26 @@ class TrainConfig:
     """Strength of RandAugment's two operations, 0 to 30; 0 for none."""
     mixup: float = field(default=0.0, metadata=_SET)
     """Mix each two images, in a ratio drawn from Beta(mixup, mixup); 0 for none."""
+    cutmix: float = field(default=0.0, metadata=_SET)
+    """Paste a box of one image into another, over a share drawn from Beta(cutmix, cutmix); 0 for none. With train.mixup
+    each step does one of both, with equal chances."""
+    accumulate: int = field(default=1, metadata=_SET)
+    """Micro-batches of a step, one after the other. The update is that of the whole batch, up to rounding, but for
+    networks with batch norm, whose statistics are then of train.batch_size / train.accumulate images."""
+    ema: float | None = field(default=None, metadata=_SET)
+    """Measure and keep a moving average of the weights in place of the last ones: the share of the average that an
+    update leaves, e.g. 0.9999, less in the first updates: (1 + n) / (10 + n) after n; None for no average."""
+    ema_steps: int = field(default=1, metadata=_SET)
+    """Steps between two updates of the average."""
     optimizer: str = field(default="sgd", metadata=_SET)
-    """sgd (with Nesterov momentum) or adamw."""
+    """sgd or adamw."""
+    nesterov: bool = field(default=True, metadata=_SET)
+    """train.optimizer=sgd: Nesterov's momentum."""
     schedule: str = field(default="one_cycle", metadata=_SET)
-    """Of the learning rate: one_cycle, or cosine, after train.warmup_epochs."""
+    """Of the learning rate: one_cycle; cosine, after train.warmup_epochs; or step, a tenth after each
+    train.step_epochs."""
+    step_epochs: int = field(default=30, metadata=_SET)
+    """train.schedule=step: passes between two falls of the learning rate."""
     warmup_epochs: float = field(default=0.0, metadata=_SET)
     """train.schedule=cosine: passes over which the learning rate rises to its peak."""
 
@@ -55,12 +71,22 @@ class TrainConfig:
         check_at_least_0("train", self, "weight_decay", "crop_padding")
         check_share("train", self, "momentum", "label_smoothing")
         check_names("train.optimizer", [self.optimizer], "sgd", "adamw")
-        check_names("train.schedule", [self.schedule], "one_cycle", "cosine")
-        check_at_least_0("train", self, "mixup", "rand_augment", "warmup_epochs")
+        check_names("train.schedule", [self.schedule], "one_cycle", "cosine", "step")
+        check_at_least_0("train", self, "mixup", "cutmix", "rand_augment", "warmup_epochs")
+        check_at_least_1("train", self, "accumulate", "ema_steps", "step_epochs")
         if self.warmup_epochs and self.schedule != "cosine":
             raise UserError(
                 f"train.warmup_epochs={self.warmup_epochs} needs train.schedule=cosine; one_cycle warms up by itself"
             )
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"train.accumulate={self.accumulate} does not divide train.batch_size={self.batch_size}; "
+                f"choose a divisor"
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UserError(f"train.ema={self.ema} must be above 0 and below 1, e.g. 0.9999; null takes no average")
+        if self.ema is None and self.ema_steps > 1:
+            raise UserError(f"train.ema_steps={self.ema_steps} has no effect without an average; set train.ema")
         if self.crop_scale is not None:
             _check_scale(self.crop_scale, self.crop_padding)
         if self.clip_norm is not None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rnet.data.images import Part
 from rnet.data.views import Views
 from rnet.data.workers import workers_for
 from rnet.draws import derive_seed
+from rnet.engines.averaging import WeightAverage
 from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
 from rnet.engines.config import EngineConfig
@@ -69,29 +70,34 @@ class Run:
     """Whether checkpoints are written to the folder, and looked for."""
 
     def batches(
-        self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0, views: Views | None = None
+        self, part: Part, batch_size: int, seed: int, *, flip: bool, crop_padding: int = 0, views: Views | None = None,
+        pieces: int = 1,
     ) -> TrainingBatches:  # fmt: skip
         """This process's share of the training batches."""
         return TrainingBatches(
             part, batch_size=batch_size, seed=seed, flip=flip, crop_padding=crop_padding, views=views,
             device=self.device, rank=rank(), world_size=world_size(),
-            workers=workers_for(self.config.workers, launched().local_world_size or world_size()),
+            workers=workers_for(self.config.workers, launched().local_world_size or world_size()), pieces=pieces,
         )  # fmt: skip
 
     def engine(
-        self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, *, clip_norm: float | None = None
-    ) -> Engine:
+        self, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, *, clip_norm: float | None = None,
+        pieces: int = 1, average: WeightAverage | None = None,
+    ) -> Engine:  # fmt: skip
         """The engine that will train the model on self.device, in the memory format that is fastest for it.
 
-        The model may be on the CPU. Where processes divide its parameters, they never are whole on a device.
+        The model may be on the CPU. Where processes divide its parameters, they never are whole on a device. pieces: of
+        a step's batch, each of which is engine.accumulate micro-batches. average: of the weights, to be kept.
         """
         config = resolve_engine(self.config, model, self.device, world_size())
+        config = replace(config, accumulate=config.accumulate * pieces)
         if not divides_parameters(config):
             model.to(self.device)
         use_channels_last(model)
         engine = build_engine(
-            config, model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm
-        )
+            config, model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm,
+            average=average,
+        )  # fmt: skip
         self.say(engine.describe())
         return engine
 

@@ -8,12 +8,14 @@ from torch import Tensor
 from rnet.data.batches import TrainingBatches
 from rnet.data.images import Part
 from rnet.draws import derive_seed
+from rnet.engines.averaging import WeightAverage
 from rnet.engines.base import Engine
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.training.config import TrainConfig
 from rnet.training.loop import Run, Step
-from rnet.training.recipes import Mixup, mixed_cross_entropy, optimizer_of, views_of
+from rnet.training.mixtures import mixed_cross_entropy, mixture_of
+from rnet.training.recipes import optimizer_of, views_of
 
 
 def train_classifier(run: Run, model: Classifier, part: Part, config: TrainConfig, *, flip: bool, seed: int) -> int:
@@ -35,18 +37,21 @@ def prepare_training(
     num_steps = max(1, round(config.epochs * len(part) / config.batch_size))
     batches = run.batches(
         part, config.batch_size, derive_seed(seed, "batches"), flip=flip, crop_padding=config.crop_padding,
-        views=views_of(config),
+        views=views_of(config), pieces=config.accumulate,
     )  # fmt: skip
     optimizer, scheduler = optimizer_of(config, model, num_steps, len(part))
-    mixup = Mixup(config.mixup, seed) if config.mixup else None
-    engine = run.engine(model, optimizer, scheduler, clip_norm=config.clip_norm)
+    mixture = mixture_of(config, seed)
+    average = None if config.ema is None else WeightAverage(config.ema, every=config.ema_steps)
+    engine = run.engine(
+        model, optimizer, scheduler, clip_norm=config.clip_norm, pieces=config.accumulate, average=average
+    )
 
     def step(t: int) -> dict[str, Tensor]:
         with engine.phases("data"):
             batch = batches(t)
             x_BCHW, mixed = batch.x_BCHW, None
-            if mixup is not None:
-                x_BCHW, *mixed = mixup.mix(batch, t)
+            if mixture is not None:
+                x_BCHW, *mixed = mixture.mix(batch, t)
         model.train()
 
         def loss(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:

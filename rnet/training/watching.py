@@ -93,14 +93,14 @@ class Watching:
         )  # fmt: skip
 
     def _show_measured(self, step: int) -> dict[str, float]:
-        with self._engine.gathered():
+        with self._engine.as_kept():
             found = self._measure(self._engine.unwrapped)
         self._show(step, found)
         return found
 
     def _show_probed(self, step: int) -> dict[str, float]:
         assert self._probe is not None
-        with self._engine.gathered():
+        with self._engine.as_kept():
             seen = self._probe(self._engine.unwrapped)
         self._show(step, seen.scalars)
         for tag, values in seen.histograms.items():

@@ -23,6 +23,8 @@ HARMLESS = {
             "eval_every",
             "probe_every",
             "decay_every",
+            "ema_steps",
+            "step_epochs",
         ),
     ),
     "only takes long": (

@@ -171,6 +171,23 @@ def test_processes_together_see_the_batch_of_one(make_part: Any, world_size: int
             assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_pieces_of_all_processes_together_are_those_of_the_batch(make_part: Any, world_size: int) -> None:
+    """The first micro-batches of all processes hold the first half of the batch, with the same pixels."""
+    part = make_part(23)
+    whole = batches(part, batch_size=8, flip=True, crop_padding=1)
+    shares = [
+        batches(part, batch_size=8, flip=True, crop_padding=1, rank=rank, world_size=world_size, pieces=2)
+        for rank in range(world_size)
+    ]
+    for step in range(7):
+        expected, parts = whole(step), [share(step) for share in shares]
+        for name in ("indices_B", "x_BCHW", "labels_B", "flipped_B", "stream_ids_B"):
+            halves = [getattr(part, name).chunk(2) for part in parts]
+            found = torch.cat([half[piece] for piece in (0, 1) for half in halves])
+            assert torch.equal(found, getattr(expected, name)), name
+
+
 def test_stream_ids_are_unique_over_steps(make_part: Any) -> None:
     stream = batches(make_part(4))
     assert torch.cat([stream(step).stream_ids_B for step in range(5)]).tolist() == list(range(30))

@@ -62,6 +62,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "checkpointing": {"activation_checkpointing": True},
     "sharded": {"victim": "zero3"},
 }
+RECIPES: dict[str, dict[str, Any]] = {
+    "ema": {"ema": 0.6, "mixup": 0.2, "cutmix": 1.0},
+    "adamw": {"optimizer": "adamw"},
+    "pieces": {"accumulate": 2},
+}
+"""What a cell of the task train changes of its recipe."""
 STOP_AT = 3
 BASELINES = {
     "labelled": "finetune_labelled", "retrain": "retrain_layers", "prune": "prune", "distill": "distill",
@@ -159,7 +165,9 @@ def train_cell(cell: str, folder: Path, **changes: Any) -> tuple[dict[str, Tenso
     clip_norm = 0.5 if "clip" in extras else None
     model, layer = network(kind, seed=3)
     if task == "train":
-        config = TrainConfig(epochs=1, batch_size=32, learning_rate=0.02, clip_norm=clip_norm, crop_padding=1)
+        recipe = {key: value for extra in extras for key, value in RECIPES.get(extra, {}).items()}
+        common = {"epochs": 1, "batch_size": 32, "learning_rate": 0.02, "clip_norm": clip_norm, "crop_padding": 1}
+        config = TrainConfig(**common | recipe)
         train_classifier(run, model, dataset.train.subset(torch.arange(32 * STEPS)), config, flip=True, seed=5)
     else:
         model.requires_grad_(False)

@@ -30,16 +30,19 @@ FURTHER = [
     "labelled-norm-zero2", "prune-norm-zero1", "prune-norm-zero2",
     "prune-norm-zero3", "features-norm-zero3", "adaptive-flat-zero3", "distill-norm-ddp-sharded",
     "adversarial-norm-zero2", "adversarial-norm-zero3", "adversarial-vit-zero3", "cropped-norm-ddp-sharded",
+    "train-norm-ddp-ema-adamw", "train-norm-zero2-ema-adamw", "train-vit-zero3-ema", "train-flat-ddp-pieces",
     "removalnet-wide-ddp", "removalnet-wide-zero2", "removalnet-attention-ddp", "removalnet-attention-zero3",
 ]  # fmt: skip
 BF16 = ["removalnet-norm-ddp-bf16", "train-norm-ddp-bf16", "removalnet-norm-zero3-bf16", "train-flat-zero2-bf16"]
 # Cells that go on where a plain engine stopped, and cells that stop where a plain engine goes on.
 RESUMED = {
-    "removalnet-norm-ddp-resumed": "a1", "train-norm-zero1-resumed": "a2", "removalnet-flat-zero3-resumed": "a3"
+    "removalnet-norm-ddp-resumed": "a1", "train-norm-zero1-resumed": "a2", "removalnet-flat-zero3-resumed": "a3",
+    "train-norm-zero3-ema-adamw-resumed": "a4",
 }  # fmt: skip
-STOPPED = {"removalnet-norm-ddp-stop": "b1", "train-norm-zero2-stop": "b2", "removalnet-flat-zero3-stop": "b3"}
+STOPPED = {"removalnet-norm-ddp-stop": "b1", "train-norm-zero2-stop": "b2", "removalnet-flat-zero3-stop": "b3",
+           "train-norm-zero1-ema-adamw-stop": "b4"}  # fmt: skip
 PROBED = ["removalnet-norm-ddp", "removalnet-norm-zero3", "removalnet-attention-zero3"]
-SAME_MATHEMATICS = ("accumulate", "checkpointing", "sharded", "stop", "resumed")
+SAME_MATHEMATICS = ("accumulate", "pieces", "checkpointing", "sharded", "stop", "resumed")
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
@@ -47,9 +50,14 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 @cache
 def plain(cell: str) -> dict[str, Tensor]:
     """What the cell's plain counterpart ends with, in this process."""
-    task, kind, _, *extras = cell.split("-")
-    name = "-".join([task, kind, "plain", *[extra for extra in extras if extra not in SAME_MATHEMATICS]])
+    name = plain_name(cell)
     return train_cell(name, _folder / name)[0]
+
+
+def plain_name(cell: str) -> str:
+    """The cell's plain counterpart, undisturbed."""
+    task, kind, _, *extras = cell.split("-")
+    return "-".join([task, kind, "plain", *[extra for extra in extras if extra not in SAME_MATHEMATICS]])
 
 
 _folder = Path()
@@ -62,9 +70,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _folder = tmp_path_factory.mktemp("plain")
     folder = tmp_path_factory.mktemp("cells")
     for resumed, kept in RESUMED.items():
-        task, kind, *_ = resumed.split("-")
         with pytest.raises(Preempted):
-            train_cell(f"{task}-{kind}-plain-stop", folder / kept)
+            train_cell(f"{plain_name(resumed)}-stop", folder / kept)
     ends = run_ranks(
         "plain", "-m", "tests.engines.cells", folder, *TABLE, *FURTHER, *BF16,
         *(f"{cell}-probed" for cell in PROBED),
@@ -108,8 +115,7 @@ def test_two_processes_in_bf16_stay_near_one(cell: str, trained: Path) -> None:
 @pytest.mark.parametrize(("cell", "kept"), STOPPED.items())
 def test_one_process_goes_on_where_two_stopped(cell: str, kept: str, trained: Path) -> None:
     assert list((trained / kept / "checkpoints").glob("step-3.pt")), "a signal to the second process stops both"
-    task, kind, *_ = cell.split("-")
-    state, _ = train_cell(f"{task}-{kind}-plain", trained / kept)
+    state, _ = train_cell(plain_name(cell), trained / kept)
     assert worst(state, plain(cell))[0] < 1e-5
 
 

@@ -1,4 +1,4 @@
-"""Recipes: the schedules' shapes, mixtures that no split of the batch changes, and what is refused."""
+"""Recipes: schedules, the average of the weights, views and optimizers, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,55 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from scipy.stats import kstest
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.swa_utils import AveragedModel
 
 from rnet.config.run import load_config
-from rnet.data.batches import Batch
+from rnet.engines.averaging import WeightAverage
 from rnet.errors import UserError
 from rnet.training.config import TrainConfig
-from rnet.training.recipes import Mixup, cosine, mixed_cross_entropy, optimizer_of, views_of
-
-
-def batch_of(ids: list[int]) -> Batch:
-    ids_B = torch.tensor(ids)
-    x_BCHW = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(0))[ids_B]
-    return Batch(
-        indices_B=ids_B, x_BCHW=x_BCHW, labels_B=ids_B % 5, flipped_B=torch.zeros(len(ids), dtype=torch.bool),
-        stream_ids_B=ids_B,
-    )  # fmt: skip
-
-
-def test_the_ratios_of_mixtures_are_drawn_from_a_beta_distribution_one_for_each_pair() -> None:
-    shares_B = Mixup(0.4, 3).ratios(torch.arange(4000), 0, torch.device("cpu"))
-    assert torch.equal(shares_B[1::2], 1 - shares_B[::2])
-    assert kstest(shares_B[::2].numpy(), "beta", args=(0.4, 0.4)).pvalue > 1e-3
-
-
-def test_a_mixture_is_the_same_however_many_processes_share_the_batch() -> None:
-    mixup = Mixup(0.2, 0)
-    whole = mixup.mix(batch_of(list(range(8))), 5)
-    shares = [mixup.mix(batch_of(ids), 5) for ids in ([0, 1, 2, 3], [4, 5, 6, 7])]
-    for found, *parts in zip(whole, *shares, strict=True):
-        assert torch.equal(found, torch.cat(parts))
-
-
-def test_an_image_and_its_label_are_mixed_in_the_same_ratio() -> None:
-    batch = batch_of([0, 1])
-    x_BCHW, other_B, share_B = Mixup(1.0, 0).mix(batch, 0)
-    assert torch.allclose(x_BCHW[0], share_B[0] * batch.x_BCHW[0] + (1 - share_B[0]) * batch.x_BCHW[1])
-    assert other_B.tolist() == [1, 0]
-    logits_BK = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
-    targets_BK = share_B[:, None] * F.one_hot(batch.labels_B, 5) + (1 - share_B[:, None]) * F.one_hot(other_B, 5)
-    for smoothing in (0.0, 0.1):
-        found = mixed_cross_entropy(logits_BK, batch.labels_B, other_B, share_B, label_smoothing=smoothing)
-        assert torch.allclose(found, F.cross_entropy(logits_BK, targets_BK, label_smoothing=smoothing))
-
-
-@pytest.mark.parametrize("ids", [[0, 1, 2], [1, 2]])
-def test_half_a_pair_is_refused(ids: list[int]) -> None:
-    with pytest.raises(UserError, match=r"train\.mixup=0\.2 mixes pairs of images.*even number"):
-        Mixup(0.2, 0).mix(batch_of(ids), 0)
+from rnet.training.recipes import cosine, optimizer_of, views_of
 
 
 def test_the_cosine_rises_straight_and_falls_to_nothing() -> None:
@@ -67,6 +27,59 @@ def test_the_cosine_rises_straight_and_falls_to_nothing() -> None:
     assert rates[100] == pytest.approx(0)
     assert all(after < before for before, after in pairwise(rates[10:]))
     assert cosine(0, 3, 3) < cosine(2, 3, 3) < 1
+
+
+def rates_of(scheduler: LRScheduler, count: int, every: int) -> list[float]:
+    """The learning rate of each of so many passes. every: optimizer steps for one of the schedule's."""
+    rates = []
+    for step in range(count * every):
+        if step % every == 0:
+            rates.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_the_learning_rate_falls_by_steps_as_torchs_does_by_passes() -> None:
+    config = TrainConfig(schedule="step", step_epochs=2, batch_size=10, nesterov=False, learning_rate=0.1)
+    ours, scheduler = optimizer_of(config, nn.Linear(2, 2), num_steps=30, num_images=50)
+    theirs = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    assert rates_of(scheduler, 6, 5) == pytest.approx(rates_of(StepLR(theirs, 2, gamma=0.1), 6, 1))
+    assert not ours.param_groups[0]["nesterov"]
+
+
+def test_the_average_of_the_weights_is_torchs_after_the_warm_up_of_its_decay() -> None:
+    """Parameters and running statistics, updated every other step; the decay of update n is min(0.6, (1+n)/(10+n))."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    average, updates = WeightAverage(0.6, every=2), iter(range(100))
+
+    def slowly(mean: Tensor, new: Tensor, _: Any) -> Tensor:
+        decay = min(0.6, (1 + count) / (10 + count))
+        return decay * mean + (1 - decay) * new
+
+    reference = AveragedModel(model, avg_fn=slowly, use_buffers=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    generator = torch.Generator().manual_seed(0)
+
+    def held() -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+    for step in range(40):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, generator=generator, dtype=torch.double)).square().mean().backward()
+        optimizer.step()
+        average.after_step(held)
+        if step % 2:
+            count = next(updates)
+            reference.update_parameters(model)
+    last = {name: value.clone() for name, value in held().items()}
+    average.exchange(held)
+    for name, value in reference.module.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(held()[name], value, rtol=1e-12), name
+    assert not torch.equal(held()["0.weight"], last["0.weight"])
+    average.exchange(held)
+    assert all(torch.equal(held()[name], value) for name, value in last.items())
 
 
 def test_a_recipe_names_optimizer_schedule_and_views() -> None:
@@ -97,7 +110,11 @@ def test_a_recipe_names_optimizer_schedule_and_views() -> None:
         ({"rand_augment": -1}, r"train\.rand_augment=-1 must be 0 or more"),
         ({"mixup": -1.0}, r"train\.mixup=-1\.0 must be 0 or more"),
         ({"optimizer": "adam"}, r"train\.optimizer"),
-        ({"schedule": "step"}, r"train\.schedule"),
+        ({"schedule": "linear"}, r"train\.schedule"),
+        ({"cutmix": -1.0}, r"train\.cutmix=-1\.0 must be 0 or more"),
+        ({"ema": 1.0}, r"train\.ema=1\.0 must be above 0 and below 1"),
+        ({"ema_steps": 32}, r"train\.ema_steps=32 has no effect.*set train\.ema"),
+        ({"accumulate": 3}, r"train\.accumulate=3 does not divide train\.batch_size=128"),
         ({"warmup_epochs": 2.0}, r"train\.warmup_epochs=2\.0 needs train\.schedule=cosine"),
     ],
 )
@@ -109,7 +126,8 @@ def test_what_a_recipe_cannot_be_is_refused(settings: dict[str, Any], message: s
 def test_a_named_recipe_is_not_refined_by_the_presets_of_the_default_one() -> None:
     assert load_config(["dataset=digits"]).train.batch_size == 64
     assert load_config(["dataset=digits", "train=imagenet_vit"]).train.batch_size == 4096
-    assert load_config(["train=imagenet_resnet50", "train.epochs=2"]).train.epochs == 2
+    config = load_config(["train=imagenet_resnet50", "train.epochs=2"]).train
+    assert (config.name, config.epochs, config.schedule) == ("imagenet_resnet50", 2, "step")
 
 
 def test_a_preset_under_its_former_name_is_refused_and_not_passed_over(tmp_path: Path) -> None:
