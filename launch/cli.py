@@ -23,13 +23,22 @@ app = make_app(completion=True, users=_sweeps)
 
 
 def _demo(overrides: list[str], options: Options) -> None:
+    if overrides[:1] == ["imagenet"]:
+        from launch.imagenet import run_imagenet
+
+        run_imagenet(overrides[1:], options)
+        return
     from launch.demo import run_demo
 
     run_demo(overrides, options)
 
 
 add_command(
-    app, "demo", "The main job: a victim, RemovalNet, fine-tuning, three negatives, and IPGuard on each.", _demo
+    app,
+    "demo",
+    "The main job: a victim, RemovalNet, fine-tuning, three negatives, and IPGuard on each. `rnet demo imagenet`: a "
+    "network trained on ImageNet, photographs, RemovalNet, IPGuard and ZEST.",
+    _demo,
 )
 app.add_typer(sweep_app, name="sweep")
 

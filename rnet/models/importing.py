@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
+from rnet.models.efficientnet_names import timm_names
 from rnet.models.weights import Weights, choose_weights, read_weights
 
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -32,14 +33,17 @@ def import_weights(model: Classifier, path: Path | str, key: str | None = None) 
     key: which set, where the file holds several. Raises UserError for weights that do not fit or are not finite.
     """
     own = model.export_state()
-    sets = {name: part for place, weights in read_weights(path).items() for name, part in _parts(place, weights, own)}
+    found = read_weights(path)
+    renamed = {name: new for weights in found.values() for name, new in timm_names(weights, own).items()}
+    found = {place: {renamed.get(name, name): t for name, t in weights.items()} for place, weights in found.items()}
+    sets = {name: part for place, weights in found.items() for name, part in _parts(place, weights, own)}
     fitting = {name: weights for name, weights in sets.items() if _fit(weights, own) is not None}
     weights = choose_weights(sets if key is not None else fitting or sets, path, key)
     fitted = _fit(weights, own)
     state, done = fitted if fitted is not None else (weights, [])
     _check_numbers(state, own, path)
     model.load_exported(state)
-    return "; ".join(done)
+    return "; ".join([*done, *["names of EfficientNet-PyTorch turned into timm's"] * bool(renamed)])
 
 
 def _parts(place: str, weights: Weights, own: Mapping[str, Tensor]) -> list[tuple[str, Weights]]:

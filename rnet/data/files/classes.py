@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def read_class_map(path: str) -> dict[str, int]:
     Raises UserError for a file that cannot be read or understood, and unless the n names have the indices 0 to n - 1.
     """
     setting = f"dataset.class_map={path}"
+    names = read_names(path, setting)
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UserError(f"{setting} names {shown(twice)} twice; remove one")
+    return {name: number for number, name in enumerate(names)}
+
+
+def read_names(path: str, setting: str) -> list[str]:
+    """The names of classes in the order of their numbers, from a file as of read_class_map; one may stand twice.
+
+    setting: for messages, KEY=path. Raises UserError as read_class_map does.
+    """
     try:
         text = read_text(Path(path).expanduser())
     except OSError as error:
@@ -64,23 +76,20 @@ def read_class_map(path: str) -> dict[str, int]:
     except (UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{setting} is no text ({first_line(error)}); save it as UTF-8") from None
     pairs = _from_json(text, setting) if text.lstrip()[:1] in ("{", "[") else _from_lines(text, setting)
-    found: dict[str, int] = {}
     by_index: dict[int, str] = {}
     for name, index in pairs:
         name = nfc(name)
-        if name in found:
-            raise UserError(f"{setting} names {shown(name)} twice; remove one")
         if index in by_index:
             raise UserError(f"{setting} gives {shown(by_index[index])} and {shown(name)} the same index {index}")
-        found[name], by_index[index] = index, name
-    if len(found) < 2:
-        raise UserError(f"{setting} names {len(found)} classes; it needs 2 or more")
-    if outside := sorted(set(found.values()) - set(range(len(found)))):
+        by_index[index] = name
+    if len(by_index) < 2:
+        raise UserError(f"{setting} names {len(by_index)} classes; it needs 2 or more")
+    if outside := sorted(set(by_index) - set(range(len(by_index)))):
         raise UserError(
-            f"{setting} gives {shown(by_index[outside[0]])} the index {outside[0]}, but its {len(found)} classes count "
-            f"from 0 to {len(found) - 1}; number them so"
+            f"{setting} gives {shown(by_index[outside[0]])} the index {outside[0]}, but its {len(by_index)} classes "
+            f"count from 0 to {len(by_index) - 1}; number them so"
         )
-    return found
+    return [by_index[index] for index in range(len(by_index))]
 
 
 def _from_json(text: str, setting: str) -> list[tuple[str, int]]:
