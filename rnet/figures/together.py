@@ -14,6 +14,7 @@ from rnet.figures.embedding import embedding
 from rnet.figures.models import SideBySide, first_of_each_class
 from rnet.figures.planes import planes
 from rnet.figures.saliency import saliency
+from rnet.models.class_names import plain_names
 
 SAMPLES, EMBEDDED = 4, 200
 
@@ -44,5 +45,5 @@ def _beside(
 ) -> SideBySide:
     return SideBySide(
         models=models, images_BCHW=dataset.test.pixels(indices_B, device), labels_B=dataset.test.labels_N[indices_B],
-        class_names=dataset.class_names,
+        class_names=plain_names(dataset.class_names),
     )  # fmt: skip

@@ -36,6 +36,9 @@ class ModelConfig(ComponentConfig):
     """File of trained weights to import instead of training: safetensors, or what torch.save wrote."""
     weights_key: str | None = field(default=None, metadata={"hashed_if_set": True})
     """Which set of weights, where the file holds several, e.g. model_ema."""
+    classes: str | None = field(default=None, metadata={"file": True})
+    """File with the names of its classes in their order: JSON ["owl", "heron"], or lines with a name or name,index;
+    null takes what is published with its weights, or the data set's. They are kept in the metadata of its weights."""
     mean: list[float] = field(default_factory=list, metadata={"hashed_if_set": True})
     """What is subtracted from pixels in [0, 1], a number per channel; empty for the data set's own mean."""
     std: list[float] = field(default_factory=list, metadata={"hashed_if_set": True})

@@ -27,7 +27,7 @@ GIVEN, READ, ASSUMED = "given", "read", "assumed"
 
 ORDER = (
     *("architecture", "stem", "options", "mean", "std", "resize", "crop", "interpolation", "input size"),
-    *("class order", "names changed"),
+    *("class names", "class order", "names changed"),
 )
 """What is said of an imported model, as people read it."""
 
@@ -52,6 +52,8 @@ class Origin:
 
 _known: dict[str, Origin] = {}
 """By what they depend on: of models, and of runs."""
+_class_names: dict[str, list[str]] = {}
+"""By architecture and file."""
 
 
 def as_imported(config: RunConfig) -> RunConfig:
@@ -90,6 +92,14 @@ def model_origin(model: ModelConfig, *, image_size: int) -> Origin:
     return _known[key]
 
 
+def published_class_names(model: ModelConfig) -> list[str]:
+    """What the file of a model's weights, or who published it, calls its classes; empty where nobody does."""
+    key = _key_of_names(model)
+    if key not in _class_names:
+        model_origin(model, image_size=0)
+    return _class_names[key]
+
+
 def _found_out(model: ModelConfig, image_size: int) -> Origin:
     model.check()
     assert model.weights is not None
@@ -97,6 +107,7 @@ def _found_out(model: ModelConfig, image_size: int) -> Origin:
     source, name = find_architecture(model)
     file = read_file(path)
     published = find_published(source, name, path, file.about)
+    _class_names[_key_of_names(model)] = next((one.class_names for one in published if one.class_names), [])
     facts: dict[str, Fact] = {"architecture": _fact(model.name, GIVEN, "model.name")}
     notes = _other_architectures(name, published)
     model = replace(model, options=_options(model, published, facts, notes))
@@ -113,7 +124,15 @@ def _found_out(model: ModelConfig, image_size: int) -> Origin:
 
 
 def _key(model: ModelConfig) -> str:
-    """The model and its file, by size and time of change, and timm's config.json beside it."""
+    return repr((model, _files(model)))
+
+
+def _key_of_names(model: ModelConfig) -> str:
+    return repr((model.name, model.source, _files(model)))
+
+
+def _files(model: ModelConfig) -> tuple[Path, list[tuple[int, int]]]:
+    """The model's file, by size and time of change, and timm's config.json beside it."""
     path = Path(model.weights or "").expanduser()
     beside = path.with_name("config.json")
     try:
@@ -122,8 +141,7 @@ def _key(model: ModelConfig) -> str:
         about = [file.stat() for file in (path, beside) if file == path or file.is_file()]
     except OSError as error:
         raise UserError(f"model.weights={model.weights!r}: {error.strerror}; name a file") from None
-    files = [(one.st_size, one.st_mtime_ns) for one in about]
-    return repr((model, path.absolute(), files))
+    return path.absolute(), [(one.st_size, one.st_mtime_ns) for one in about]
 
 
 def _input_size(model: ModelConfig, image_size: int, published: Sequence[Published]) -> tuple[Fact, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rnet.config.documents import content_id, flattened, read_document
 from rnet.errors import UserError
 from rnet.figures.drawing import Drawing
+from rnet.models.published import class_names_in
 from rnet.report.drawn import curves_of, logged
 from rnet.report.origin import made_by
 from rnet.report.page import Page, Section
@@ -43,6 +44,8 @@ def report_of_run(root: Path, label: str) -> RunReport:
         _pairs("result", "Result", result or {}), _pairs("settings", "Settings", hyperparameters(document)),
         _pairs("run", "The run itself", {key: value for key, value in status.items() if key != "versions"}),
     ]  # fmt: skip
+    if names := class_names_in(folder / "model.safetensors"):
+        tables.append(_classes(names))
     tests = _tests_of(root, folder.name) if label.startswith("attack/") else None
     why = "" if result is not None else _why_open(status)
     curves = _curves(folder, label, why)
@@ -116,6 +119,13 @@ def _tests_of(root: Path, name: str) -> Table:
     return Table(
         name="tests", title="Tests of this suspect", lines=lines,
         columns=[*columns, Column(name="verify_id"), Column(name="missing", optional=True)],
+    )  # fmt: skip
+
+
+def _classes(names: Sequence[str]) -> Table:
+    return Table(
+        name="classes", title="Classes", columns=[Column(name="class", kind="count"), Column(name="name")],
+        lines=[{"class": number, "name": name} for number, name in enumerate(names)],
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnet.data.images import Dataset
+from rnet.models.class_names import given_names, listed, other_number, shared
 from rnet.models.classifier import Classifier
 from rnet.models.origin import ASSUMED, GIVEN, READ, Fact, Origin
 
@@ -16,10 +17,10 @@ def import_report(origin: Origin, dataset: Dataset, model: Classifier, names_cha
     for key, buffer in (("mean", model.mean), ("std", model.std)):
         if facts[key]["value"] is None:
             facts[key]["value"] = [round(value, 6) for value in buffer.flatten().tolist()]
-    order, notes = _class_order(origin, dataset)
+    names, order, notes = _classes(origin, dataset)
     changed = {"value": names_changed or "none", "how": READ, "from": "the file"}
     notes = [*origin.notes, *notes, *_zero_weights(model)]
-    return {**facts, "class order": order, "names changed": changed, "notes": notes}
+    return {**facts, "class names": names, "class order": order, "names changed": changed, "notes": notes}
 
 
 def report_text(file: str, report: Mapping[str, Any]) -> str:
@@ -31,33 +32,45 @@ def report_text(file: str, report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"  note: {note}" for note in report["notes"])])
 
 
-def _class_order(origin: Origin, dataset: Dataset) -> tuple[Fact, list[str]]:
-    """How classes are numbered, and a note where the publisher's names are the data set's in another order."""
-    config, names = origin.dataset, list(dataset.class_names)
+def _classes(origin: Origin, dataset: Dataset) -> tuple[Fact, Fact, list[str]]:
+    """What classes are called, how they are numbered, and a note where the data set says otherwise."""
+    config = origin.dataset
+    ours = list(dataset.class_names) if len(dataset.class_names) == dataset.num_classes else []
     assert config is not None
-    said = next((one for one in origin.published if one.class_names), None)
-    if config.class_map:
-        return {"value": "class map", "how": GIVEN, "from": f"dataset.class_map={config.class_map}"}, []
-    order = config.class_order
-    if order != "alphabetical":
-        return {"value": order, "how": GIVEN, "from": "dataset.class_order"}, []
-    if said is not None and names and said.class_names == names:
-        return {"value": order, "how": READ, "from": f"the class names of {said.where}"}, []
-    fact = {
-        "value": order if names else "the data set's",
+    said = next((one for one in origin.published if len(one.class_names) == dataset.num_classes), None)
+    names, where = (said.class_names, said.where) if said else ([], "")
+    if origin.model.classes is not None:
+        names, where = given_names(origin.model.classes, dataset.num_classes), f"model.classes={origin.model.classes}"
+    how = GIVEN if origin.model.classes else READ if names else ASSUMED
+    called = {
+        "value": listed(names or ours) if names or ours else "none",
+        "how": how,
+        "from": where or "the data set's; else model.classes",
+    }
+    order = {
+        "value": config.class_order if ours else "the data set's",
         "how": ASSUMED,
         "from": "rnet's own; else dataset.class_order",
     }
-    if said is not None and names and sorted(said.class_names) == sorted(names):
-        first = next(
-            index for index, (ours, theirs) in enumerate(zip(names, said.class_names, strict=True)) if ours != theirs
+    if config.class_map:
+        order = {"value": "class map", "how": GIVEN, "from": f"dataset.class_map={config.class_map}"}
+    elif config.class_order != "alphabetical":
+        order = {"value": config.class_order, "how": GIVEN, "from": "dataset.class_order"}
+    elif names and shared(names, ours) == dataset.num_classes:
+        order |= {"how": READ, "from": f"the class names of {where}"}
+    notes = []
+    if names and (other := other_number(names, ours)) is not None:
+        number = other[1]
+        notes.append(
+            f"class order: class {number} is {ours[number]!r} here, and {names[number]!r} in {where}; a file of its "
+            f"names is a dataset.class_map"
         )
-        theirs = said.class_names[first]
-        return fact, [
-            f"class order: class {first} is {names[first]!r} here, and {theirs!r} in {said.where}; a file of its names "
-            f"is a dataset.class_map"
-        ]
-    return fact, []
+    elif names and ours and not shared(names, ours):
+        notes.append(
+            f"class names: {where} says {listed(names, 2)}, the data set {listed(ours, 2)}; with no name in both, "
+            f"nothing says whether they number the classes alike"
+        )
+    return called, order, notes
 
 
 def _zero_weights(model: Classifier) -> list[str]:

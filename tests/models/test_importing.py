@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
 
@@ -122,6 +124,38 @@ def test_torchvisions_published_densenet_names_are_known(tmp_path: Path) -> None
     import_weights(ours, tmp_path / "w.pt")
     x_BCHW = torch.rand(2, 3, 32, 32)
     assert torch.equal(ours(x_BCHW), theirs(x_BCHW))
+
+
+def efficientnet_pytorch_layers(repeats: tuple[int, ...], squeeze: bool) -> list[str]:
+    """The names that EfficientNet-PyTorch gives the layers, in the order in which it makes them."""
+    found = ["_conv_stem", "_bn0"]
+    for block in range(sum(repeats)):
+        inside = ["_expand_conv", "_bn0"] if block >= repeats[0] else []
+        inside += ["_depthwise_conv", "_bn1", *(["_se_reduce", "_se_expand"] if squeeze else [])]
+        found += [f"_blocks.{block}.{layer}" for layer in (*inside, "_project_conv", "_bn2")]
+    return [*found, "_conv_head", "_bn1", "_fc"]
+
+
+@pytest.mark.parametrize(
+    ("name", "squeeze", "prefix"), [("tf_efficientnet_lite0", False, "net.model."), ("tf_efficientnet_b0", True, "")]
+)
+def test_an_efficientnet_of_efficientnet_pytorch_is_timms(
+    name: str, squeeze: bool, prefix: str, tmp_path: Path
+) -> None:
+    theirs, ours = (Classifier(timm.create_model(name, num_classes=5), [0.5] * 3, [0.5] * 3) for _ in range(2))
+    own: dict[str, State] = {}
+    for key, tensor in theirs.export_state().items():
+        layer, _, what = key.rpartition(".")
+        own.setdefault(layer, {})[f".{what}"] = tensor
+    layers = efficientnet_pytorch_layers((1, 2, 2, 3, 3, 4, 1), squeeze)
+    named = {
+        f"{prefix}{layer}{what}": tensor
+        for layer, tensors in zip(layers, own.values(), strict=True)
+        for what, tensor in tensors.items()
+    }
+    save_file({key: tensor.contiguous() for key, tensor in named.items()}, tmp_path / "w.safetensors")
+    assert import_weights(ours, tmp_path / "w.safetensors").endswith("names of EfficientNet-PyTorch turned into timm's")
+    assert all(torch.equal(tensor, ours.export_state()[key]) for key, tensor in theirs.export_state().items())
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,10 @@ SOURCES: dict[str, tuple[Any, str, tuple[list[float], list[float]], int | None, 
         lambda f: named(f, "timm/resnet18", "resnet18_a1_0-d63eafa0.pth"), "timm/resnet18", IMAGENET, 235,
         "timm's resnet18.a1_in1k, by the name of the file",
     ),
+    "the file name of a package": (
+        lambda f: named(f, "timm/tf_efficientnet_lite0", "efficientnet-lite0-57934424.pth"),
+        "timm/tf_efficientnet_lite0", ([127 / 255] * 3, [128 / 255] * 3), 256, "the package of efficientnet-lite0-5793",
+    ),
     "nothing": (lambda f: named(f, "resnet18", "resnet18-other.pth"), "resnet18", ([], []), None, "the data set's own"),
     "another architecture's file name": (
         lambda f: named(f, "resnet34", "resnet18-f37072fd.pth"), "resnet34", ([], []), None, "the data set's own",

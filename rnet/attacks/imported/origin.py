@@ -43,7 +43,7 @@ def suspect_origin(config: RunConfig) -> Origin:
             return model_origin(replace(given.model, **file), image_size=config.dataset.image_size)
         victim = as_imported(config).model
         unset = {field.name: getattr(ModelConfig(), field.name) for field in fields(ModelConfig)}
-        bare = replace(victim, **file, **{key: unset[key] for key in _OF_THE_VICTIM})
+        bare = replace(victim, **file, classes=None, **{key: unset[key] for key in _OF_THE_VICTIM})
         found = model_origin(bare, image_size=config.dataset.image_size)
     except UserError as error:
         raise UserError(of_a_suspect(str(error))) from None
