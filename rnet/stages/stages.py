@@ -34,7 +34,7 @@ from rnet.errors import UserError
 from rnet.models.black_box import BlackBox
 from rnet.models.classifier import Classifier
 from rnet.models.importing import import_weights
-from rnet.models.origin import ASSUMED, as_imported, origin_of
+from rnet.models.origin import ASSUMED, READ, as_imported, origin_of
 from rnet.parallel.collectives import rank, same_on_all, world_size
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.models import (
@@ -164,7 +164,7 @@ def _import(
     if rank() > 0:
         return found
     other_stem = None
-    if origin.fits_both_stems:
+    if origin.fits_both_stems and origin.facts["stem"]["how"] != READ:
         stem = "small" if origin.facts["stem"]["value"] == "imagenet" else "imagenet"
         other_stem = build(replace(config.model, stem=stem), dataset, seed=0)
         other_stem.load_exported(model.export_state())
