@@ -27,8 +27,8 @@ NEGATIVES = {"lite1": 240, "lite2": 260}
 CROPS = {"train": 500, "test": 200}
 """400 of the first are the attacker's; of the others fingerprints are made."""
 SETTINGS = {
-    "attack": ("layer=blocks.4", "iterations=60", "batch_size=16", "num_poison_steps=5", "clip_norm=1"),
-    "ipguard": ("num_queries=32", "steps=150"),
+    "attack": ("layer=blocks.4", "iterations=40", "batch_size=16", "num_poison_steps=5", "clip_norm=1"),
+    "ipguard": ("num_queries=24", "steps=100"),
     "zest": ("num_images=8", "num_masks=100"),
 }
 """A budget for two cores. The tail behind blocks.4 is short, and a step of the lower level cheap."""
