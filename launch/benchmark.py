@@ -13,19 +13,14 @@ from rnet.errors import UserError, unknown_name
 
 Document = dict[str, Any]
 ALL = "all"
+"""What launch/benchmark_all.py runs."""
 
 
 def run_bench(subject: str, overrides: Sequence[str], options: Options) -> None:
-    """Runs one benchmark, or all; with --json {"title", "device", "threads", "torch", "rows": [...]} on standard output
-    (of all: launch/benchmark_all.py)."""
-    if subject not in (*SUBJECTS, ALL):
+    """Runs one benchmark; with --json {"title", "device", "threads", "torch", "rows": [...]} on standard output."""
+    if subject not in SUBJECTS:
         raise unknown_name("bench", subject, [*SUBJECTS, ALL])
     require_one_process("rnet bench")
-    if subject == ALL:
-        from launch.benchmark_all import run_all
-
-        run_all(overrides, options)
-        return
     measure, show = SUBJECTS[subject]
     document = measure(overrides, options)
     if options.as_json:

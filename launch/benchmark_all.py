@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from launch.benchmark import SUBJECTS, Document
-from rnet.command.run import Options, console, show_json
+from rnet.command.run import Options, console, require_one_process, show_json
 from rnet.errors import UserError, first_line
 
 _ATTACK = ["dataset=digits", "attack.num_poison_steps=20", "model=torchvision"]
@@ -47,6 +47,7 @@ def run_all(overrides: Sequence[str], options: Options) -> None:
     from rnet.report.origin import made_by
     from rnet.training.loop import resolve_device
 
+    require_one_process("rnet bench")
     started = time.perf_counter()
     device = resolve_device(load_config(_meant_for("", overrides), config_dir=options.config_dir).engine.device)
     subjects: list[Document] = []

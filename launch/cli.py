@@ -60,9 +60,11 @@ def bench(
     config_dir: ConfigDir = None,
 ) -> None:
     """Measure on this machine, as ratios within one run: rnet's way against the straightforward one, and scaling."""
-    from launch.benchmark import run_bench
+    from launch.benchmark import ALL, run_bench
+    from launch.benchmark_all import run_all
 
-    run(lambda: run_bench(subject, overrides or [], Options(root=root, as_json=as_json, config_dir=config_dir)))
+    options = Options(root=root, as_json=as_json, config_dir=config_dir)
+    run(lambda: run_all(overrides or [], options) if subject == ALL else run_bench(subject, overrides or [], options))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch import benchmark_all
-from launch.benchmark import SUBJECTS, run_bench
+from launch.benchmark import SUBJECTS
 from rnet.command.run import Options
 from rnet.errors import UserError
 
@@ -22,7 +22,7 @@ def test_all_measure_and_the_one_that_fails_is_named_at_the_end(
     subjects = [("attack", ["attack.distance=cosine"]), ("attack", [*FEW, "attack.batch_size=8", "rounds=3"])]
     monkeypatch.setattr(benchmark_all, "ON_CPU", subjects)
     with pytest.raises(UserError, match=r"^attack: .*attack\.distance=l2"):
-        run_bench("all", ["engine.device=cpu", "rounds=1", "images=7"], Options(root=tmp_path, as_json=True))
+        benchmark_all.run_all(["engine.device=cpu", "rounds=1", "images=7"], Options(root=tmp_path, as_json=True))
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert "images=7" not in err
