@@ -123,6 +123,19 @@ def report_command(
     run(lambda: _report(file, changes or [], root, config_dir, tables or [], kind, out, compare))
 
 
+@sweep_app.command("doctor")
+def doctor_command(
+    root: Root = DEFAULT_ROOT,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="DIR/cluster/NAME.yaml", help="Also write a profile; never over another file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the cluster here offers and what it means for sweeps; exit status 1 if something will not work."""
+    run(lambda: _doctor(root, write, as_json=as_json))
+
+
 def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
     """The cluster of a fresh plan, from its profile's file: errors name the line."""
     from launch.sweep.clusters.base import make_cluster
@@ -190,6 +203,30 @@ def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None,
     for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left)):
         if number:
             print(f"{number} cells {words}")  # noqa: T201
+
+
+def _doctor(root: Path, write: Path | None, *, as_json: bool) -> None:
+    from launch.sweep import doctor, doctor_here, doctor_profile
+
+    if write is not None:
+        doctor_profile.check_place(write)
+    site, why = None, ""
+    try:
+        site = doctor.read_site()
+    except UserError as error:
+        why = str(error)
+    of_site = doctor.findings_of(site) if site else doctor_here.findings_here(why)
+    found = [*of_site, *doctor_here.folder_findings(root)]
+    doctor_here.show(found, as_json=as_json)
+    if write is not None:
+        if site is None:
+            raise UserError(f"--write {write}: no Slurm answers here to write of; cluster=local needs no profile")
+        doctor_profile.write_profile(site, write)
+        if not as_json:
+            where = f"--config-dir {write.absolute().parent.parent} cluster={write.stem}"
+            print(f"\nwritten: {write}; use it with {where}")  # noqa: T201
+    if site is None or any(finding.bad for finding in found):
+        raise SystemExit(1)
 
 
 def _show_status(

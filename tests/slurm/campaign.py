@@ -1,6 +1,7 @@
 """A sweep on a real cluster, disturbed in every way known, must end with the table and the bytes of an undisturbed one.
 
     python -m tests.slurm.campaign --faults 40 --seed 0        (starts a cluster of its own; about a minute a fault)
+    python -m tests.slurm.campaign --no-accounting-after 20    (slurmdbd is stopped after so many of them)
 
 Faults: SIGKILL of a task, scontrol requeue, SIGUSR2, preemption by the urgent partition, a node that dies and comes
 back, a controller that is restarted, a sweep cancelled and handed out again by a submitter that dies after sbatch.
@@ -32,7 +33,7 @@ from rnet.errors import UserError
 from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in
 from tests.launch.sweep.sweeps import write_sweep
-from tests.slurm.cluster import dev_cluster
+from tests.slurm.cluster import dev_cluster, stop_accounting
 
 ROUND_SECONDS = 1800.0
 CUT_SUBMITTER = """
@@ -54,7 +55,7 @@ class Campaign:
 
     def __init__(
         self, state: Path, folder: Path, seeds: list[int], epochs: int, chance: random.Random,
-        kinds: Sequence[str] = (),
+        kinds: Sequence[str] = (), no_accounting_after: int | None = None,
     ) -> None:  # fmt: skip
         lines = ["dataset.image_size=8", "dataset.train_size=400", "dataset.test_size=120", "model.width=4",
                  "dataset.substitute_pool=64", f"train.epochs={epochs}", "train.batch_size=50", "engine.device=cpu",
@@ -71,6 +72,7 @@ class Campaign:
         self.faults: Counter[str] = Counter()
         self.kinds = list(kinds or FAULTS)
         self.bag: list[str] = []
+        self.no_accounting_after = no_accounting_after
 
     def undisturbed(self) -> str:
         """The table of a run on this machine that nothing disturbs."""
@@ -84,6 +86,9 @@ class Campaign:
         submit(self.plan, self.root)
         deadline = time.monotonic() + ROUND_SECONDS
         while not complete(self.plan, self.root):
+            if self.no_accounting_after is not None and sum(self.faults.values()) >= self.no_accounting_after:
+                stop_accounting(self.state)
+                self.no_accounting_after = None
             assert time.monotonic() < deadline, f"not complete: {StoreState(self.plan, self.root, fresh=True).cells}"
             if sum(self.faults.values()) < faults and self.running():
                 name = self.draw()
@@ -191,14 +196,15 @@ FAULTS: dict[str, Callable[[Campaign], bool]] = {
 
 
 def run_campaign(
-    state: Path, *, faults: int, seed: int, seeds: int, epochs: int, kinds: Sequence[str] = ()
+    state: Path, *, faults: int, seed: int, seeds: int, epochs: int, kinds: Sequence[str] = (),
+    no_accounting_after: int | None = None,
 ) -> Counter[str]:  # fmt: skip
     """Rounds of the sweep until there were so many faults. AssertionError for anything lost, repeated or changed.
 
-    kinds: of the faults, names in FAULTS; all if none.
+    kinds: of the faults, names in FAULTS; all if none. no_accounting_after: so many faults slurmdbd is stopped for good.
     """
     folder = Path(tempfile.mkdtemp(prefix="rnet-campaign-"))
-    campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed), kinds)
+    campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed), kinds, no_accounting_after)
     table = campaign.undisturbed()
     number = 0
     while sum(campaign.faults.values()) < faults:
@@ -229,9 +235,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order and the times of the faults")
     parser.add_argument("--victims", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--no-accounting-after", type=int, help="faults, after which slurmdbd is stopped")
+    parser.add_argument("--base-port", type=int, default=19800)
     given = parser.parse_args()
-    with dev_cluster(19800) as state:
-        found = run_campaign(state, faults=given.faults, seed=given.seed, seeds=given.victims, epochs=given.epochs)
+    with dev_cluster(given.base_port) as state:
+        found = run_campaign(
+            state, faults=given.faults, seed=given.seed, seeds=given.victims, epochs=given.epochs,
+            no_accounting_after=given.no_accounting_after,
+        )  # fmt: skip
     print(f"{sum(found.values())} faults, nothing lost, repeated or changed: {dict(found)}")  # noqa: T201
 
 

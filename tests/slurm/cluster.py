@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -42,6 +43,25 @@ def dev_cluster(base_port: int) -> Iterator[Path]:
         else:
             os.environ["SLURM_CONF"] = before
         shutil.rmtree(state, ignore_errors=True)
+
+
+def stop_accounting(state: Path) -> None:
+    """Stops the cluster's slurmdbd, and returns when sacct is refused."""
+    os.kill(int((state / "run" / "slurmdbd.pid").read_text()), signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run(["sacct", "-n"], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "sacct still answers"
+        time.sleep(0.1)
+
+
+def start_accounting() -> None:
+    """Starts slurmdbd again, and returns when sacct answers."""
+    conf = Path(os.environ["SLURM_CONF"])
+    subprocess.run(["/usr/sbin/slurmdbd"], env={**os.environ, "SLURM_CONF": str(conf)}, check=True)
+    deadline = time.monotonic() + START_SECONDS
+    while subprocess.run(["sacct", "-n"], capture_output=True).returncode:
+        assert time.monotonic() < deadline, "sacct does not answer"
+        time.sleep(0.1)
 
 
 def wait_until(plan: Plan, root: Path, reached: Callable[[StoreState], bool], seconds: float) -> StoreState:

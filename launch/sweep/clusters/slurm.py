@@ -180,6 +180,8 @@ class Slurm(Cluster):
             here = shlex.quote(os.getcwd())  # where plugins of one file are
             setup.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}:{here}")
             setup.append("export PYTHONSAFEPATH=1")  # else the folder that one submits from comes before the snapshot
+        # Since 22.05 srun takes this from nothing else, and would bind a task to one CPU.
+        setup.append('[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK')
         setup.append(f"export {TOKEN}=$({_RANDOM})")  # made in the job: no file and no command line shows it
         setup.append(f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{shape.cpus}}}")
         found = {
