@@ -201,7 +201,7 @@ def run_campaign(
 ) -> Counter[str]:  # fmt: skip
     """Rounds of the sweep until there were so many faults. AssertionError for anything lost, repeated or changed.
 
-    kinds: of the faults, names in FAULTS; all if none. no_accounting_after: so many faults slurmdbd is stopped for good.
+    kinds: of the faults, names in FAULTS; all if none. no_accounting_after: faults, after which slurmdbd is stopped.
     """
     folder = Path(tempfile.mkdtemp(prefix="rnet-campaign-"))
     campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed), kinds, no_accounting_after)

@@ -19,8 +19,8 @@ from rnet.errors import UserError
 
 GPUS = {
     "config": "ClusterName = big\nPreemptParameters =\nPreemptType = preempt/qos\nPreemptMode = CANCEL\n"
-    "MaxArraySize = 1001\nAccountingStorageEnforce = associations,limits\nSelectType = select/cons_tres\nSLURM_VERSION = 23.11.4\n"
-    "SelectTypeParameters = CR_CORE_MEMORY\n",
+    "MaxArraySize = 1001\nAccountingStorageEnforce = associations,limits\nSelectType = select/cons_tres\n"
+    "SLURM_VERSION = 23.11.4\nSelectTypeParameters = CR_CORE_MEMORY\n",
     "nodes": "NodeName=g1 CPUTot=64 RealMemory=512000 Gres=gpu:a100:4,gpu:1g.10gb:7 Partitions=gpu,long\n"
     "NodeName=c1 CPUTot=128 RealMemory=256000 Gres=(null) Partitions=cpu\n",
     "partitions": "PartitionName=down Default=YES State=DOWN\n"
@@ -29,7 +29,8 @@ GPUS = {
     "sacct": "", "sacctmgr": "guest\nlab\n", "srun": "MPI plugins are...\n\tnone\n\tpmix\nspecific pmix: pmix_v4\n",
 }  # fmt: skip
 OLD = {
-    "config": "ClusterName = old\nSelectType = select/cons_res\nSLURM_VERSION = 18.08.9\nMaxArraySize = 1\nMinJobAge = 300 sec\n",
+    "config": "ClusterName = old\nSelectType = select/cons_res\nSLURM_VERSION = 18.08.9\nMaxArraySize = 1\n"
+    "MinJobAge = 300 sec\n",
     "nodes": "NodeName=n1 CPUTot=8 RealMemory=1 Gres=gpu:2 Partitions=batch\n",
     "partitions": "PartitionName=batch Default=YES State=UP MaxTime=60\n",
     "sacct": UserError("sacct: Slurm accounting storage is disabled"),
@@ -67,10 +68,10 @@ def site_that_says(said: dict[str, str | UserError]) -> Ask:
             "partition batch (default)": "1 nodes; up to 60 min; nodes of 8 CPUs, 1 MiB; GPUs: no type (2 on a node)",
             "memory": "nodes do not say how much they have -> write memory_option: none",
             "GPUs": "no type -> write gpu_option: gres; this Slurm has no --gpus-per-task",
-            "accounting": "none is kept -> rnet goes on with squeue and its own files; how a killed task ended is known "
-            "for 300 sec",
+            "accounting": "none is kept -> rnet goes on with squeue and its own files; how a killed task ended is "
+            "known for 300 sec",
         }, ["arrays"]),
-        (MUTE, {"partitions": "not told -> requests are not checked", "GPUs": "none told", "accounting": "sacct: no"}, []),
+        (MUTE, {"partitions": "not told -> requests are not checked", "accounting": "sacct: no -> rnet goes on"}, []),
     ],
     ids=["gpus", "old", "mute"],
 )  # fmt: skip
