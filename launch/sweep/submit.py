@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from launch.sweep.clusters.arrays import Array, needed_tasks
 from launch.sweep.clusters.base import LIVING, Cluster, Full, make_cluster
 from launch.sweep.clusters.snapshot import take_snapshot
+from launch.sweep.plan.order import cells_of_first
 from launch.sweep.plan.plan import Cell, Plan, save_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.submissions import LIVE, Submission, by_profile, new_submission, submitting
@@ -20,19 +21,24 @@ from rnet.errors import UserError
 
 @dataclass
 class Report:
-    """What a submission did. cells: how many were handed out; elsewhere: pending or running already; recovered: jobs
-    found again whose submitter had died."""
+    """What a submission did. cells: how many were handed out; elsewhere: pending or running already; later: beyond the
+    limit; recovered: jobs found again whose submitter had died."""
 
     cells: int = 0
     done: int = 0
     elsewhere: int = 0
     left: int = 0
+    later: int = 0
     jobs: list[str] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
 
 
-def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False) -> Report:
+def submit(
+    plan: Plan, root: Path, *, retry: bool = False, wait: bool = False, limit: int | None = None
+) -> Report:  # fmt: skip
     """Hands out the cells that were never tried; with retry those that failed instead.
+
+    limit: so many rows, in the order in which rows are tried, and what they need; the rest is left.
 
     Returns as soon as the cluster has them, or with wait when they have ended. Raises UserError if the cluster refuses;
     what it took before stays submitted, and the same command goes on from there.
@@ -40,12 +46,13 @@ def submit(plan: Plan, root: Path, *, retry: bool = False, wait: bool = False) -
     cluster = make_cluster(plan.profile, plan.cluster)
     cluster.require()
     root = root.expanduser().resolve()
+    among = range(len(plan.cells)) if limit is None else cells_of_first(plan, limit)
     with submitting(root):
         report = Report(recovered=_recover(root))
         state = StoreState(plan, root, fresh=True)
         if state.trouble:
             raise UserError(state.trouble)
-        wanted = _wanted(plan, state, retry, report)
+        wanted = _wanted(plan, state, among, retry, report)
         save_plan(plan, root)
         _cancel_silent(state, wanted)
         started = _hand_out(plan, root, cluster, wanted, state, report)
@@ -101,7 +108,7 @@ def _cells_of(among: Iterable[Submission]) -> Plan:
     return Plan(name="", cluster="", profile={}, common=(), cells=cells, rows=[], shapes=[])
 
 
-def _wanted(plan: Plan, state: StoreState, retry: bool, report: Report) -> list[int]:
+def _wanted(plan: Plan, state: StoreState, among: Collection[int], retry: bool, report: Report) -> list[int]:
     """Indices of the cells to hand out: with retry what failed and the parents it misses, else what was never tried.
 
     What could only be blocked, because a parent failed and is not retried, is left.
@@ -122,6 +129,8 @@ def _wanted(plan: Plan, state: StoreState, retry: bool, report: Report) -> list[
             report.done += 1
         elif cell.alive:
             report.elsewhere += 1
+        elif index not in among:
+            report.later += 1
         elif index in chosen and coming.issuperset(plan.cells[index].parents):
             found.append(index)
             coming.add(index)

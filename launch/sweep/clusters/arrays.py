@@ -1,8 +1,9 @@
 """How cells become arrays: victims are kept apart as far as the number of submissions allows, so that what follows one
 victim need not wait for the others.
 
-A victim's cells of one stage and shape form one array; all train cells of a shape are one. Where that makes more
-arrays than allowed, victims share arrays; where even one group makes too many, tasks take several cells.
+A victim's cells of one stage and shape form one array; all train cells of a shape are one. The plan's early cells have
+arrays of their own, before all others. Where that makes more arrays than allowed, victims share arrays, and at last
+the early cells' too; where even one group makes too many, tasks take several cells.
 """
 
 from __future__ import annotations
@@ -35,29 +36,34 @@ def make_arrays(plan: Plan, wanted: Iterable[int], *, max_size: int, max_arrays:
     """Arrays of the wanted cells, parents before children. max_size: tasks in one array."""
     indices = sorted(wanted)
     victims = sorted({plan.cells[index].victim for index in indices})
-    for groups in range(max(1, min(len(victims), max_arrays)), 0, -1):
-        group_of = {victim: number * groups // len(victims) for number, victim in enumerate(victims)}
-        arrays = _split(plan, indices, group_of, max_size, 1)
-        if len(arrays) <= max_arrays:
-            return arrays
+    early = plan.early if any(index >= plan.early for index in indices) else 0
+    for first in dict.fromkeys((early, 0)):
+        for groups in range(max(1, min(len(victims), max_arrays)), 0, -1):
+            group_of = {victim: number * groups // len(victims) for number, victim in enumerate(victims)}
+            arrays = _split(plan, indices, group_of, max_size, 1, first)
+            if len(arrays) <= max_arrays:
+                return arrays
     packing = 1
     while len(arrays) > max_arrays and any(len(array.tasks) > 1 for array in arrays):
         packing *= 2
-        packed = _split(plan, indices, group_of, max_size, packing)
+        packed = _split(plan, indices, group_of, max_size, packing, 0)
         if len(packed) == len(arrays):  # as many shapes as arrays: nothing is won
             return packed
         arrays = packed
     return arrays
 
 
-def _split(plan: Plan, indices: list[int], group_of: Mapping[int, int], max_size: int, packing: int) -> list[Array]:
-    keyed: dict[tuple[int, int, int], list[int]] = {}
+def _split(
+    plan: Plan, indices: list[int], group_of: Mapping[int, int], max_size: int, packing: int, early: int
+) -> list[Array]:
+    """early: so many cells of the plan are kept apart from the others."""
+    keyed: dict[tuple[bool, int, int, int], list[int]] = {}
     for index in indices:
         cell = plan.cells[index]
-        group = 0 if cell.stage == "train" else group_of[cell.victim]
-        keyed.setdefault((STAGE_NAMES.index(cell.stage), cell.shape, group), []).append(index)
+        group = 0 if cell.stage == "train" or index < early else group_of[cell.victim]
+        keyed.setdefault((index >= early, STAGE_NAMES.index(cell.stage), cell.shape, group), []).append(index)
     arrays = []
-    for (stage, shape_index, _), members in sorted(keyed.items()):
+    for (_, stage, shape_index, _), members in sorted(keyed.items()):
         shape = plan.shapes[shape_index]
         if shape.nodes * shape.processes == 1:
             shape = replace(shape, pack=shape.pack * packing, minutes=shape.minutes * packing)

@@ -5,6 +5,7 @@ What local processes and MPI ranks have in common. The job's id says where the h
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import platform
@@ -154,7 +155,7 @@ class Stop:
 
 
 def run_graph(record: Submission, workers: int, start: Callable[[int], Future[int]], stop: Stop) -> None:
-    """Starts the record's tasks, each after those with parents of its cells, at most `workers` at once.
+    """Starts the record's tasks in their order, each after those with parents of its cells, at most `workers` at once.
 
     A task whose parent failed is started too: it records that it is blocked, and ends.
     """
@@ -167,12 +168,11 @@ def run_graph(record: Submission, workers: int, start: Callable[[int], Future[in
     for number, parents in waits.items():
         for parent in parents:
             children.setdefault(parent, []).append(number)
-    ready = [number for number, parents in waits.items() if not parents]
+    ready = [number for number, parents in waits.items() if not parents]  # sorted, and so a heap
     running: dict[Future[int], int] = {}
-    ready.reverse()
     while (ready and not stop.asked) or running:
         while ready and len(running) < workers and not stop.asked:
-            number = ready.pop()
+            number = heapq.heappop(ready)
             running[start(number)] = number
         for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
             number = running.pop(future)
@@ -181,7 +181,7 @@ def run_graph(record: Submission, workers: int, start: Callable[[int], Future[in
             for child in children.get(number, ()):
                 waits[child].discard(number)
                 if not waits[child]:
-                    ready.append(child)
+                    heapq.heappush(ready, child)
 
 
 def task_exit_status(root: Path, token: str, number: int) -> int:

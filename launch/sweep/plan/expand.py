@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launch.sweep.plan.names import cell_name
+from launch.sweep.plan.order import early_first
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
 from launch.sweep.plan.source import source_of
@@ -40,7 +42,7 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)), common=sweep.common,
         cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,
-        seconds=time.monotonic() - started, source=source_of(path, changes, config_dir),
+        early=builder.early, seconds=time.monotonic() - started, source=source_of(path, changes, config_dir),
     )  # fmt: skip
 
 
@@ -54,17 +56,27 @@ class _Builder:
         self.rows: list[Row] = []
         self.shapes: dict[Shape, int] = {}
         self.settings: list[dict[str, Any]] = []
+        self.early = 0
         self._tests = 0
+        self._rows_of: dict[tuple[int, ...], dict[str, str]] = {}
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._settings_of: dict[Any, int] = {}
         self._shape_of: dict[str, int] = {}
 
     def build(self) -> None:
-        """Adds every row and its cells."""
-        for values in self.sweep.rows():
-            with self._naming(values):
-                self._add(values, self.sweep.overrides(values))
+        """Adds every row and its cells; those of the rows that are tried first stand before all others."""
+        rows = list(self.sweep.rows())
+        order, early = early_first(rows)
+        for number in order[:early]:
+            with self._naming(rows[number]):
+                self._graph(*self._resolved(rows[number]), rows[number])
+        self.early = len(self.cells)
+        found: dict[int, Row] = {}
+        for number in order:
+            with self._naming(rows[number]):
+                found[number] = self._row(rows[number])
+        self.rows = [found[number] for number in range(len(rows))]
 
     @contextmanager
     def _naming(self, values: Mapping[str, str]) -> Iterator[None]:
@@ -75,12 +87,26 @@ class _Builder:
             about = " ".join(f"{axis}={value}" for axis, value in values.items())
             raise UserError(f"{self.sweep.path}: the row {about}: {error}") from None
 
-    def _add(self, values: dict[str, str], lines: tuple[str, ...]) -> None:
-        own = lines[len(self.sweep.common) :]
-        config = self.configs.load(lines)
+    def _resolved(self, values: dict[str, str]) -> tuple[RunConfig, tuple[str, ...]]:
+        """The row's configuration and the overrides that not all rows have."""
+        lines = self.sweep.overrides(values)
+        return self.configs.load(lines), lines[len(self.sweep.common) :]
+
+    def _row(self, values: dict[str, str]) -> Row:
+        config, own = self._resolved(values)
         cells = self._graph(config, own, values)
         negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
-        self.rows.append(Row(values=values, cells=cells, negatives=negatives))
+        self._check_new(values, (*cells.values(), *negatives))
+        return Row(values=values, cells=cells, negatives=negatives)
+
+    def _check_new(self, values: dict[str, str], cells: tuple[int, ...]) -> None:
+        """Raises UserError for a row that an earlier one is, with a number written in another way: 1, 01, 1.0."""
+        known = self._rows_of.setdefault(cells, values)
+        if known is not values:
+            differing = [axis for axis, value in values.items() if value != known[axis]]
+            if all(_number(values[axis]) == _number(known[axis]) is not None for axis in differing):
+                pairs = " and ".join(f"{axis}={known[axis]} and {axis}={values[axis]}" for axis in differing)
+                raise UserError(f"{pairs} are the same; take one out")
 
     def _graph(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
         """The row's cells by stage, up to the sweep's last stage."""
@@ -153,6 +179,13 @@ class _Builder:
         return self._shape_of[key]
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def check_deeply(plan: Plan) -> int:
     """Builds each attack's model once on its dataset, as the stages do before they start. Returns how many were.
 
@@ -161,7 +194,7 @@ def check_deeply(plan: Plan) -> int:
     from rnet.stages.stages import check_attack  # brings torch, which planning does without
 
     done: set[str] = set()
-    for cell in plan.cells:
+    for index, cell in enumerate(plan.cells):
         if cell.stage in ("train", "attack"):
             config = run_from_dict(plan.configuration(cell))
             parts = [config.dataset, config.model, config.substitute, config.precision, config.engine]
@@ -171,5 +204,5 @@ def check_deeply(plan: Plan) -> int:
                 try:
                     check_attack(config)
                 except UserError as error:
-                    raise UserError(f"{plan.name}, {' '.join(cell.overrides)}: {error}") from None
+                    raise UserError(f"{plan.name}, {cell_name(plan, index)}: {error}") from None
     return len(done)

@@ -52,8 +52,8 @@ class Plan:
     """A sweep, expanded. cluster: the name of a profile; profile: its settings, as its file has them.
 
     settings: pieces of resolved configurations, {"dataset": {...}} and so on; cells share them.
-    seconds: how long planning took. names: of the cells, once somebody has asked for them (names.py).
-    source: what it was made from (source.py).
+    early: so many cells, the first, are one of each kind. seconds: how long planning took.
+    names: of the cells, once somebody has asked for them (names.py). source: what it was made from (source.py).
     """
 
     name: str
@@ -64,6 +64,7 @@ class Plan:
     rows: list[Row]
     shapes: list[Shape]
     settings: list[dict[str, Any]] = field(default_factory=list)
+    early: int = 0
     seconds: float = 0.0
     source: dict[str, Any] = field(default_factory=lambda: {"digest": "", "changes": [], "config_dir": None})
     names: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
@@ -86,10 +87,10 @@ _CELL = {"stage": str, "id": str, "parents": [int], "overrides": [str], "shape":
 _ROW = {"values": {str: (str, type(None))}, "cells": {str: int}, "negatives": [int]}
 _SHAPE = {
     "name": str, "cluster": str, "profile": {"kind": str}, "common": [str], "settings": [dict], "seconds": NUMBER,
-    "shapes": [dict], "cells": [list], "rows": [list],
+    "early": int, "shapes": [dict], "cells": [list], "rows": [list],
     "source": {"digest": str, "changes": [str], "config_dir": TEXT_OR_NONE},
 }  # fmt: skip
-_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "seconds", "source")
+_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "early", "seconds", "source")
 
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
@@ -155,7 +156,7 @@ def _plan_of(document: dict[str, Any]) -> Plan:
     return Plan(
         name=document["name"], cluster=document["cluster"],
         common=tuple(document["common"]), seconds=document["seconds"],
-        settings=document["settings"], source=document["source"],
+        settings=document["settings"], early=document["early"], source=document["source"],
         profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
         cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim, tuple(settings))
                for stage, id_, parents, overrides, shape, victim, settings in document["cells"]],

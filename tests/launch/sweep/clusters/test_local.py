@@ -64,6 +64,15 @@ def test_children_start_after_their_parents_and_no_more_than_allowed_at_once() -
     assert 1 < most <= 4
 
 
+def test_the_first_tasks_of_a_submission_are_started_first() -> None:
+    plan = graph(4, 2, 2)
+    record = new_submission(plan, "cells", [[place] for place in range(len(plan.cells))], {}, None)
+    started: list[int] = []
+    with ThreadPoolExecutor(1) as threads:
+        run_graph(record, 1, lambda number: threads.submit(lambda: started.append(number) or 0), NeverStop())
+    assert started == list(range(len(plan.cells)))
+
+
 def test_nothing_new_starts_after_a_stop() -> None:
     plan = graph(4, 2, 2)
     record = new_submission(plan, "cells", [[place] for place in range(len(plan.cells))], {}, None)

@@ -142,6 +142,8 @@ def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
         ({"axes": {"seed": ["one"]}}, ["seed=one", "whole number"]),
         ({"axes": {"precision": ["fp8"]}}, ["precision", "fp8"]),
         ({"axes": {"attack": ["finetune"]}, "set": ["negatives=2", "attack.iterations=3"]}, ["attack.iterations=3"]),
+        ({"axes": {"seed": ["1", "01", "2"]}}, ["seed=1 and seed=01 are the same"]),
+        ({"axes": {"train.weight_decay": ["0.1", "1e-1"]}}, ["train.weight_decay=0.1 and train.weight_decay=1e-1"]),
         ({"cluster": "slrum"}, ["cluster='slrum'", "slurm"]),
         ({"resources": {"train": {"gpu": 1}}}, ["'gpu'", "gpus"]),
         ({"resources": {"train": {"gpus": 4}}}, ["gpus=4", "processes"]),
