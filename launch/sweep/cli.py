@@ -1,19 +1,16 @@
-"""`rnet sweep plan | submit | status | retry | cancel | report SWEEP.yaml`."""
+"""`rnet sweep plan | submit | run | status | retry | cancel | report SWEEP.yaml`."""
 
 from __future__ import annotations
 
-import json
+import shlex
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from rnet.command.app import run
 from rnet.command.options import DEFAULT_ROOT, AsJson, ConfigDir, Format, Out, Root, Tables
-from rnet.command.run import console
 from rnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,18 +38,38 @@ def plan_command(
     root: Root = DEFAULT_ROOT,
     config_dir: ConfigDir = None,
     check: Annotated[bool, typer.Option("--check", help="Also build each model on its dataset, like submit.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="Each cell: axis values, state, what it waits for.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="OLD.yaml|submitted",
+            help="What differs from another version of the file, or from what was submitted.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show cells, what is done, arrays, resources and the sbatch text; submit nothing."""
-    run(lambda: _show_plan(file, changes or [], root, config_dir, check=check, as_json=as_json))
+    lines = changes or []
+    if against is None:
+        run(lambda: _show_plan(file, lines, root, config_dir, check=check, cells=cells, as_json=as_json))
+    else:
+        run(lambda: _show_difference(file, lines, root, config_dir, against, listing=cells or check, as_json=as_json))
 
 
 @sweep_app.command("submit")
 def submit_command(
-    file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None, wait: Wait = False
+    file: File,
+    changes: Changes = None,
+    root: Root = DEFAULT_ROOT,
+    config_dir: ConfigDir = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="Only N rows, those with one of each kind first.")
+    ] = None,
+    wait: Wait = False,
 ) -> None:
     """Submit the cells that are missing, and return; again, it goes on from where it was."""
-    run(lambda: _submit(file, changes or [], root, config_dir, retry=False, wait=wait))
+    run(lambda: _submit(file, changes or [], root, config_dir, retry=False, wait=wait, limit=limit))
 
 
 @sweep_app.command("retry")
@@ -61,6 +78,20 @@ def retry_command(
 ) -> None:
     """Submit again the cells that failed, timed out, were lost, or lacked a parent that did; nothing else."""
     run(lambda: _submit(file, changes or [], root, config_dir, retry=True, wait=wait))
+
+
+@sweep_app.command("run")
+def run_command(
+    file: File,
+    cell: Annotated[
+        str, typer.Argument(metavar="CELL", help="Its id, or its axis values in quotes, as plan --cells shows them.")
+    ],
+    changes: Changes = None,
+    root: Root = DEFAULT_ROOT,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Compute one cell here, as its task would, after the parents it lacks; exit status 1 if it fails."""
+    run(lambda: _run(file, cell, changes or [], root, config_dir))
 
 
 @sweep_app.command("status")
@@ -147,10 +178,10 @@ def _cluster(plan: Plan, config_dir: Path | None) -> Cluster:
 
 
 def _show_plan(
-    file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, as_json: bool
+    file: Path, changes: list[str], root: Path, config_dir: Path | None, *, check: bool, cells: bool, as_json: bool
 ) -> None:
     from launch.sweep.plan.expand import check_deeply, make_plan
-    from launch.sweep.plan.plan import done_cells
+    from launch.sweep.show.planned import show_plan
     from rnet.data.files.digest import looked_at_once
 
     with looked_at_once(root.expanduser()):
@@ -158,32 +189,46 @@ def _show_plan(
         cluster = _cluster(plan, config_dir)
         if check:
             check_deeply(plan)
-    done = done_cells(plan, root)
-    open_cells = [index for index in range(len(plan.cells)) if index not in done]
-    arrays = cluster.arrays(plan, open_cells, ask=False) if cluster.queued else []
-    cells = Counter(cell.stage for cell in plan.cells)
-    finished = Counter(plan.cells[index].stage for index in done)
-    if as_json:
-        shown = [{"stage": a.stage, "tasks": len(a.tasks), "resources": str(a.shape)} for a in arrays]
-        document = {"sweep": plan.name, "cluster": plan.cluster, "rows": len(plan.rows), "cells": dict(cells),
-                    "done": dict(finished), "arrays": shown, "seconds": plan.seconds}  # fmt: skip
-        print(json.dumps(document, indent=2))  # noqa: T201
-        return
-    table = Table(title=f"{plan.name}: {len(plan.rows)} rows, {len(plan.cells)} cells", title_justify="left")
-    for name in ("stage", "cells", "done", "arrays", "resources of a task"):
-        table.add_column(name, justify="right" if name in ("cells", "done", "arrays") else "left")
-    for stage in cells:
-        shapes = {str(plan.shapes[cell.shape]) for cell in plan.cells if cell.stage == stage}
-        count = sum(array.stage == stage for array in arrays)
-        table.add_row(stage, str(cells[stage]), str(finished[stage]), str(count or ""), "; ".join(sorted(shapes)))
-    console().print(table)
-    print(f"cluster={plan.cluster} ({cluster.kind}), planned in {plan.seconds:.1f} s")  # noqa: T201
-    for array in arrays[:1]:
-        script = cluster.script(root.expanduser().resolve(), array)
-        print(f"\nThe first of {len(arrays)} job scripts:\n\n{script}")  # noqa: T201
+    folder = ["--config-dir", str(config_dir)] if config_dir else []
+    words = ["rnet", "sweep", "run", str(file), "CELL", *changes, "--root", str(root), *folder]
+    show_plan(plan, root, cluster, cells=cells, as_json=as_json, command=shlex.join(words))
 
 
-def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None, *, retry: bool, wait: bool) -> None:
+def _show_difference(
+    file: Path, changes: list[str], root: Path, config_dir: Path | None, against: str, *, listing: bool, as_json: bool
+) -> None:
+    from launch.sweep.plan.expand import make_plan
+    from launch.sweep.plan.plan import read_plan
+    from launch.sweep.show.planned import show_comparison
+    from rnet.data.files.digest import looked_at_once
+
+    if listing:
+        raise UserError("--against shows what differs, with neither --cells nor --check; take them out")
+    with looked_at_once(root.expanduser()):
+        plan = make_plan(file, changes, config_dir=config_dir)
+        if against == "submitted":
+            old = read_plan(root / "sweeps" / f"{plan.name}.json")
+        else:
+            old = make_plan(Path(against), config_dir=config_dir)
+    show_comparison(plan, old, root, names=(str(file), against), as_json=as_json)
+
+
+def _run(file: Path, cell: str, changes: list[str], root: Path, config_dir: Path | None) -> None:
+    from launch.sweep.here import find_cell, run_here
+
+    run_here(*find_cell(file, cell, root, changes, config_dir), root)
+
+
+def _submit(
+    file: Path,
+    changes: list[str],
+    root: Path,
+    config_dir: Path | None,
+    *,
+    retry: bool,
+    wait: bool,
+    limit: int | None = None,
+) -> None:
     from launch.sweep.plan.expand import check_deeply, make_plan
     from launch.sweep.submit import submit
     from rnet.data.files.digest import looked_at_once, remember_looks
@@ -194,13 +239,14 @@ def _submit(file: Path, changes: list[str], root: Path, config_dir: Path | None,
         cluster.require()
         check_deeply(plan)
         remember_looks(root.expanduser())
-    found = submit(plan, root, retry=retry, wait=wait)
+    found = submit(plan, root, retry=retry, wait=wait, limit=limit)
     for job in found.recovered:
         print(f"found job {job} again, whose submission had been cut off")  # noqa: T201
     where = f" in {len(found.jobs)} arrays: {' '.join(found.jobs)}" if cluster.queued else ""
     print(f"{plan.name}: submitted {found.cells} cells{where if found.cells else ''}")  # noqa: T201
     left = "not submitted yet (rnet sweep submit)" if retry else "failed before (rnet sweep retry starts them again)"
-    for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left)):
+    for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left),
+                          (found.later, "for later (rnet sweep submit without --limit)")):  # fmt: skip
         if number:
             print(f"{number} cells {words}")  # noqa: T201
 

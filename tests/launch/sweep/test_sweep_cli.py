@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters import snapshot
 from launch.sweep.plan.plan import save_plan
-from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+from tests.launch.sweep.sweeps import TINY, finish, tiny_plan, write_sweep
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
@@ -42,7 +42,68 @@ def test_plan_as_json_counts_what_is_done(tmp_path: Path) -> None:
     assert code == 0
     assert found["cells"] == {"train": 1, "attack": 2, "fingerprint": 2, "verify": 4}
     assert found["done"] == {"train": 1}
-    assert [array["stage"] for array in found["arrays"]] == ["attack", "fingerprint", "verify"]
+    assert [array["stage"] for array in found["arrays"]] == ["attack", "fingerprint", "verify", "verify"]
+
+
+def test_plan_lists_each_cell_with_its_state_and_what_it_waits_for(tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path)
+    finish(tmp_path / "store", plan.cells[0].label)
+    code, out, err = sweep("plan", tmp_path / "tiny.yaml", "--cells", "--root", tmp_path / "store")
+    assert code == 0, err
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    train, attack, fingerprint, verify = (cell.label for cell in plan.cells[:4])
+    assert f"done {train} train resnet8" in lines
+    assert f"not submitted {attack} attack identity" in lines
+    assert f"not submitted {verify} verify ipguard attack=identity {attack} {fingerprint}" in lines
+    _, out, _ = sweep("plan", tmp_path / "tiny.yaml", "--cells", "--json", "--root", tmp_path / "store")
+    found = {cell["cell"]: cell for cell in json.loads(out)["all_cells"]}
+    assert len(found) == 9
+    assert found[verify]["axes"] == plan.rows[0].values
+    assert (found[verify]["waits_for"], found[train]["state"]) == ([attack, fingerprint], "done")
+
+
+def test_plan_against_another_file_or_what_was_submitted_says_what_would_be_computed_again(tmp_path: Path) -> None:
+    old, root = tiny_plan(tmp_path), tmp_path / "store"
+    (tmp_path / "tiny.yaml").rename(tmp_path / "old.yaml")
+    save_plan(old, root)
+    for cell in old.cells:
+        finish(root, cell.label)
+    new = write_sweep(tmp_path, cases=[{**TINY["cases"][0], "set": ["attack.substitute_size=40"]}, TINY["cases"][1]])
+    for against in (tmp_path / "old.yaml", "submitted"):
+        code, out, err = sweep("plan", new, "--against", against, "--root", root)
+        assert code == 0, err
+        assert "rows: 0 come, 0 go, 4 stay" in out
+        assert "cells: 3 come, 3 go, 6 stay (3 of those that go are finished)" in out
+        assert "3 finished cells would be computed again" in out
+        assert "attack.substitute_size 48 -> 40" in out
+        assert "attack finetune" in out
+        _, out, _ = sweep("plan", new, "--against", against, "--root", root, "--json")
+        assert json.loads(out)["recomputed"][0]["settings"]["attack.substitute_size"] == {"old": 48, "new": 40}
+    assert sweep("plan", new, "--against", "nowhere.yaml", "--root", root)[0] == 2
+    assert sweep("plan", new, "--against", "submitted", "--cells", "--root", root)[0] == 2
+
+
+@pytest.mark.slow
+def test_run_computes_a_cell_here_as_it_was_submitted(tmp_path: Path) -> None:
+    plan, root = tiny_plan(tmp_path, until="train", cases=[]), tmp_path / "store"
+    save_plan(plan, root)
+    path = write_sweep(tmp_path, until="train", cases=[], set=[*TINY["set"], "train.epochs=1"])  # an edit since then
+    code, out, err = sweep("run", path, plan.cells[0].id[:6], "--root", root)
+    assert (code, out.strip()) == (0, str(root / plan.cells[0].label)), err
+    assert json.loads((root / plan.cells[0].label / "result.json").read_text())
+    assert (root / "attempts" / f"{plan.cells[0].label}.0001.json").is_file()
+    code, out, _ = sweep("run", path, " train  resnet8 ", "--root", root)  # by its name; it is done
+    assert (code, out.strip()) == (0, str(root / plan.cells[0].label))
+    assert not (root / "attempts" / f"{plan.cells[0].label}.0002.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"), [("train/0", "no cell 'train/0'"), ("", "no cell ''"), ("verify/", "4 cells; name one: verify/")]
+)
+def test_a_cell_that_is_none_or_several_is_refused(cell: str, words: str, tmp_path: Path) -> None:
+    code, _, err = sweep("run", write_sweep(tmp_path), cell, "--root", tmp_path / "store")
+    assert code == 2
+    assert words in err
 
 
 def test_a_mistake_is_one_message_with_status_2(tmp_path: Path) -> None:
