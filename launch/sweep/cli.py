@@ -121,6 +121,12 @@ def cancel_command(file: File, root: Root = DEFAULT_ROOT) -> None:
     run(lambda: _cancel(file, root))
 
 
+@sweep_app.command("board")
+def board_command(file: File, changes: Changes = None, root: Root = DEFAULT_ROOT, config_dir: ConfigDir = None) -> None:
+    """Make one TensorBoard folder of all curves, with HPARAMS that compare cells; again, it adds what is new."""
+    run(lambda: _board(file, changes or [], root, config_dir))
+
+
 @sweep_app.command("clean")
 def clean_command(
     root: Root = DEFAULT_ROOT,
@@ -306,6 +312,17 @@ def _cancel(file: Path, root: Path) -> None:
     jobs = f"{len(stopped.jobs)} job{'s' if len(stopped.jobs) > 1 else ''}: {' '.join(stopped.jobs)}"
     print(f"stopped {cells or 'no cell'}, in {jobs}")  # noqa: T201
     print("rnet sweep submit goes on from the last checkpoints")  # noqa: T201
+
+
+def _board(file: Path, changes: list[str], root: Path, config_dir: Path | None) -> None:
+    from launch.sweep.show.board import write_board
+    from launch.sweep.show.current import current_plan
+
+    current = current_plan(file, changes, root, config_dir)
+    for line in current.changes:
+        print(line, file=sys.stderr)  # noqa: T201
+    board, runs = write_board(current.plan, root)
+    print(f"{runs} runs; tensorboard --logdir {shlex.quote(str(board))}")  # noqa: T201
 
 
 def _clean(root: Path, days: float, *, yes: bool, as_json: bool) -> None:

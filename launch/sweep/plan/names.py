@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,9 @@ def cell_axes(plan: Plan) -> list[dict[str, str]]:
     ]
 
 
-def run_command(file: Path, root: Path, cell: Cell) -> str:
-    """What to paste into a shell to compute a cell of a sweep here."""
-    return shlex.join(["rnet", "sweep", "run", str(file), cell.label, "--root", str(root)])
+def run_command(file: Path, root: Path, cell: Cell, more: Sequence[str] = ()) -> str:
+    """What to paste into a shell to compute a cell of a sweep here. more: changes, and other options."""
+    return shlex.join(["rnet", "sweep", "run", str(file), cell.label, *more, "--root", str(root)])
 
 
 def _cells_of(plan: Plan, row: Row) -> Iterator[int]:

@@ -25,14 +25,16 @@ _NAMED = 3
 class Current:
     """A sweep as its file says it now. root, file: as they were given, for messages.
 
-    changes: in words, one line each, how it differs from what was submitted. seen: by which one knows that neither the
-    file nor what was submitted has changed since.
+    changes: in words, one line each, how it differs from what was submitted. arguments: what besides the file makes
+    its cells, where these are not the submitted ones. seen: by which one knows that neither the file nor what was
+    submitted has changed since.
     """
 
     plan: Plan
     root: Path
     file: Path
     changes: list[str] = field(default_factory=list)
+    arguments: tuple[str, ...] = ()
     config_dir: Path | None = None
     seen: tuple[str, int] = ("", 0)
 
@@ -53,7 +55,7 @@ def current_plan(
     if config_dir is None and (named := submitted.source["config_dir"]):
         config_dir = Path(named)
     source = source_of(file, changes, config_dir)
-    plan, said = submitted, []
+    plan, said, arguments = submitted, [], ()
     if source["digest"] != submitted.source["digest"]:
         from launch.sweep.plan.expand import make_plan  # composes configurations
         from rnet.data.files.digest import looked_at_once
@@ -61,8 +63,15 @@ def current_plan(
         with looked_at_once(root.expanduser(), keep=False):
             plan = make_plan(file, changes, config_dir=config_dir)
         said = differences(submitted, plan, file)
+        arguments = (*changes, *(("--config-dir", str(config_dir)) if config_dir else ()))
     return Current(
-        plan=plan, root=root, file=file, changes=said, config_dir=config_dir, seen=(source["digest"], written)
+        arguments=arguments,
+        plan=plan,
+        root=root,
+        file=file,
+        changes=said,
+        config_dir=config_dir,
+        seen=(source["digest"], written),
     )
 
 

@@ -11,8 +11,13 @@ _VARIES = re.compile(r"[0-9a-f]{16}|\d+(?:\.\d+)?(?:e[+-]?\d+)?|0x[0-9a-f]+")
 """Ids and numbers, in which two errors of the same kind may differ."""
 
 
+def _causes_first(group: tuple[tuple[str, str], list[dict[str, Any]]]) -> tuple[bool, int]:
+    (state, _), members = group
+    return state == "blocked", -len(members)
+
+
 def grouped(failures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Failures by state and last error, numbers and ids apart, the most frequent first.
+    """Failures by state and last error, numbers and ids apart, the most frequent first; what is only blocked, last.
 
     Each: the state, the error of its first cell, how many cells there are, by stage too, and that first cell's name,
     label, log and command.
@@ -28,5 +33,5 @@ def grouped(failures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "stages": dict(Counter(member["stage"] for member in members)),
             "example": {key: members[0][key] for key in ("name", "cell", "log", "command")},
         }
-        for (state, _), members in sorted(groups.items(), key=lambda group: -len(group[1]))
+        for (state, _), members in sorted(groups.items(), key=_causes_first)
     ]

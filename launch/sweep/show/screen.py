@@ -27,7 +27,7 @@ def show(current: Current, *, by: tuple[str, ...] = (), cells: bool = False, as_
     if as_json:
         show_json(found)
     else:
-        console().print(render(found, cells=cells))
+        console().print(render(found, cells=cells), soft_wrap=True)  # a path in one piece
     return found
 
 
@@ -64,7 +64,7 @@ def watch(
         if live is not None:
             live.stop()
     if live is None:
-        console().print(render(found))
+        console().print(render(found), soft_wrap=True)
     return found
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from launch.sweep.plan.names import cell_axes, cell_names, run_command
+from launch.sweep.plan.names import cell_names, run_command
+from launch.sweep.show.axes import own_axes
 from launch.sweep.show.current import Current
 from launch.sweep.show.failures import grouped
 from launch.sweep.show.progress import SAMPLE, Estimate, Steps, estimate, read_steps
@@ -97,7 +98,7 @@ class _Cells:
             "attempt": found.attempt, "task": found.task,
             "error": found.error.strip().splitlines()[-1] if found.error.strip() else "",
             "log": None if log is None else str(log),
-            "command": run_command(self._current.file, self._current.root, cell),
+            "command": run_command(self._current.file, self._current.root, cell, self._current.arguments),
         }  # fmt: skip
         if steps and found.state == "running" and (known := self._steps_of(index)) is not None:
             about |= {"step": known.step, "total": known.total, "left": known.left}
@@ -138,11 +139,13 @@ def _groups(current: Current, state: StoreState, by: Sequence[str]) -> list[dict
             raise unknown_name("--by", axis, known)
     members: dict[tuple[str, ...], list[int]] = {}
     order = {axis: list(dict.fromkeys(row.values[axis] for row in current.plan.rows)) for axis in by}
-    for index, axes in enumerate(cell_axes(current.plan)):
+    for index, axes in enumerate(own_axes(current.plan)):
         members.setdefault(tuple(axes.get(axis, NONE) for axis in by), []).append(index)
 
     def place(values: tuple[str, ...]) -> list[int]:
-        return [-1 if value == NONE else order[axis].index(value) for axis, value in zip(by, values, strict=True)]
+        """That of the file; what depends on no value first, values of negatives last."""
+        known = [{NONE: -1} | {value: number for number, value in enumerate(order[axis])} for axis in by]
+        return [places.get(value, len(places)) for places, value in zip(known, values, strict=True)]
 
     return [
         {"values": dict(zip(by, values, strict=True)), **_count(state, members[values])}
