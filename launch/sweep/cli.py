@@ -308,9 +308,10 @@ def _cancel(file: Path, root: Path) -> None:
     if not stopped.jobs:
         print(f"nothing of {plan.name} is under way; nothing was stopped")  # noqa: T201
         return
-    cells = ", ".join(f"{number} {state}" for state, number in stopped.cells.items())
+    states = ", ".join(f"{number} {state}" for state, number in stopped.cells.items()) or "none"
+    count = sum(stopped.cells.values())
     jobs = f"{len(stopped.jobs)} job{'s' if len(stopped.jobs) > 1 else ''}: {' '.join(stopped.jobs)}"
-    print(f"stopped {cells or 'no cell'}, in {jobs}")  # noqa: T201
+    print(f"stopped {count} cell{'s' if count != 1 else ''} ({states}) in {jobs}")  # noqa: T201
     print("rnet sweep submit goes on from the last checkpoints")  # noqa: T201
 
 
