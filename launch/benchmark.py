@@ -162,12 +162,11 @@ def _measure_data(overrides: Sequence[str], options: Options) -> Document:
     import tempfile
     from pathlib import Path
 
-    import torch
-
     from rnet.bench.data import bench_data, write_photographs
     from rnet.config.run import load_config
     from rnet.data.files.tree import read_tree
     from rnet.data.workers import workers_for
+    from rnet.training.loop import resolve_device
 
     rounds, overrides = _number("rounds", overrides, default=3)
     images, overrides = _number("images", overrides, default=1200)
@@ -186,9 +185,12 @@ def _measure_data(overrides: Sequence[str], options: Options) -> Document:
             paths = [str(folder / name) for files in tree.by_class.values() for name in files][:images]
         if len(paths) < batch_size:
             raise UserError(f"{folder} has {len(paths)} images, fewer than train.batch_size={batch_size}; lower it")
-        rows = bench_data(folder, paths, image_size=size, batch_size=batch_size, workers=workers, rounds=rounds)
+        device = resolve_device(config.engine.device)
+        rows = bench_data(
+            folder, paths, image_size=size, batch_size=batch_size, workers=workers, rounds=rounds, device=device
+        )
     title = f"{len(paths)} image files to views of {size}x{size} pixels, {workers} worker processes, "
-    return _about(title, torch.device("cpu"), rows)
+    return _about(title, device, rows)
 
 
 def _show_data(document: Document) -> None:
@@ -197,7 +199,8 @@ def _show_data(document: Document) -> None:
         table.add_column(name, justify="left" if name == "way" else "right")
     for row in document["rows"]:
         rate, spread = f"{row['images_per_second']:.0f}", f"{row['spread']:.0f}"
-        table.add_row(row["name"], rate, spread, f"{row['ratio']:.2f}x")
+        share = f"{row['ratio']:.2f}x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+        table.add_row(row["name"], rate, spread, share)
     console().print(table)
 
 

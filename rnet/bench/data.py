@@ -2,6 +2,9 @@
 
 All ways read the same JPEG files in the same order of batches and make views of the same size, on the same number of
 worker processes; they take turns, in rounds. Where no folder is given, photographs are cut from scikit-image's.
+
+The loader is measured until its bytes are on the device. What makes floats of them is the device: on a CPU, the cores
+that decode as well, so that this is a way of its own. Decoding alone hands nothing on, and nobody waits for batches.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_image
 
-from rnet.bench.timing import interquartile_range
+from rnet.bench.timing import interquartile_range, now
 from rnet.data.batches import TrainingBatches
 from rnet.data.folder import FolderSource
 from rnet.data.images import Part
@@ -50,47 +54,58 @@ def write_photographs(folder: Path, count: int) -> list[str]:
 
 
 def bench_data(
-    folder: Path, paths: Sequence[str], *, image_size: int, batch_size: int, workers: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Rows {"name", "images_per_second", "spread", "ratio"}: the median over rounds, and rnet's share of each.
+    folder: Path, paths: Sequence[str], *, image_size: int, batch_size: int, workers: int, rounds: int,
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows {"name", "images_per_second", "spread", "ratio", "ratio_low", "ratio_high"}: medians.
 
-    folder: holds the paths below class folders, which torchvision's ImageFolder wants.
+    folder: holds the paths below class folders, which torchvision's ImageFolder wants. ratio: rnet's loader to this
+    way, the median of each round's;
     """
     steps = max(1, len(paths) // batch_size)
     source = FolderSource(list(paths), image_size, 3)
     part = Part(
         source=source, positions_N=torch.arange(len(paths)), labels_N=torch.zeros(len(paths), dtype=torch.int64)
     )
+
+    def loader(workers: int, *, floats: bool) -> Callable[[int], float]:
+        return lambda r: _rnet(part, batch_size, steps, workers, seed=r, device=device, floats=floats)
+
     ways: dict[str, Callable[[int], float]] = {
-        "rnet's loader": lambda r: _rnet(part, batch_size, steps, workers, seed=r),
+        "rnet's loader": loader(workers, floats=False),
         "decoding and cropping alone": lambda r: _decoding(source, batch_size, steps, workers, seed=r),
-        "rnet's loader, in threads": lambda r: _rnet(part, batch_size, steps, 0, seed=r),
-        "ImageFolder, Pillow": lambda r: _image_folder(folder, image_size, batch_size, steps, workers),
+        "rnet's loader, to floats": loader(workers, floats=True),
+        "rnet's loader, in threads": loader(0, floats=False),
+        "ImageFolder, torchvision.io": lambda r: _image_folder(folder, image_size, batch_size, steps, workers, io=True),
+        "ImageFolder, Pillow": lambda r: _image_folder(folder, image_size, batch_size, steps, workers, io=False),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for r in range(rounds):
         for name, seconds in ways.items():
             rates[name].append(steps * batch_size / seconds(r))
-    own = rates["rnet's loader"]
-    return [
-        {
+    rows = []
+    for name, found in rates.items():
+        ratios = [mine / other for mine, other in zip(rates["rnet's loader"], found, strict=True)]
+        rows.append({
             "name": name, "images_per_second": median(found), "spread": interquartile_range(found),
-            "ratio": median(mine / other for mine, other in zip(own, found, strict=True)),
-        }
-        for name, found in rates.items()
-    ]  # fmt: skip
+            "ratio": median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios),
+        })  # fmt: skip
+    return rows
 
 
-def _rnet(part: Part, batch_size: int, steps: int, workers: int, *, seed: int) -> float:
+def _rnet(
+    part: Part, batch_size: int, steps: int, workers: int, *, seed: int, device: torch.device | str, floats: bool
+) -> float:
     """Seconds for the steps after a first one, in which the workers start."""
     batches = TrainingBatches(
-        part, batch_size=batch_size, seed=seed, flip=True, views=VIEWS, device="cpu", workers=workers
+        part, batch_size=batch_size, seed=seed, flip=True, views=VIEWS, device=device, workers=workers
     )
-    batches(0)
-    started = time.perf_counter()
+    take: Callable[[int], Any] = batches if floats else batches.images
+    take(0)
+    started = now(torch.device(device))
     for step in range(1, steps + 1):
-        batches(step)
-    return time.perf_counter() - started
+        take(step)
+    return now(torch.device(device)) - started
 
 
 def _decoding(source: FolderSource, batch_size: int, steps: int, workers: int, *, seed: int) -> float:
@@ -113,13 +128,16 @@ def _decode_all(job: tuple[FolderSource, Tensor]) -> None:
         source.crop(source.paths[position], draws_D, VIEWS)
 
 
-def _image_folder(folder: Path, image_size: int, batch_size: int, steps: int, workers: int) -> float:
-    """The program of the tutorials: Pillow, RandomResizedCrop, a mirror, a float tensor."""
-    seen = transforms.Compose(
-        [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    )
+def _image_folder(folder: Path, image_size: int, batch_size: int, steps: int, workers: int, *, io: bool) -> float:
+    """The program of the tutorials: RandomResizedCrop, a mirror, a float tensor. io: decoded by torchvision.io."""
+    seen = [transforms.RandomResizedCrop(image_size, antialias=True), transforms.RandomHorizontalFlip()]
+    if io:
+        to_floats = transforms.ConvertImageDtype(torch.float32)
+        images = ImageFolder(str(folder), transforms.Compose([*seen, to_floats]), loader=_decode_rgb)
+    else:
+        images = ImageFolder(str(folder), transforms.Compose([*seen, transforms.ToTensor()]))
     loader: DataLoader[Any] = DataLoader(
-        ImageFolder(str(folder), seen), batch_size=batch_size, shuffle=True, num_workers=workers, drop_last=True
+        images, batch_size=batch_size, shuffle=True, num_workers=workers, drop_last=True
     )
     iterator = iter(loader)
     next(iterator)
@@ -130,3 +148,7 @@ def _image_folder(folder: Path, image_size: int, batch_size: int, steps: int, wo
             break
         done += len(batch[0])
     return (time.perf_counter() - started) * steps * batch_size / max(1, done)
+
+
+def _decode_rgb(path: str) -> Tensor:
+    return decode_image(path, ImageReadMode.RGB)

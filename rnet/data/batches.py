@@ -6,6 +6,7 @@ Shapes: B samples (of this process, where several share a batch), N images of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,8 +55,9 @@ class TrainingBatches:
     batch_size: of all processes together. flip: mirror each image with probability 1/2. crop_padding: pad by so many
     black pixels and crop at a random place (0: no). views: random views of the images, before. 1 process with B samples
     and 2 with B/2 see the same batch. Images that fit in memory are moved to the device once; files are decoded ahead,
-    in threads or, with workers above 0, in so many processes. pieces: the processes share so many equal pieces of the
-    batch one after the other, so that their first micro-batches together are the first piece, and so on.
+    in threads or, with workers above 0, in so many processes, and are bytes until they are on the device. pieces: the
+    processes share so many equal pieces of the batch one after the other, so that their first micro-batches together
+    are the first piece, and so on.
     """
 
     def __init__(
@@ -89,33 +91,76 @@ class TrainingBatches:
         self._world_size = world_size
         self._views = views
         self._pieces = pieces
-        self._images = _fetcher(self._part, self._fetch, self._device, workers=workers)
+        self._ahead = None if isinstance(self._part.source, TensorSource) else self._prepare(workers)
 
     def __call__(self, step: int) -> Batch:
-        indices_B, stream_ids_B = self._indices(step), self._stream_ids(step)
-        local = len(indices_B)
-        flipped_B = torch.zeros(local, dtype=torch.bool, device=self._device)
-        offsets_B2 = None
-        if self._flip:
-            flipped_B = uniform(self._seed, "flip", step, stream_ids_B, 1, device=self._device)[:, 0] < 0.5
-        if self._crop_padding:
-            places = 2 * self._crop_padding + 1
-            draws_B2 = uniform(self._seed, "crop", step, stream_ids_B, 2, device=self._device)
-            offsets_B2 = (draws_B2 * places).long().clamp_(max=places - 1)
-        images_BCHW = self._images(step)
-        if self._flip or self._crop_padding:
-            images_BCHW = augment(images_BCHW, flipped_B, offsets_B2, crop_padding=self._crop_padding)
+        indices_B, flipped_B = self._indices(step), self._flipped(step, self._device)
         return Batch(
             indices_B=indices_B,
-            x_BCHW=as_pixels(images_BCHW),
+            x_BCHW=as_pixels(self._images(step, flipped_B)),
             labels_B=self._labels_N[indices_B.to(self._device, non_blocking=True)],
             flipped_B=flipped_B,
-            stream_ids_B=stream_ids_B,
+            stream_ids_B=self._stream_ids(step),
         )
+
+    def images(self, step: int) -> Tensor:
+        """uint8 (B, C, H, W) of a step on the device, of any strides; valid until the next step is asked for."""
+        return self._images(step, self._flipped(step, self._device))
 
     def positions(self, step: int) -> Tensor:
         """Of a step's images on this process: where they are in the data set's source, int64 on the CPU."""
         return self._part.positions_N[self._indices(step).to(self._part.positions_N.device)].cpu()
+
+    def _images(self, step: int, flipped_B: Tensor) -> Tensor:
+        if self._ahead is not None:
+            return self._ahead(step)
+        images_BCHW = self._fetch(step).to(self._device)
+        if self._flip or self._crop_padding:
+            offsets_B2 = self._offsets(step, self._device)
+            images_BCHW = augment(images_BCHW, flipped_B, offsets_B2, crop_padding=self._crop_padding)
+        return images_BCHW
+
+    def _prepare(self, workers: int) -> Callable[[int], Tensor]:
+        """What gives a step's images of files on the device."""
+        local = self.batch_size // self._world_size
+        one_CHW = self._part.fetch(torch.tensor([0]))[0]
+        # Decoders put the colours of a pixel side by side; to take them apart is less work for the device.
+        layout = torch.channels_last if self._views else torch.contiguous_format
+        like = torch.empty((local, *one_CHW.shape), dtype=torch.uint8, memory_format=layout, device="meta")
+        pin = self._device.type == "cuda"
+        twin = copy(self)  # with self, a circle of references would keep the workers when the last batch was taken
+        if workers:
+            made = Workers(twin._write, like=like, workers=workers)
+            return lambda step: (made(step).pin_memory() if pin else made(step)).to(twin._device, non_blocking=True)
+
+        def write(step: int) -> Tensor:
+            twin._write(step, images_BCHW := torch.empty_like(like, device="cpu", pin_memory=pin))
+            return images_BCHW
+
+        ahead = Lookahead(write)
+        return lambda step: ahead(step).to(twin._device, non_blocking=True)
+
+    def _write(self, step: int, out_BCHW: Tensor) -> None:
+        """Writes the images of a step, shifted and mirrored."""
+        images_BCHW, offsets_B2 = self._fetch(step), self._offsets(step, "cpu")
+        out_BCHW.copy_(images_BCHW if offsets_B2 is None else shifted_crop(images_BCHW, offsets_B2, self._crop_padding))
+        for i in self._flipped(step, "cpu").nonzero()[:, 0].tolist():
+            out_BCHW[i] = out_BCHW[i].flip(-1)
+
+    def _flipped(self, step: int, device: torch.device | str) -> Tensor:
+        """bool (B,): which images of a step are mirrored."""
+        ids_B = self._stream_ids(step)
+        if not self._flip:
+            return torch.zeros(len(ids_B), dtype=torch.bool, device=device)
+        return uniform(self._seed, "flip", step, ids_B, 1, device=device)[:, 0] < 0.5
+
+    def _offsets(self, step: int, device: torch.device | str) -> Tensor | None:
+        """int64 (B, 2): where a step's images are cropped after padding; None if they are not."""
+        if not self._crop_padding:
+            return None
+        places = 2 * self._crop_padding + 1
+        draws_B2 = uniform(self._seed, "crop", step, self._stream_ids(step), 2, device=device)
+        return (draws_B2 * places).long().clamp_(max=places - 1)
 
     def _fetch(self, step: int) -> Tensor:
         """uint8 (B, C, H, W) of a step, before it is mirrored and shifted."""
@@ -189,24 +234,18 @@ def evaluation_batches(part: Part, batch_size: int, device: torch.device | str) 
         raise UserError(f"batch_size={batch_size} must be 1 or more")
     device = torch.device(device)
     chunks = torch.arange(len(part)).split(batch_size) if len(part) else ()
-    images = _fetcher(part, lambda number: part.fetch(chunks[number]), device, stop=len(chunks))
+    images = _ahead(part, lambda number: part.fetch(chunks[number]), device, stop=len(chunks))
     for number, indices_B in enumerate(chunks):
         yield as_pixels(images(number)), part.labels_N[indices_B].to(device, non_blocking=True)
 
 
-def _fetcher(
-    part: Part, fetch: Callable[[int], Tensor], device: torch.device, *, stop: int | None = None, workers: int = 0
-) -> Callable[[int], Tensor]:
-    """fetch(step), which gives uint8 images, on the device; those of files are decoded ahead."""
+def _ahead(part: Part, fetch: Callable[[int], Tensor], device: torch.device, *, stop: int) -> Callable[[int], Tensor]:
+    """fetch(number), which gives uint8 images, on the device; those of files are decoded ahead."""
     if isinstance(part.source, TensorSource):
-        return lambda step: fetch(step).to(device)
+        return lambda number: fetch(number).to(device)
     pin = device.type == "cuda"
-
-    def decode(step: int) -> Tensor:
-        return fetch(step).pin_memory() if pin else fetch(step)
-
-    ahead = Workers(fetch, workers=workers, pin=pin) if workers else Lookahead(decode, stop=stop)
-    return lambda step: ahead(step).to(device, non_blocking=True)
+    ahead = Lookahead(lambda number: fetch(number).pin_memory() if pin else fetch(number), stop=stop)
+    return lambda number: ahead(number).to(device, non_blocking=True)
 
 
 def _check_share(batch_size: int, n: int, world_size: int) -> None:

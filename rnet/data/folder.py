@@ -57,11 +57,17 @@ class FolderSource:
         return self._stack(_map(self._decode, self._paths(positions_B)))
 
     def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
-        """uint8 (B, C, S, S) on the CPU: random views, cropped from the whole image and not from its middle square."""
+        """uint8 (B, C, S, S) on the CPU: random views, cropped from the whole image and not from its middle square.
+
+        Of any strides: decoders put the colours of a pixel side by side.
+        """
         if views.crop_scale is None:
             return views.augment(self.fetch(positions_B), draws_BD)
         jobs = list(zip(self._paths(positions_B), draws_BD.tolist(), strict=True))
-        return views.augment(self._stack(_map(lambda job: self.crop(*job, views), jobs)), draws_BD)
+        images_BCSS = self._room(len(jobs), torch.channels_last)
+        for place, image_CSS in zip(images_BCSS, _map(lambda job: self.crop(*job, views), jobs), strict=True):
+            place.copy_(image_CSS)
+        return views.augment(images_BCSS, draws_BD)
 
     def fits(self, count: int) -> bool:
         """Whether so many of the images may be kept in memory."""
@@ -71,9 +77,11 @@ class FolderSource:
         return [self.paths[position] for position in positions_B.tolist()]
 
     def _stack(self, images: list[Tensor]) -> Tensor:
-        if not images:
-            return torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
-        return torch.stack(images)
+        return torch.stack(images) if images else self._room(0)
+
+    def _room(self, count: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        shape = (count, self.channels, self.image_size, self.image_size)
+        return torch.empty(shape, dtype=torch.uint8, memory_format=layout)
 
     def inspect(self, *, keep: bool) -> tuple[ImageSource, list[Facts | UserError]]:
         """This source, or with keep one of all its images in memory; of each file what was found or what is wrong."""

@@ -7,11 +7,12 @@ from torch import Tensor
 
 
 def as_pixels(images_NCHW: Tensor) -> Tensor:
-    """Float32 pixels, the same bits on every device: uint8 divided by 255; floats are pixels already.
+    """Float32 pixels, the same bits on every device: uint8 divided by 255, contiguous; floats are pixels already.
 
     The divisor is a tensor on the images' device: by a number, CUDA multiplies with its reciprocal, which rounds
     otherwise.
     """
     if images_NCHW.is_floating_point():
         return images_NCHW.float()
-    return images_NCHW.float().div_(torch.full((), 255.0, device=images_NCHW.device))
+    floats_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
+    return floats_NCHW.div_(torch.full((), 255.0, device=images_NCHW.device))

@@ -62,7 +62,7 @@ class Views:
         """RandAugment of each image."""
         if not self.rand_augment:
             return images_BCSS
-        pairs = zip(images_BCSS, draws_BD[:, 4 * _ATTEMPTS :].tolist(), strict=True)
+        pairs = zip(images_BCSS.contiguous(), draws_BD[:, 4 * _ATTEMPTS :].tolist(), strict=True)
         return torch.stack([self._augmented(image_CSS, draws) for image_CSS, draws in pairs])
 
     def _augmented(self, image_CSS: Tensor, draws: list[float]) -> Tensor:

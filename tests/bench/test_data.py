@@ -11,7 +11,8 @@ def test_each_way_is_measured_and_rnets_own_is_the_yardstick(tmp_path: Path) -> 
     paths = write_photographs(tmp_path, 8)
     rows = bench_data(tmp_path, paths, image_size=16, batch_size=4, workers=1, rounds=1)
     assert [row["name"] for row in rows] == [
-        "rnet's loader", "decoding and cropping alone", "rnet's loader, in threads", "ImageFolder, Pillow",
+        "rnet's loader", "decoding and cropping alone", "rnet's loader, to floats", "rnet's loader, in threads",
+        "ImageFolder, torchvision.io", "ImageFolder, Pillow",
     ]  # fmt: skip
     assert rows[0]["ratio"] == 1
     assert all(row["images_per_second"] > 0 for row in rows)
