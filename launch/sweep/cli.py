@@ -259,12 +259,13 @@ def _submit(
 
 def _doctor(root: Path, write: Path | None, *, as_json: bool) -> None:
     from launch.sweep import doctor, doctor_here, doctor_profile
+    from launch.sweep.clusters.site import read_site
 
     if write is not None:
         doctor_profile.check_place(write)
     site, why = None, ""
     try:
-        site = doctor.read_site()
+        site = read_site()
     except UserError as error:
         why = str(error)
     of_site = doctor.findings_of(site) if site else doctor_here.findings_here(why)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from launch.sweep.clusters.offers import Partition
-from launch.sweep.doctor import Site, gpu_names
+from launch.sweep.clusters.site import Site
+from launch.sweep.doctor import gpu_names
 from rnet.errors import UserError
 from rnet.storage.files import unwritable
 
@@ -38,7 +39,7 @@ def profile_text(site: Site, path: Path) -> str:
     """The profile. It holds what has to be set at this site; the rest stands in comments."""
     own, folder = site.settings, path.absolute().parent.parent
     lines = [
-        f"# {own.get('ClusterName', '?')}, Slurm {own.get('SLURM_VERSION', '?')}, as rnet sweep doctor found it.",
+        f"# {own.get('ClusterName', '?')}, Slurm {site.version_text}, as rnet sweep doctor found it.",
         f"#   rnet sweep submit SWEEP.yaml --config-dir {folder} cluster={path.stem} --root DIR",
         "# Every node sees the folder DIR. A sweep file says what a stage needs: gpus, cpus, memory_gb, minutes.",
         "kind: slurm",

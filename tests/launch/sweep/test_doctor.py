@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters.base import make_cluster
-from launch.sweep.doctor import Ask, findings_of, read_site
+from launch.sweep.clusters.site import Ask, read_site
+from launch.sweep.doctor import findings_of
 from launch.sweep.doctor_here import folder_findings
 from launch.sweep.doctor_profile import write_profile
 from launch.sweep.plan.resources import load_profile
