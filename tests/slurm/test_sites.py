@@ -27,7 +27,10 @@ from tests.slurm.cluster import ROOT, at_rest, logs, start_accounting, stop_acco
 from tests.slurm.test_sweep_on_slurm import PATIENCE, attempts_of, long_training, trains
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
-QUICK: dict[str, Any] = {"until": "train", "axes": {"seed": [0]}, "cases": None}
+QUICK: dict[str, Any] = {
+    "until": "train", "axes": {"seed": [0]}, "cases": None,
+    "set": ["dataset.image_size=8", "dataset.train_size=200", "model.width=4", "train.epochs=1", "engine.device=cpu"],
+}  # fmt: skip
 
 
 @contextmanager

@@ -119,9 +119,9 @@ def parse_gpus(gres: str) -> dict[str, int]:
     for part in re.sub(r"\([^()]*\)", "", gres).split(","):
         name, *rest = part.split(":")
         if name == "gpu":
-            count = int(rest.pop()) if rest and rest[-1].isdecimal() else 1
+            count = _number(rest.pop()) if rest and _number(rest[-1]) is not None else 1
             kind = ":".join(rest)
-            found[kind] = found.get(kind, 0) + count
+            found[kind] = found.get(kind, 0) + (count or 0)
     return found
 
 
@@ -135,7 +135,7 @@ def parse_minutes(text: str) -> int | None:
 
 def parse_memory(text: str) -> int | None:
     """MiB of sbatch's sizes (4000, 4G, 500M); None for anything else, and for 0, which is all of a node."""
-    match = re.fullmatch(r"([0-9]+)([KMGT]?)B?", text.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,12})([KMGT]?)B?", text.strip().upper())
     if match is None:
         return None
     return int(int(match[1]) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2]]) or None
@@ -214,7 +214,7 @@ _REMEDIES = {
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,15}", text) else None
 
 
 def _names(text: str) -> frozenset[str]:

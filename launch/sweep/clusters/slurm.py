@@ -102,14 +102,16 @@ class Slurm(Cluster):
 
     def check(self, arrays: Sequence[Array]) -> None:
         """Asks scontrol what nodes and partitions there are; a site that does not tell is not checked."""
+        if self.clusters and "," in self.clusters:
+            return  # Slurm chooses one of them only now
         try:
             offers = read_offers(self.clusters)
         except UserError:
             return
-        partitions = self._own.get("partition") or self.partition
+        partition, constraint = (self._own.get(name, getattr(self, name)) for name in ("partition", "constraint"))
         for array in arrays:
             need = need_of(array.stage, array.shape, self._own, self.memory_option, self.gpu_type)
-            check_need(need, offers, partitions, self._own.get("constraint") or self.constraint)
+            check_need(need, offers, str(partition or "") or None, str(constraint or "") or None)
 
     def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:
         """Calls sbatch and returns the array's job id."""

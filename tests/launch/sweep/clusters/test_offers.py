@@ -97,6 +97,7 @@ def test_a_site_that_does_not_tell_is_not_checked(text: str) -> None:
 def test_gpus_memory_and_times_are_read_as_slurm_writes_them() -> None:
     gres = {
         "": {}, "(null)": {}, "gpu:2": {"": 2}, "gpu": {"": 1}, "gpu:a100": {"a100": 1}, "shard:8,mps:400": {},
+        "gpu:" + "9" * 5000: {"9" * 5000: 1},
         "gpu:a100:4(S:0,1),gpu:1g.10gb:7,craynetwork:4": {"a100": 4, "1g.10gb": 7},
     }  # fmt: skip
     assert {text: parse_gpus(text) for text in gres} == gres
