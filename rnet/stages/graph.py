@@ -64,10 +64,11 @@ def ingredients(stage: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for name in lineage(stage) for key in GRAPH[name].own))
 
 
-def document(stage: str, config: RunConfig) -> Document:
+def document(stage: str, config: RunConfig, known: Mapping[str, Document] | None = None) -> Document:
     """What a stage is computed from: its own settings, and its parents' documents.
 
-    Of an imported victim or suspect, what its file says is among the settings.
+    Of an imported victim or suspect, what its file says is among the settings. known: documents of this configuration
+    that were made before, by stage.
     """
     if config.model.weights is not None:
         from rnet.models.origin import as_imported  # imports torch
@@ -85,7 +86,8 @@ def document(stage: str, config: RunConfig) -> Document:
             found[key] = value if plain else _dataset(value) if key == "dataset" else hashed(key, value)
         elif takes_substitutes(config):
             found[key] = _substitute(value)
-    return found | {key: document(parent, config) for key, parent in GRAPH[stage].parents.items()}
+    parents = GRAPH[stage].parents.items()
+    return found | {key: known[of] if known and of in known else document(of, config) for key, of in parents}
 
 
 def _dataset(config: DatasetConfig) -> Document:

@@ -31,6 +31,7 @@ MOST_VALUES = 200_000
 Axes = Mapping[str, tuple[str, ...]]
 Match = Mapping[str, frozenset[str]]
 
+_EXAMPLE = "name at least one, e.g. axes: {attack: [finetune, prune]}"
 _RANGES = {"range": "[first, last, step]", "log_range": "[first, last, how many]"}
 
 
@@ -40,7 +41,7 @@ def read_axes(document: Mapping[str, Any]) -> Axes:
     if given is None and seeds is not None:
         given = Table()
     if not isinstance(given, dict):
-        raise UserError(f"{place_of(given)}axes must map names to values, not be {shown(given)}")
+        raise UserError(f"{place_of(given)}axes must map names to values, not be {shown(given)}; {_EXAMPLE}")
     axes = {}
     for axis, listed in given.items():
         _check_axis(axis)
@@ -50,14 +51,14 @@ def read_axes(document: Mapping[str, Any]) -> Axes:
             raise UserError(f"{place_of(seeds)}seeds={shown(seeds)} and axes.seed say the same thing; take one out")
         axes["seed"] = tuple(map(str, range(_count("seeds", seeds))))
     if not axes:
-        raise UserError(f"{place_of(given)}axes is empty; name at least one, e.g. axes: {{attack: [finetune, prune]}}")
+        raise UserError(f"{place_of(given)}axes is empty; {_EXAMPLE}")
     return axes
 
 
 def read_zip(document: Mapping[str, Any], axes: Axes) -> tuple[tuple[str, ...], ...]:
     """Which axes go together: groups of axes with as many values each. Raises UserError."""
     given = document.get("zip")
-    if given is None or (isinstance(given, Word) and given.absent):
+    if given is None or given == [] or (isinstance(given, Word) and given.absent):
         return ()
     if not isinstance(given, list):
         raise UserError(f"{place_of(given)}zip={shown(given)} must list axes, e.g. zip: [[dataset, model]]")
@@ -139,7 +140,12 @@ def values_of(setting: str, given: Any) -> tuple[str, ...]:
         given = Items(DEFENSES.own())
     listed: list[str] = []
     for value in given if isinstance(given, list) else [given]:
-        listed += _range(setting, value) if isinstance(value, dict) else [_value(setting, value)]
+        if isinstance(value, dict):
+            listed += [Word(number, getattr(value, "place", "")) for number in _range(setting, value)]
+        else:
+            listed.append(_value(setting, value))
+    if isinstance(given, Word) and given.absent:
+        raise UserError(f"{place_of(given)}{setting} has no value; give at least one ([null] for none) or take it out")
     if not listed:
         raise UserError(f"{place_of(given)}{setting} is empty; give at least one value or take it out")
     seen: set[str] = set()
@@ -186,12 +192,14 @@ def _stepped(setting: str, first: Any, last: Any, step: Any = "1") -> list[str]:
         raise UserError(f"{place_of(first)}{setting}: from {first} one does not get to {last} in steps of {step}")
     steps = (end - begin) / stride
     if steps >= MOST_VALUES:
-        raise UserError(f"{place_of(first)}{setting}: from {first} to {last} in steps of {step} is too many values")
+        raise UserError(
+            f"{place_of(first)}{setting}: from {first} to {last} in steps of {step} is more than {MOST_VALUES:,} values"
+        )
     return [_text(begin + number * stride) for number in range(int(steps) + 1)]
 
 
 def _logarithmic(setting: str, first: Any, last: Any, count: Any) -> list[str]:
-    number = _count(f"{setting}, the third number,", count)
+    number = _count(f"{setting}[2]", count)
     begin, end = float(first), float(last)
     if begin <= 0 or end <= 0 or number < 2:
         raise UserError(
@@ -205,7 +213,8 @@ def _logarithmic(setting: str, first: Any, last: Any, count: Any) -> list[str]:
 def _text(value: Decimal) -> str:
     """As people write a number: 0.3, 100, 1e-07."""
     plain = format(value.normalize(), "f")
-    return plain if len(plain) <= 8 or value == value.to_integral() else f"{float(value):.12g}"
+    longest = 16 if value == value.to_integral() else 8
+    return plain if len(plain) <= longest else f"{float(value):.12g}"
 
 
 def _count(setting: str, given: Any) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +21,12 @@ from rnet.config.components import GROUPS
 from rnet.config.compose import config_folder
 from rnet.config.documents import as_dict, content_id, plain, run_from_dict
 from rnet.config.run import Configurations, RunConfig
-from rnet.config.yaml_files import raw
+from rnet.config.yaml_files import place_of, raw
 from rnet.data.files.digest import looked_at_once
 from rnet.errors import UserError
-from rnet.stages.graph import GRAPH, check_settings, document, ingredients, lineage, negative_settings
+from rnet.stages.graph import GRAPH, Document, check_settings, document, ingredients, lineage, negative_settings
+
+logger = logging.getLogger(__name__)
 
 MOST_TESTS = 2_000_000
 """Rows times negatives."""
@@ -59,6 +63,7 @@ class _Builder:
         self.early = 0
         self._tests = 0
         self._rows_of: dict[tuple[int, ...], dict[str, str]] = {}
+        self._documents: list[Document] = []
         self._indices: dict[tuple[str, str], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._settings_of: dict[Any, int] = {}
@@ -77,6 +82,17 @@ class _Builder:
             with self._naming(rows[number]):
                 found[number] = self._row(rows[number])
         self.rows = [found[number] for number in range(len(rows))]
+        self._warn_of_axes_without_effect()
+
+    def _warn_of_axes_without_effect(self) -> None:
+        for axis in self.sweep.axes:
+            alike: dict[tuple[str, ...], set[tuple[int, ...]]] = {}
+            for row in self.rows:
+                others = tuple(value for name, value in row.values.items() if name != axis)
+                alike.setdefault(others, set()).add((*row.cells.values(), *row.negatives))
+            if len(alike) < len(self.rows) and all(len(cells) == 1 for cells in alike.values()):
+                logger.warning("axis %s changes nothing that is computed until %s: its rows share their cells", axis,
+                               self.sweep.until)  # fmt: skip
 
     @contextmanager
     def _naming(self, values: Mapping[str, str]) -> Iterator[None]:
@@ -85,7 +101,9 @@ class _Builder:
             yield
         except UserError as error:
             about = " ".join(f"{axis}={value}" for axis, value in values.items())
-            raise UserError(f"{self.sweep.path}: the row {about}: {error}") from None
+            named = [axis for axis in values if re.search(rf"(?<![\w.]){re.escape(axis)}(?![\w.])", str(error))]
+            where = place_of(values[named[-1]]) if named else ""
+            raise UserError(f"{where or f'{self.sweep.path}: '}the row {about}: {error}") from None
 
     def _resolved(self, values: dict[str, str]) -> tuple[RunConfig, tuple[str, ...]]:
         """The row's configuration and the overrides that not all rows have."""
@@ -104,7 +122,7 @@ class _Builder:
         known = self._rows_of.setdefault(cells, values)
         if known is not values:
             differing = [axis for axis, value in values.items() if value != known[axis]]
-            if all(_number(values[axis]) == _number(known[axis]) is not None for axis in differing):
+            if all(_numbers(values[axis]) == _numbers(known[axis]) is not None for axis in differing):
                 pairs = " and ".join(f"{axis}={known[axis]} and {axis}={values[axis]}" for axis in differing)
                 raise UserError(f"{pairs} are the same; take one out")
 
@@ -145,9 +163,11 @@ class _Builder:
         if key in self._known:
             return self._known[key]
         check_settings(stage, config)
-        cell_id = content_id(document(stage, config))
+        found = document(stage, config, {self.cells[parent].stage: self._documents[parent] for parent in parents})
+        cell_id = content_id(found)
         index = self._indices.setdefault((stage, cell_id), len(self.cells))
         if index == len(self.cells):
+            self._documents.append(found)
             victim = self.cells[parents[0]].victim if parents else index
             shape = self._shape(stage, values)
             self.cells.append(Cell(stage, cell_id, parents, own, shape, victim, self._pieces(config)))
@@ -179,9 +199,10 @@ class _Builder:
         return self._shape_of[key]
 
 
-def _number(text: str) -> float | None:
+def _numbers(text: str) -> list[float] | None:
+    """The numbers of a text or of a list of them; None for other text."""
     try:
-        return float(text)
+        return [float(one) for one in text.strip("[]").split(",")]
     except ValueError:
         return None
 

@@ -142,7 +142,8 @@ def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
         ({"axes": {"seed": ["one"]}}, ["seed=one", "whole number"]),
         ({"axes": {"precision": ["fp8"]}}, ["precision", "fp8"]),
         ({"axes": {"attack": ["finetune"]}, "set": ["negatives=2", "attack.iterations=3"]}, ["attack.iterations=3"]),
-        ({"axes": {"seed": ["1", "01", "2"]}}, ["seed=1 and seed=01 are the same"]),
+        ({"axes": {"seed": ["1", "01", "2"]}}, ["line 16, column", "seed=1 and seed=01 are the same"]),
+        ({"axes": {"train.crop_scale": [[0.5, 1], [0.5, 1.0]]}}, ["[0.5, 1]", "are the same"]),
         ({"axes": {"train.weight_decay": ["0.1", "1e-1"]}}, ["train.weight_decay=0.1 and train.weight_decay=1e-1"]),
         ({"cluster": "slrum"}, ["cluster='slrum'", "slurm"]),
         ({"resources": {"train": {"gpu": 1}}}, ["'gpu'", "gpus"]),
@@ -156,6 +157,22 @@ def test_what_cannot_work_is_refused_by_the_plan(changes: dict[str, Any], words:
         make_plan(write_sweep(tmp_path, cases=None, **changes))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "axis"),
+    [
+        ({"until": "attack"}, "defense"),
+        ({"axes": {"seed": [0, 1], "engine.workers": [0, 1]}}, "engine.workers"),
+        ({}, None),
+        ({"axes": {"seed": [0, 1], "model": ["resnet8", "resnet20"]}, "zip": ["seed", "model"]}, None),
+    ],
+)
+def test_an_axis_that_changes_nothing_is_warned_about(
+    changes: dict[str, Any], axis: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_plan(write_sweep(tmp_path, **({"cases": None} | changes)))
+    assert [record.args[0] for record in caplog.records if record.args] == ([axis] if axis else [])
 
 
 @pytest.mark.parametrize(
