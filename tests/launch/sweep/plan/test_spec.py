@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.spec import load_sweep
 from rnet.config.run import load_config
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import write_sweep
+from tests.published_files import write_published
 
 
 def test_rows_are_the_product_of_the_axes_without_what_is_excluded(tmp_path: Path) -> None:
@@ -205,6 +207,22 @@ def test_a_mistake_names_file_key_and_remedy(changes: dict[str, Any], words: lis
         load_sweep(path)
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+def test_the_file_that_the_documentation_explains_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    page = Path(__file__).resolve().parents[4] / "slurm" / "README.md"
+    text = page.read_text().partition("## Your sweep in a file")[2].partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "s.yaml").write_text(text)
+    write_published(tmp_path)
+    rows = make_plan(tmp_path / "s.yaml").rows
+    assert len(rows) == 2 * (3 + 3 + 1) * 2 * 3
+    assert {(row.values["dataset"], row.values["model"]) for row in rows} == {
+        ("digits", "resnet8"),
+        ("fashion_mnist", "resnet20"),
+    }
 
 
 def test_a_file_that_is_missing_or_no_yaml_is_refused(tmp_path: Path) -> None:
