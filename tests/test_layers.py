@@ -61,6 +61,7 @@ HOMES = {
     "triton": "rnet.kernels",
     "typer": "rnet.command launch",
     "cryptography": "rnet.storage",
+    "datasets": "rnet.data",
 }
 """Libraries that only some modules may import."""
 

@@ -22,8 +22,8 @@ from rnet.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
 NAMES = [
-    *("bcn20000", "celeba", "cifar10", "cinic10", "digits", "fashion_mnist", "gtsrb", "ham10000", "image_folder"),
-    *("imagenet", "lfw", "tsrd", "vggface2", "webdataset"),
+    *("bcn20000", "celeba", "cifar10", "cinic10", "digits", "fashion_mnist", "gtsrb", "ham10000", "huggingface"),
+    *("image_folder", "imagenet", "lfw", "tsrd", "vggface2", "webdataset"),
 ]
 IMAGES = torch.randint(0, 256, (40, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 HERE = "tests.data.test_loading"

@@ -96,3 +96,15 @@ class WebDatasetConfig(DatasetConfig):
 
     unused = ("download", *OF_FOLDERS)
     name: str = "webdataset"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceConfig(DatasetConfig):
+    """The user's own images, or those of the Hub, in folders of Hugging Face's library datasets."""
+
+    unused = ("download", *OF_FOLDERS)
+    name: str = "huggingface"
+    image_column: str | None = None
+    """The column of the images; None for image, or the only one of the feature Image."""
+    label_column: str | None = None
+    """The column of the classes; None for label, or the only one of the feature ClassLabel."""

@@ -17,6 +17,7 @@ from rnet.data.datasets.tsrd import list_tsrd
 from rnet.data.datasets.vggface2 import list_vggface2
 from rnet.data.download import data_folder, not_found
 from rnet.data.files.fashion_mnist import FILES, find_file, find_folder
+from rnet.data.files.huggingface import files_of
 from rnet.data.files.image_folder import list_image_folder
 from rnet.data.files.listing import ImageFiles
 from rnet.data.files.places import not_readable
@@ -120,6 +121,7 @@ _LISTS: Mapping[str, Listing] = {
     "cifar10": _published(lambda folder: (folder / "cifar-10-batches-py", list_cifar10(folder))),
     "fashion_mnist": _fashion_mnist,
     "gtsrb": _published(_gtsrb),
+    "huggingface": files_of,
     "lfw": _published(_lfw),
     "webdataset": shards_of,
 }
