@@ -29,7 +29,7 @@ def open_or_download(config: DatasetConfig, open_set: Callable[[str, bool], T], 
         if not config.download:
             return open_set(str(folder), False)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with alone_in(folder):
             return open_set(str(folder), True)
     except (RuntimeError, OSError, ImportError) as error:
         reason = first_line(error).split(" You can use download=True")[0].rstrip(".")  # our own remedy follows
@@ -49,7 +49,7 @@ def not_found(config: DatasetConfig, reason: str, holds: str) -> UserError:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Keeps a second process of the same run from writing the same files; it waits, then finds them."""
     with (folder / ".download.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rnet.config.checks import check_at_least_1, check_names
 from rnet.data.config import OF_FOLDERS, DatasetConfig
@@ -92,10 +92,13 @@ class ImageNetConfig(DatasetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WebDatasetConfig(DatasetConfig):
-    """The user's own images, in tar shards."""
+    """The user's own images, in tar shards: dataset.folder is a folder, or an address with {000000..000099}."""
 
     unused = ("download", *OF_FOLDERS)
     name: str = "webdataset"
+    cache: str | None = field(default=None, metadata={"execution_only": True})
+    """A folder of this machine for copies of the shards; None reads a folder in place, and keeps what was fetched from
+    a web server in ~/.cache/rnet/shards."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Self
+from urllib.parse import unquote
 
 from rnet.data.config import DatasetConfig
+from rnet.data.files.copies import copied, expanded, fetched
 from rnet.data.files.names import is_system, shown, some
 from rnet.errors import UserError, first_line
 
@@ -130,14 +132,17 @@ def _label(path: str, name: str, offset: int, size: int) -> int:
 
 
 def shards_of(config: DatasetConfig) -> tuple[Path, tuple[str, ...]]:
-    """The folder, and the names below it of all files that are read. Raises UserError if there are none."""
+    """The folder, and the names below it of all files that are read, copied there first if they are elsewhere.
+
+    Raises UserError if there are none, or not all can be had.
+    """
     if config.folder is None:
-        raise UserError("dataset=webdataset needs dataset.folder, a folder of .tar shards")
+        raise UserError("dataset=webdataset needs dataset.folder, a folder of .tar shards or their http address")
+    cache: str | None = getattr(config, "cache", None)
     if "://" in config.folder:
-        raise UserError(
-            f"dataset.folder={config.folder!r} is an address; copy the shards to a folder first, on a cluster to one "
-            f"of each node, and give that"
-        )
+        folder = fetched(config.folder, cache, beside=CLASSES)
+        names = [unquote(url.rpartition("/")[2]) for url in expanded(config.folder)]
+        return folder, _with_classes(folder, names)
     folder = Path(config.folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"dataset.folder={config.folder!r} is not a folder; give one with .tar shards")
@@ -147,7 +152,12 @@ def shards_of(config: DatasetConfig) -> tuple[Path, tuple[str, ...]]:
         others = sorted(path.name for path in folder.iterdir() if path.suffix in (".gz", ".tgz", ".zst"))
         hint = f"; unpack {some(others, 1)}, whose samples cannot be reached one by one" if others else ""
         raise UserError(f"{shown(folder)} holds no .tar shard{hint}")
-    return folder, (*names, *((CLASSES,) if (folder / CLASSES).is_file() else ()))
+    files = _with_classes(folder, names)
+    return (folder if cache is None else copied(folder, files, cache)), files
+
+
+def _with_classes(folder: Path, names: list[str]) -> tuple[str, ...]:
+    return (*names, *((CLASSES,) if (folder / CLASSES).is_file() else ()))
 
 
 @lru_cache(maxsize=2048)
