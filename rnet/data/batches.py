@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rnet.data.images import Part, TensorSource
 from rnet.data.lookahead import Lookahead
-from rnet.data.pixels import as_pixels
+from rnet.data.pixels import as_pixels, images_at_once
 from rnet.data.splits import seeded_permutation
 from rnet.data.views import Views
 from rnet.data.workers import Workers
@@ -223,6 +223,11 @@ def shifted_crop(x_BCHW: Tensor, offsets_B2: Tensor, padding: int) -> Tensor:
     rows = rows_BH.view(batch, 1, height, 1).expand(-1, channels, -1, width + 2 * padding)
     columns = columns_BW.view(batch, 1, 1, width).expand(-1, channels, height, -1)
     return padded.gather(2, rows).gather(3, columns)
+
+
+def evaluation_batch_size(part: Part) -> int:
+    """How many images of a part go through a model together where no gradient is kept: 512 small ones, or fewer."""
+    return images_at_once(512, part.fetch(torch.arange(min(1, len(part)))).shape[-1])
 
 
 def evaluation_batches(part: Part, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:

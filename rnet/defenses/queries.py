@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rnet.data.pixels import images_at_once
 from rnet.defenses.base import Fingerprint
 from rnet.draws import derive_seed
 from rnet.errors import UserError, first_line
@@ -23,14 +24,15 @@ LIGHT_MODEL = 1_000_000
 FEW_PIXELS = 10 * 16 * 16
 
 
-def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int = 256, *, role: str = "suspect") -> Tensor:
+def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int | None = None, *, role: str = "suspect") -> Tensor:
     """Float32 logits (N, K) of a model in eval mode, without gradient, on the model's device.
 
-    x_NCHW: pixels on any device; processes share them and send them to the model `batch_size` at a time. A black box
-    that shows less gives what has the same labels, and the same softmax if it shows probabilities. role: what to call
-    the model in errors. Raises UserError when the model does not return finite (N, K) logits. The model is left as
-    it was.
+    x_NCHW: pixels on any device; processes share them and send them to the model `batch_size` at a time, by default 256
+    small ones or fewer large ones. A black box that shows less gives what has the same labels, and the same softmax if
+    it shows probabilities. role: what to call the model in errors. Raises UserError when the model does not return
+    finite (N, K) logits. The model is left as it was.
     """
+    batch_size = batch_size or images_at_once(256, x_NCHW.shape[-1])
     with frozen_eval(model), torch.no_grad():
         logits_NK = map_images(model, lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
     return _require_finite(logits_NK, model, role)
@@ -152,17 +154,17 @@ def samples_per_chunk(model: nn.Module, x_1CHW: Tensor, memory_mb: int) -> int:
     if isinstance(model, BlackBox):
         return model.batch_size
     device = device_of(model)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
 
     def remember(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     with frozen_eval(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t):
         x_1CHW = x_1CHW[:1].to(device).detach().clone().requires_grad_(True)
         graph = model(x_1CHW)  # alive until the sizes are read, so that no storage is reused
-        size = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+        size = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
         del graph
     return max(1, int(memory_mb * 2**20 // max(1, 2 * size)))
 

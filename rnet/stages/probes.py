@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rnet.cutting.split import SplitModel
 from rnet.data.images import Part
+from rnet.data.pixels import images_at_once
 from rnet.defenses.modeldiff.similarity import ddv_similarity, decision_distances
 from rnet.models.black_box import map_images
 from rnet.parallel.collectives import same_tensor_on_all
@@ -104,11 +105,18 @@ def across_the_boundary(victim: nn.Module, x_NCHW: Tensor, target_N: Tensor) -> 
     """The images, each moved until the victim gives it the target class and that class leads by a margin.
 
     Signed steps against the gradient of relu(max of the other logits - Z_target + margin), in [0, 1]: IPGuard's aim in
-    few steps. margin: half the lead that the victim's classes have on the images, on average.
+    few steps. margin: half the lead that the victim's classes have on the images, on average. Large images are moved a
+    few at a time, so that a probe does not take more memory than a step.
     """
     with torch.no_grad():
         top_N2 = victim(x_NCHW).float().topk(2, dim=1).values
     margin = (top_N2[:, 0] - top_N2[:, 1]).mean() / 2
+    at_once = images_at_once(2 * IMAGES, x_NCHW.shape[-1])
+    parts = zip(x_NCHW.split(at_once), target_N.split(at_once), strict=True)
+    return torch.cat([_moved(victim, x_MCHW, target_M, margin) for x_MCHW, target_M in parts])
+
+
+def _moved(victim: nn.Module, x_NCHW: Tensor, target_N: Tensor, margin: Tensor) -> Tensor:
     moved_NCHW = x_NCHW
     for _ in range(STEPS):
         with torch.enable_grad():

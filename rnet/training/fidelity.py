@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rnet.data.batches import evaluation_batches
+from rnet.data.batches import evaluation_batch_size, evaluation_batches
 from rnet.data.images import Part
 from rnet.errors import UserError
 from rnet.models.black_box import map_images
@@ -15,14 +15,16 @@ from rnet.rewrites.modes import device_of, frozen_eval
 
 
 @torch.no_grad()
-def predict(model: nn.Module, part: Part, *, batch_size: int = 512, who: str | None = None) -> Tensor:
+def predict(model: nn.Module, part: Part, *, batch_size: int | None = None, who: str | None = None) -> Tensor:
     """The model's class for every image of a part, in eval mode: int64 (N,) on the CPU; processes share the work,
     but for a black box, which the first one asks.
 
-    who: what the model is called in the UserError that is raised if it answers with what is no number. Who asks more
-    than once moves images in memory to the model's device first (Part.to).
+    batch_size: None for 512 small images, or fewer large ones. who: what the model is called in the UserError that is
+    raised if it answers with what is no number. Who asks more than once moves images in memory to the model's device
+    first (Part.to).
     """
     device = device_of(model)
+    batch_size = batch_size or evaluation_batch_size(part)
 
     def labels(indices_N: Tensor) -> tuple[Tensor, Tensor]:
         batches = evaluation_batches(part.subset(indices_N), batch_size, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rnet.data.pixels import as_pixels
+from rnet.data.pixels import as_pixels, images_at_once
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -23,3 +23,8 @@ def test_every_value_is_its_correctly_rounded_255th(device: str) -> None:
 def test_floats_are_pixels_already() -> None:
     x_NCHW = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     assert torch.equal(as_pixels(x_NCHW), x_NCHW.float())
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 512), (16, 512), (64, 512), (128, 128), (224, 41), (100_000, 1)])
+def test_of_large_images_fewer_go_through_a_model_together(size: int, count: int) -> None:
+    assert images_at_once(512, size) == count
