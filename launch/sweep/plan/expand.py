@@ -169,7 +169,7 @@ class _Builder:
         if index == len(self.cells):
             self._documents.append(found)
             victim = self.cells[parents[0]].victim if parents else index
-            shape = self._shape(stage, values)
+            shape = self._shape(stage, values, independent=stage == "attack" and config.attack.name == "independent")
             self.cells.append(Cell(stage, cell_id, parents, own, shape, victim, self._pieces(config)))
         self._known[key] = index
         return index
@@ -190,8 +190,8 @@ class _Builder:
                 self.settings.append({key[1]: as_dict(values[key[1]])} if key in pieces else others)
         return tuple(self._settings_of[key] for key in (*pieces, repr(others)))
 
-    def _shape(self, stage: str, values: dict[str, str]) -> int:
-        needs = self.sweep.needs(values, stage)
+    def _shape(self, stage: str, values: dict[str, str], *, independent: bool) -> int:
+        needs = self.sweep.needs(values, stage, independent=independent)
         key = repr(sorted(needs.items()))  # a value may be a list, which the shape refuses
         if key not in self._shape_of:
             shape = make_shape(needs)

@@ -13,7 +13,7 @@ only: []                               # rows that match none of these rules are
 exclude: [{dataset: digits, attack: removalnet}]
 cases:                                 # for the rows that match
   - {when: {attack: [removalnet]}, set: [attack.iterations=100], resources: {attack: {gpus: 1}}}
-resources: {default: {cpus: 2, minutes: 60}, verify: {pack: 20}}
+resources: {default: {cpus: 2, minutes: 60}, verify: {pack: 20}}    # also: negatives, for training independent models
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from rnet.stages.graph import STAGE_NAMES
 
 _KEYS = ("name", "cluster", "until", "set", "axes", "seeds", "zip", "only", "exclude", "cases", "resources")
 
+NEGATIVES = "negatives"
+"""Under resources: of the attack stages that train independent models."""
 MOST_ROWS = 200_000
 """Combinations of axes that are expanded, unless the command line says max_rows=N."""
 _MOST_MATCHES = 20_000_000
@@ -92,12 +94,16 @@ class Sweep:
         extra = [line for case in self.cases if matches(row, case.when) for line in case.set]
         return (*self.common, *own, *extra)
 
-    def needs(self, row: Mapping[str, str], stage: str) -> dict[str, Any]:
-        """The resources that the file asks for this row's stage; later and more special settings win."""
+    def needs(self, row: Mapping[str, str], stage: str, *, independent: bool = False) -> dict[str, Any]:
+        """The resources that the file asks for this row's stage; later and more special settings win.
+
+        independent: the stage trains one of the row's negatives, which takes as long as training its victim.
+        """
         found: dict[str, Any] = {}
         layers = [self.resources, *(case.resources for case in self.cases if matches(row, case.when))]
         for layer in layers:
             found |= {**layer.get("default", {}), **layer.get(stage, {})}
+            found |= layer.get(NEGATIVES, {}) if independent else {}
         return found
 
 
@@ -185,7 +191,7 @@ def _about(count: int) -> str:
 
 def _resources(setting: str, document: Any) -> dict[str, dict[str, Any]]:
     found = _mapping(Table() if document is None else document, setting)
-    _check_keys(f"{setting} stage", found, ("default", *STAGE_NAMES))
+    _check_keys(f"{setting} stage", found, ("default", NEGATIVES, *STAGE_NAMES))
     return {stage: _mapping(needs, f"{setting}.{stage}") for stage, needs in found.items()}
 
 

@@ -16,10 +16,12 @@ import yaml
 
 from launch.sweep.plan.expand import check_deeply, make_plan
 from launch.sweep.plan.plan import done_cells, read_plan, save_plan
+from rnet.config.compose import config_folder
 from rnet.config.documents import content_id, run_from_dict
 from rnet.config.run import Configurations, load_config
 from rnet.errors import UserError
 from rnet.stages.graph import document, negative_configs
+from tests.data.miniatures import imagenet
 from tests.launch.sweep.sweeps import TINY, finish, tiny_plan, write_sweep
 from tests.published_files import write_published
 
@@ -105,6 +107,33 @@ def test_an_axis_of_substitutes_makes_cells_of_attacks_that_use_them(tmp_path: P
     for cell in plan.cells:
         assert content_id(document(cell.stage, run_from_dict(plan.configuration(cell)))) == cell.id
     assert check_deeply(plan)
+
+
+def test_training_of_negatives_has_resources_of_its_own(tmp_path: Path) -> None:
+    resources = {"attack": {"cpus": 2}, "negatives": {"cpus": 4, "nodes": 2}}
+    plan = tiny_plan(tmp_path, set=[*TINY["set"], "negatives=1"], resources=resources)
+    shapes = {
+        (run_from_dict(plan.configuration(cell)).attack.name == "independent", cell.stage): plan.shapes[cell.shape]
+        for cell in plan.cells
+    }
+    found = {key: (shape.nodes, shape.cpus) for key, shape in shapes.items() if key[1] in ("attack", "verify")}
+    assert found == {
+        (False, "attack"): (1, 2), (True, "attack"): (2, 4), (False, "verify"): (1, 1), (True, "verify"): (1, 1)
+    }  # fmt: skip
+
+
+def test_the_sweep_of_imagenet_is_planned_and_without_images_names_their_folder(tmp_path: Path) -> None:
+    shipped = config_folder() / "sweep" / "imagenet.yaml"
+    with pytest.raises(UserError, match=r"dataset=imagenet cannot be read from /shared/imagenet.*set dataset\.folder"):
+        make_plan(shipped, ["axes.seed=[0]"])
+    imagenet(tmp_path)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(shipped.read_text().replace("/shared/imagenet ", f"{tmp_path} "))
+    plan = make_plan(mine, ["axes.seed=[0]", "axes.defense=[ipguard]"])
+    assert Counter(cell.stage for cell in plan.cells) == {"train": 2, "attack": 26, "fingerprint": 2, "verify": 26}
+    recipes = {run_from_dict(plan.configuration(cell)).train.name for cell in plan.cells}
+    assert recipes == {"imagenet_resnet50", "imagenet_vit"}
+    assert max(shape.nodes for shape in plan.shapes) == 8
 
 
 def test_changing_one_axis_value_leaves_what_does_not_depend_on_it(tmp_path: Path) -> None:
