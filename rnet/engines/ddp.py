@@ -20,7 +20,12 @@ _UNSENT_BUFFERS: Any = {"forward_sync_buffers" if "forward_sync_buffers" in _KNO
 
 
 class DDPEngine(PlainEngine):
-    """Gradients are averaged while they are computed. Buffers need no exchange: batch norm is global already."""
+    """Gradients are averaged while they are computed. Buffers need no exchange: batch norm is global already.
+
+    DDP sorts gradients into other buckets after the first step, unless it is to look for unused parameters. Where a
+    number is in its bucket decides how its sum over more than two processes is rounded. So a run that resumes, with the
+    buckets of a first step, would end with other bits.
+    """
 
     name: ClassVar[str] = "ddp"
     one_process: ClassVar[bool] = False
@@ -29,8 +34,9 @@ class DDPEngine(PlainEngine):
         super().__init__(model, optimizer, scheduler, **settings)
         devices = [self.device] if self.device.type == "cuda" else None
         self._wrapper = DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=True, **_UNSENT_BUFFERS
-        )
+            model, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=self.world_size > 2,
+            **_UNSENT_BUFFERS,
+        )  # fmt: skip
 
     def _wrapped_forward(self, *args: Any, **kwargs: Any) -> Any:
         with self.autocast():

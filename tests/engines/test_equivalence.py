@@ -119,6 +119,15 @@ def test_one_process_goes_on_where_two_stopped(cell: str, kept: str, trained: Pa
     assert worst(state, plain(cell))[0] < 1e-5
 
 
+def test_four_processes_that_stopped_end_with_the_bits_of_four_that_did_not(tmp_path: Path) -> None:
+    """A sum of two numbers is the same in any order; one of four is not, so their order must not change on resuming."""
+    cells = ["train-norm-ddp", "train-norm-ddp-stop:kept", "train-norm-ddp-resumed:kept"]
+    ends = run_ranks("plain", "-m", "tests.engines.cells", tmp_path, *cells, ranks=4, timeout=300)
+    assert all(end.returncode == 0 for end in ends), "\n".join(end.stderr[-3000:] for end in ends)
+    once, again = (torch.load(tmp_path / f"{cells[n].partition(':')[0]}.pt")["state"] for n in (0, 2))
+    assert [name for name in once if not torch.equal(once[name], again[name])] == []
+
+
 @pytest.mark.parametrize("cell", [name for name in (*TABLE, *FURTHER) if "zero3" in name])
 def test_zero3_really_divides_the_parameters(cell: str, trained: Path) -> None:
     seen = loaded(trained, cell)["seen"]
