@@ -1,7 +1,7 @@
 """A sweep on a real cluster, disturbed in every way known, must end with the table and the bytes of an undisturbed one.
 
     python -m tests.slurm.campaign --faults 40 --seed 0        (starts a cluster of its own; about a minute a fault)
-    python -m tests.slurm.campaign --no-accounting-after 20    (slurmdbd is stopped after so many of them)
+    python -m tests.slurm.campaign --no-accounting-after 20    (accounting is switched off after so many)
 
 Faults: SIGKILL of a task, scontrol requeue, SIGUSR2, preemption by the urgent partition, a node that dies and comes
 back, a controller that is restarted, a sweep cancelled and handed out again by a submitter that dies after sbatch.
@@ -33,7 +33,7 @@ from rnet.errors import UserError
 from rnet.stages.graph import STAGE_NAMES
 from rnet.storage.json_files import names_in
 from tests.launch.sweep.sweeps import write_sweep
-from tests.slurm.cluster import dev_cluster, stop_accounting
+from tests.slurm.cluster import dev_cluster, switch_off_accounting
 
 ROUND_SECONDS = 1800.0
 CUT_SUBMITTER = """
@@ -87,7 +87,7 @@ class Campaign:
         deadline = time.monotonic() + ROUND_SECONDS
         while not complete(self.plan, self.root):
             if self.no_accounting_after is not None and sum(self.faults.values()) >= self.no_accounting_after:
-                stop_accounting(self.state)
+                switch_off_accounting(self.state)
                 self.no_accounting_after = None
             assert time.monotonic() < deadline, f"not complete: {StoreState(self.plan, self.root, fresh=True).cells}"
             if sum(self.faults.values()) < faults and self.running():
@@ -201,7 +201,7 @@ def run_campaign(
 ) -> Counter[str]:  # fmt: skip
     """Rounds of the sweep until there were so many faults. AssertionError for anything lost, repeated or changed.
 
-    kinds: of the faults, names in FAULTS; all if none. no_accounting_after: faults, after which slurmdbd is stopped.
+    kinds: of the faults, names in FAULTS; all if none. no_accounting_after: so many faults accounting is switched off.
     """
     folder = Path(tempfile.mkdtemp(prefix="rnet-campaign-"))
     campaign = Campaign(state, folder, list(range(seeds)), epochs, random.Random(seed), kinds, no_accounting_after)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order and the times of the faults")
     parser.add_argument("--victims", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--no-accounting-after", type=int, help="faults, after which slurmdbd is stopped")
+    parser.add_argument("--no-accounting-after", type=int, help="faults, after which accounting is switched off")
     parser.add_argument("--base-port", type=int, default=19800)
     given = parser.parse_args()
     with dev_cluster(given.base_port) as state:

@@ -54,6 +54,20 @@ def stop_accounting(state: Path) -> None:
         time.sleep(0.1)
 
 
+def switch_off_accounting(state: Path) -> None:
+    """Ends the cluster's accounting for good: a controller of Slurm 22.05 that dies does not start without slurmdbd."""
+    stop_accounting(state)
+    conf, pid = state / "etc" / "slurm.conf", int((state / "run" / "slurmctld.pid").read_text())
+    kept = [line for line in conf.read_text().splitlines() if not line.startswith("AccountingStorage")]
+    conf.write_text("\n".join([*kept, "AccountingStorageType=accounting_storage/none", ""]))
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + START_SECONDS
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "the controller does not end"
+        time.sleep(0.1)
+    subprocess.run(["/usr/sbin/slurmctld", "-f", str(conf)], check=True, stdout=subprocess.DEVNULL)
+
+
 def start_accounting() -> None:
     """Starts slurmdbd again, and returns when sacct answers."""
     conf = Path(os.environ["SLURM_CONF"])

@@ -61,7 +61,7 @@ def test_when_accounting_stops_submit_status_retry_and_cancel_go_on(cluster: Pat
     stop_accounting(cluster)
     try:
         assert [cell.state for cell in StoreState(plan, root, fresh=True).cells] == ["running"]
-        assert cancel(plan, root)
+        assert cancel(plan, root).jobs
         wait_until(plan, root, at_rest, PATIENCE)
         assert submit(plan, root).cells == 1
         wait_until(plan, root, lambda state: [(c.state, c.attempt) for c in state.cells] == [("running", 2)], PATIENCE)
@@ -94,6 +94,7 @@ def test_a_job_submits_with_the_profile_that_doctor_wrote_where_memory_is_counte
         state = wait_until(plan, root, at_rest, PATIENCE)
     assert [(cell.state, cell.attempt) for cell in state.cells] == [("done", 1)], logs(root)
     (record,) = submissions.read_all(root)
+    assert (state.log_of(0) or root).is_file()
     shown = subprocess.check_output(["scontrol", "show", "job", (record.job or "").removeprefix("dev:")], text=True)
     assert "CPUs/Task=2" in shown  # Slurm's answer to 512 MiB for one CPU
     assert "gres/gpu" not in shown

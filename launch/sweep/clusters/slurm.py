@@ -138,7 +138,9 @@ class Slurm(Cluster):
 
     def log(self, root: Path, submission: Submission, number: int) -> Path | None:
         """Where submitit has Slurm write what the task's first process prints."""
-        return _folder(root, submission.token) / f"{submission.job}_{number}_0_log.out" if submission.job else None
+        if submission.job is None:
+            return None
+        return _folder(root, submission.token) / f"{task_id(number_of(submission.job), number)}_0_log.out"
 
     def script(self, root: Path, array: Array) -> str:
         """The job script."""

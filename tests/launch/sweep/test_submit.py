@@ -66,14 +66,14 @@ def test_what_a_full_cluster_took_stays_and_submit_hands_out_the_rest_later(
         UserError, match=r"train .*QOSMaxSubmit.*; 3 of 8 cells are submitted and stay so, submit again"
     ):
         submit(plan, root)
-    assert list(Small.queue.values()) == [2, 1]
+    assert sum(Small.queue.values()) == 3
     assert [cell.state for cell in StoreState(plan, root).cells] == ["pending"] * 3 + ["not submitted"] * 5
-    for number, cell in enumerate(plan.cells[:3]):
+    for cell in plan.cells[:3]:
         finish(root, cell.label)
-        Small.queue.update({str(min(number, 1)): 0})
+    Small.queue.update(dict.fromkeys(Small.queue, 0))
     monkeypatch.setattr(Small, "room", 8)
     again = submit(plan, root)
-    assert (again.cells, again.done, Small.queue["2"]) == (5, 3, 5)
+    assert (again.cells, again.done, sum(Small.queue.values())) == (5, 3, 5)
     assert {record.state for record in submissions.read_all(root)} == {"submitted", "void"}
 
 
