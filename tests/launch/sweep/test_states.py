@@ -22,6 +22,7 @@ from tests.launch.sweep.clusters.test_arrays import graph
 from tests.launch.sweep.sweeps import finish
 
 PLAN = graph(1, 1, 1)
+ALL = range(len(PLAN.cells))
 TRAIN, ATTACK, FINGERPRINT, VERIFY = range(4)
 
 
@@ -187,7 +188,7 @@ def test_a_cell_whose_result_was_set_aside_is_lost_and_handed_out_again(
     assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("done", False)
     (tmp_path / PLAN.cells[TRAIN].label).rename(tmp_path / "aside")
     assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("lost", False)
-    assert TRAIN in _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), False, Report())
+    assert TRAIN in _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), ALL, False, Report())
 
 
 def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
@@ -198,12 +199,12 @@ def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
     attempt(tmp_path, ATTACK, record, "7_1", "blocked", error="y")
     look(tmp_path, {"7_0": "failed", "7_1": "failed"}, monkeypatch)
     state = StoreState(PLAN, tmp_path, fresh=True)
-    assert _wanted(PLAN, state, retry=True, report=Report()) == [TRAIN, ATTACK]
-    assert _wanted(PLAN, state, retry=False, report=Report()) == []  # the others could only be blocked
+    assert _wanted(PLAN, state, ALL, retry=True, report=Report()) == [TRAIN, ATTACK]
+    assert _wanted(PLAN, state, ALL, retry=False, report=Report()) == []  # the others could only be blocked
     finish(tmp_path, PLAN.cells[TRAIN].label)
     state = StoreState(PLAN, tmp_path, fresh=True)
-    assert _wanted(PLAN, state, retry=True, report=Report()) == [ATTACK]
-    assert _wanted(PLAN, state, retry=False, report=Report()) == [FINGERPRINT]
+    assert _wanted(PLAN, state, ALL, retry=True, report=Report()) == [ATTACK]
+    assert _wanted(PLAN, state, ALL, retry=False, report=Report()) == [FINGERPRINT]
 
 
 def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +214,7 @@ def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, mo
     look(tmp_path, {"7_0": "running", "7_1": "pending"}, monkeypatch)
     state = StoreState(PLAN, tmp_path, fresh=True)
     report = Report()
-    assert _wanted(PLAN, state, retry=False, report=report) == [ATTACK, VERIFY]
+    assert _wanted(PLAN, state, ALL, retry=False, report=report) == [ATTACK, VERIFY]
     assert report.elsewhere == 2
     assert state.assigned[PLAN.cells[TRAIN].label].task == "7_0"
 
