@@ -84,7 +84,10 @@ class _Store:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._now = time.time()
-        self._sweeps = labels_by_sweep(root)
+        try:
+            self._sweeps = labels_by_sweep(root)
+        except UserError as error:
+            raise UserError(f"{error}; or delete it, to give up what it refers to") from None
         self._wanted = set().union(*self._sweeps.values())
         self._submissions = read_all(root)
         self._living, self._trouble = _living(self._submissions)
