@@ -223,6 +223,26 @@ def _show_kernels(document: Document) -> None:
     console().print(table)
 
 
+def _measure_memory(overrides: Sequence[str], options: Options) -> Document:
+    import torch
+
+    from rnet.bench.planned import bench_memory
+
+    rows = bench_memory(overrides, config_dir=options.config_dir, threads=torch.get_num_threads())
+    return _about("memory of a stage, planned and measured, ", torch.device("cpu"), rows)
+
+
+def _show_memory(document: Document) -> None:
+    table = Table(title=document["title"], title_justify="left")
+    for name in ("stage", "run", "when", "planned", "allocated", "planned / allocated", "resident"):
+        table.add_column(name, justify="left" if name in ("stage", "run", "when") else "right")
+    for row in document["rows"]:
+        sizes = [f"{row[name] / 2**20:.1f} MiB" for name in ("planned", "allocated", "resident")]
+        table.add_row(row["stage"], row["run"], row["moment"], *sizes[:2], f"{row['ratio']:.3f}", sizes[2])
+    console().print(table)
+    console().print("Above what the process held before the stage; resident: with all that libraries keep for later.")
+
+
 def _measure_scaling(overrides: Sequence[str], options: Options) -> Document:
     from rnet.bench.scaling import bench_scaling, plan_scaling
 
@@ -260,5 +280,6 @@ SUBJECTS: dict[str, tuple[Callable[[Sequence[str], Options], Document], Callable
     "data": (_measure_data, _show_data),
     "fingerprint": (_measure_fingerprint, _show_fingerprint),
     "kernels": (_measure_kernels, _show_kernels),
+    "memory": (_measure_memory, _show_memory),
     "scaling": (_measure_scaling, _show_scaling),
 }

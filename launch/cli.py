@@ -57,8 +57,8 @@ def bench(
         typer.Argument(
             metavar="SUBJECT",
             help="What to measure: attack (rounds=5 profile=10), data (images=1200 rounds=3), "
-            "fingerprint (rounds=5), kernels, scaling (processes=1,2,4 engine=ddp,zero3 step=attack,train), or all but "
-            "scaling, on usual networks.",
+            "fingerprint (rounds=5), kernels, memory (stage=train,attack model=resnet18,vit_tiny), scaling "
+            "(processes=1,2,4 engine=ddp,zero3 step=attack,train), or all but the last two, on usual networks.",
         ),
     ],
     overrides: Overrides = None,

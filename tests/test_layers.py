@@ -31,6 +31,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {room: (f"rnet.{room}",) for room in ("engines", "figures")},
     {"training": ("rnet.training",)},
     {room: (f"rnet.{room}",) for room in ("attacks", "defenses")},
+    {"planning": ("rnet.planning",)},
     {"stages": ("rnet.stages",)},
     {"verdicts": ("rnet.verdicts",)},
     {"report": ("rnet.report",)},

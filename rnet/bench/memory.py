@@ -25,12 +25,12 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
         torch.cuda.synchronize(device)
         found["mb"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
-    before = _resident()
+    before = resident_bytes()
     peak, stop = [before], threading.Event()
 
     def sample() -> None:
         while not stop.wait(0.005):
-            peak[0] = max(peak[0], _resident())
+            peak[0] = max(peak[0], resident_bytes())
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -39,8 +39,9 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
     finally:
         stop.set()
         thread.join()
-        found["mb"] = (max(peak[0], _resident()) - before) / 2**20
+        found["mb"] = (max(peak[0], resident_bytes()) - before) / 2**20
 
 
-def _resident() -> int:
+def resident_bytes() -> int:
+    """Of this process, now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rnet import __version__
+from rnet.command import plan as planning
 from rnet.command import store as keeping
 from rnet.command.guarded import guarded, leave_at_once
 from rnet.command.options import (
@@ -78,7 +79,29 @@ def make_app(*, completion: bool, users: keeping.Users | None = None) -> typer.T
     app.command("explain")(explain_keys)
     app.command("status")(show_status)
     app.add_typer(_store_app(users), name="store")
+    app.add_typer(_plan_app(), name="plan")
     return app
+
+
+def _plan_app() -> typer.Typer:
+    """What is found out before anything is allocated."""
+    plan = typer.Typer(
+        help="Before anything is allocated: how much memory a run will take.", no_args_is_help=True,
+        rich_markup_mode=None,
+    )  # fmt: skip
+
+    @plan.callback()
+    def all_of() -> None:
+        """A group, although it has one command."""
+
+    @plan.command("memory")
+    def memory(
+        overrides: Overrides = None, fit: planning.Fitting = None, as_json: AsJson = False, config_dir: ConfigDir = None
+    ) -> None:
+        """Show what each process will hold, by stage: stage=train,attack processes=8 and any other KEY=VALUE."""
+        run(lambda: planning.plan_memory(overrides or [], fit, Options(as_json=as_json, config_dir=config_dir)))
+
+    return plan
 
 
 def _store_app(users: keeping.Users | None) -> typer.Typer:

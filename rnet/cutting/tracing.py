@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils._python_dispatch import _disable_current_modes
 
 _AUGMENTED = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
 
@@ -195,7 +196,8 @@ def _trace(model: nn.Module, cut: str, ancestors: list[nn.Module]) -> tuple[fx.G
 
 
 def _random_states() -> tuple[object, bytes]:
-    return random.getstate(), torch.get_rng_state().numpy().tobytes()
+    with _disable_current_modes():  # a state is numbers, also where other tensors are shapes only
+        return random.getstate(), torch.get_rng_state().numpy().tobytes()
 
 
 def _is_lookup(node: fx.Node) -> bool:

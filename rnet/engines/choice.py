@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "gloo", "nccl")
 VICTIMS = ("replica", "zero3")
-COPIES_IN_TRAINING = 4  # float32 weights, gradients and momentum, and the victim's weights
-SHARE_OF_MEMORY = 0.6  # the rest is for activations
 
 
 def check_engine(config: EngineConfig, precision: str, processes: int, device: torch.device) -> None:
@@ -89,22 +87,12 @@ def check_batch(
         )
 
 
-def resolve_engine(config: EngineConfig, model: nn.Module, device: torch.device, world_size: int) -> EngineConfig:
-    """The configuration with `auto` (and ddp of one process) decided."""
+def resolve_engine(config: EngineConfig, world_size: int) -> EngineConfig:
+    """The configuration with `auto` (and ddp of one process) decided, where the stage has not: a plan of its memory
+    says whether parameters are to be divided (rnet/planning/choice.py)."""
     if world_size == 1:
         return replace(config, name="plain") if config.name in ("auto", "ddp") else config
-    if config.name != "auto":
-        return config
-    if device.type == "cuda":
-        needed = COPIES_IN_TRAINING * sum(p.numel() * p.element_size() for p in model.parameters())
-        room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(device).total_memory
-        if needed > room:
-            logger.info(
-                "engine=auto: %.1f GiB for weights, gradients, momentum and victim exceed %.0f %% of the device's "
-                "memory, so parameters are divided (ZeRO-3)", needed / 2**30, 100 * SHARE_OF_MEMORY,
-            )  # fmt: skip
-            return replace(config, name="deepspeed", zero_stage=3, victim="zero3")
-    return replace(config, name="ddp")
+    return replace(config, name="ddp") if config.name == "auto" else config
 
 
 def divides_parameters(config: EngineConfig) -> bool:

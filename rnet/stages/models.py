@@ -123,7 +123,7 @@ def _shapes(model: Classifier) -> dict[str, torch.Size]:
 def frozen_victim(config: RunConfig, victim: Classifier, device: torch.device) -> torch.nn.Module:
     """The victim, frozen and on the device, whole or divided among the processes; what it was before is gone."""
     victim.requires_grad_(False)
-    if resolve_engine(config.engine, victim, device, world_size()).victim == "replica":
+    if resolve_engine(config.engine, world_size()).victim == "replica":
         return victim.to(device)
     from rnet.engines.deepspeed import sharded_inference
 

@@ -36,6 +36,7 @@ from rnet.models.classifier import Classifier
 from rnet.models.importing import import_weights
 from rnet.models.origin import ASSUMED, READ, as_imported, origin_of
 from rnet.parallel.collectives import rank, same_on_all, world_size
+from rnet.planning.choice import decided_engine
 from rnet.stages.graph import GRAPH, check_settings, document, hyperparameters
 from rnet.stages.models import (
     build,
@@ -129,9 +130,11 @@ def _train(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[str
     """The victim: trained on the dataset's training part, or imported from model.weights."""
     dataset = load_dataset_once(config.dataset)
     test = dataset.test.to(resolve_device(config.engine.device))
-    run = _run(config, folder, f"train {config.model.name}", test)
     seed = derive_seed(config.train.seed or 0, "victim")
     model = build(config.model, dataset, derive_seed(seed, "model"))
+    if not config.model.weights:
+        config = replace(config, engine=decided_engine("train", config, dataset, model))
+    run = _run(config, folder, f"train {config.model.name}", test)
     if config.model.weights:
         return _import(config, folder, run, model, dataset, test)
     train_classifier(run, model, dataset.labelled_part(dataset.train), config.train, flip=dataset.flip, seed=seed)
@@ -191,6 +194,8 @@ def _attack(config: RunConfig, folder: StageFolder, parents: Parents) -> dict[st
     test = dataset.test.to(device)
     victim = load_model(config, parents["victim"])
     default_layer = victim.cut_layer
+    if method.trains:
+        config = replace(config, engine=decided_engine("attack", config, dataset, victim))
     victim_forward = frozen_victim(config, victim, device)
     victim_N = predict(victim_forward, test, who="the victim")
     run = _run(config, folder, f"attack {config.attack.name}", test, victim_N)

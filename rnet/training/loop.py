@@ -89,7 +89,7 @@ class Run:
         The model may be on the CPU. Where processes divide its parameters, they never are whole on a device. pieces: of
         a step's batch, each of which is engine.accumulate micro-batches. average: of the weights, to be kept.
         """
-        config = resolve_engine(self.config, model, self.device, world_size())
+        config = resolve_engine(self.config, world_size())
         config = replace(config, accumulate=config.accumulate * pieces)
         if not divides_parameters(config):
             model.to(self.device)

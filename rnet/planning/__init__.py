@@ -1,0 +1,1 @@
+"""How much memory a stage will take, found out before anything is allocated."""

@@ -1,0 +1,71 @@
+"""engine=auto on several processes: data parallelism where it fits the device, else ZeRO-3."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rnet.config.run import RunConfig
+from rnet.data.images import Dataset
+from rnet.engines.config import EngineConfig
+from rnet.parallel.collectives import gather_values, rank, same_on_all, world_size
+from rnet.parallel.launch import launched
+from rnet.planning.plan import plan_stage
+from rnet.training.loop import resolve_device
+
+logger = logging.getLogger(__name__)
+
+SHARE_OF_MEMORY = 0.9
+"""The rest is for what is not planned: libraries, and holes between tensors."""
+_COPIES = 4
+"""Weights, gradients, momentum and the victim, or the frozen copy: what ZeRO-3 divides."""
+_WORTH_DIVIDING = 0.1
+"""Of the memory: where all that could be divided takes less, dividing it would not make a run fit."""
+
+
+def decided_engine(stage: str, config: RunConfig, dataset: Dataset, model: nn.Module) -> EngineConfig:
+    """The configuration with `auto` decided by the plan of the stage; called by all processes. model: its network."""
+    engine, processes = config.engine, world_size()
+    if engine.name != "auto" or processes == 1:
+        return engine
+    whole = replace(engine, name="ddp")
+    room = device_memory(resolve_device(engine.device))
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if _COPIES * weights < _WORTH_DIVIDING * room:
+        return whole
+    needed = 0
+    if rank() == 0:
+        needed = plan_stage(stage, replace(config, engine=whole), dataset, processes).total
+    needed = same_on_all(needed)
+    fits = needed <= SHARE_OF_MEMORY * room
+    if rank() == 0:
+        logger.info(
+            "engine=auto: %s, as a whole network on each process takes %.1f of the %.1f GiB there are for it",
+            "ddp" if fits else "parameters are divided (ZeRO-3)", needed / 2**30, room / 2**30,
+        )  # fmt: skip
+    return whole if fits else replace(engine, name="deepspeed", zero_stage=3, victim="zero3")
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that one process may use: of its GPU all; of a CPU's memory what is available, divided among its processes.
+
+    The smallest over all processes, so that they agree.
+    """
+    if device.type == "cuda":
+        own = int(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        own = _available() // (launched().local_world_size or world_size())
+    return min(gather_values(own))
+
+
+def _available() -> int:
+    """Bytes of the host's memory that programs can still get."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return 2**62

@@ -1,0 +1,119 @@
+"""Which settings make a stage fit a device: the first of a list that begins with what costs no time.
+
+Only settings that leave the result as it is, up to rounding: none of them is part of an id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rnet.config.run import RunConfig
+from rnet.data.images import Dataset
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
+from rnet.models.zoo import build_model
+from rnet.planning.fake import shapes_only
+from rnet.planning.plan import Plan, as_run, plan_stage
+from rnet.training.loop import resolve_device
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_LEAST_MEMORY_MB = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The plan that was found and the settings that lead to it; the smallest that was found where none fits."""
+
+    plan: Plan
+    overrides: list[str]
+    fits: bool
+
+
+def bytes_of(text: str) -> int:
+    """40GiB, 40GB, 512MiB or a number of bytes. Raises UserError for anything else."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in _UNITS or not float(found[1]):
+        raise UserError(f"--fit {text!r} is no size of memory; write a number and a unit, e.g. 40GiB or 16GB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def fit_stage(stage: str, config: RunConfig, dataset: Dataset, processes: int, room: int) -> Fit:
+    """The first settings with which each process of the stage holds at most `room` bytes."""
+    smallest: Fit | None = None
+    for overrides, changed in _ways(stage, config, dataset, processes):
+        found = Fit(plan=plan_stage(stage, changed, dataset, processes), overrides=overrides, fits=False)
+        if found.plan.total <= room:
+            return replace(found, fits=True)
+        if smallest is None or found.plan.total < smallest.plan.total:
+            smallest = found
+    assert smallest is not None
+    return smallest
+
+
+def _ways(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> Iterator[tuple[list[str], RunConfig]]:
+    """Settings from the fastest to the smallest, as overrides and as they are."""
+    if stage in ("fingerprint", "verify"):
+        yield [], config
+        memory = getattr(config.defense, "memory_mb", 0) // 2
+        while memory >= _LEAST_MEMORY_MB and stage == "fingerprint":
+            yield [f"defense.memory_mb={memory}"], replace(config, defense=replace(config.defense, memory_mb=memory))
+            memory //= 2
+        return
+    if stage == "train" and config.model.weights is not None:
+        yield [], config
+        return
+    batch = (config.train if stage == "train" else config.attack).batch_size or 1
+    for engine in _engines(config.engine, stage, processes, on_gpu=resolve_device(config.engine.device).type != "cpu"):
+        for accumulate, checkpointing in _savings(config, dataset, batch // processes):
+            own = {**engine, "engine.accumulate": accumulate, "engine.activation_checkpointing": checkpointing}
+            changed = replace(as_run(config.engine, processes), **{key.partition(".")[2]: own[key] for key in own})
+            yield _said(own, config.engine), replace(config, engine=changed)
+
+
+def _engines(given: EngineConfig, stage: str, processes: int, *, on_gpu: bool) -> list[dict[str, Any]]:
+    """What is divided, from nothing to all; what the user has chosen comes first."""
+    found: list[dict[str, Any]] = [{}]
+    if find_spec("deepspeed") is None:
+        return found
+    if processes > 1:
+        found.append({"engine.name": "deepspeed", "engine.zero_stage": 2})
+        found.append({"engine.name": "deepspeed", "engine.zero_stage": 3})
+        if stage == "attack":
+            found[-1] = {**found[-1], "engine.victim": "zero3"}
+    if on_gpu:  # on a CPU the device's memory is the host's
+        largest = found[-1] or {"engine.name": "deepspeed", "engine.zero_stage": 3}
+        found.append({**largest, "engine.offload": True})
+    return found
+
+
+def _savings(config: RunConfig, dataset: Dataset, batch: int) -> Iterator[tuple[int, bool]]:
+    """Micro-batches and activation checkpointing. Of networks with batch norm a batch stays whole."""
+    given = config.engine
+    with shapes_only():
+        model = build_model(config.model, **dataset.blueprint, seed=0)
+        normalised = any(isinstance(module, _BatchNorm) for module in model.modules())
+        del model
+    numbers = [given.accumulate]
+    if not normalised:
+        numbers += [n for n in range(given.accumulate + 1, batch + 1) if batch % n == 0 and n & (n - 1) == 0]
+    for checkpointing in dict.fromkeys((given.activation_checkpointing, True)):
+        for number in numbers:
+            yield number, checkpointing
+
+
+def _said(own: dict[str, Any], given: EngineConfig) -> list[str]:
+    """As the command line takes it; what is as it was is left out."""
+    lines = []
+    for key, value in own.items():
+        name = key.partition(".")[2]
+        if name == "name":
+            lines.append(f"engine=zero{own['engine.zero_stage']}")
+        elif name != "zero_stage" and getattr(given, name) != value:
+            lines.append(f"{key}={str(value).lower()}")
+    return lines

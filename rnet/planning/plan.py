@@ -1,0 +1,153 @@
+"""Bytes that each process of a stage will hold: what the steps of one process keep, as the engine divides it.
+
+`simulate` finds what one process alone would hold; of several, each engine divides other things (Rajbhandari et al.,
+SC 2020): data parallelism nothing, ZeRO-1 the optimizer's state, ZeRO-2 also gradients, ZeRO-3 also parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rnet.config.run import RunConfig
+from rnet.data.images import Dataset, Part, TensorSource
+from rnet.engines.config import EngineConfig
+from rnet.planning.live import WORKING
+from rnet.planning.simulate import COPIES, GRADIENTS, OPTIMIZER, PARAMETERS, VICTIM, Share, Simulated, simulate
+from rnet.training.loop import resolve_device
+
+DATA, BUFFERS, POOL = "images in memory", "layers gathered and buffers of the engine", "CUDA graph's pool"
+TRAINING = (
+    "forward backward", "optimizer", "lower level", "data", "between phases", "measuring", "evasion probes"
+)  # fmt: skip
+"""The moments at which an engine is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one of the processes of a stage holds. parts: bytes by owner, when most is alive; moment: when that is.
+
+    batch: samples of a step on this process; 0 where nothing is trained. moments: the most alive in each kind of
+    moment. Python, torch and their libraries are not in it.
+    """
+
+    stage: str
+    engine: str
+    processes: int
+    batch: int
+    parts: dict[str, int]
+    moment: str
+    moments: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+    @property
+    def images(self) -> int:
+        """Bytes of the images that are kept in memory, which are there before the stage."""
+        return self.parts.get(DATA, 0)
+
+
+def plan_stage(stage: str, config: RunConfig, dataset: Dataset, processes: int = 1) -> Plan:
+    """What each of so many processes will hold; nothing is allocated but the images, which are there already."""
+    engine = as_run(config.engine, processes)
+    trains = stage in ("train", "attack")
+    divided = trains and engine.name == "deepspeed" and engine.zero_stage == 3
+    found = simulate(stage, config, dataset, Share(processes=processes if trains else 1, divided=divided))
+    on_cuda = resolve_device(engine.device).type == "cuda"
+    recorded = on_cuda and engine.cuda_graph and processes == 1 and not divided
+    return plan_of(
+        stage, found, engine, processes, batch=_batch(stage, config) // processes,
+        images=_images(stage, dataset, config), recorded=recorded,
+    )  # fmt: skip
+
+
+def plan_of(
+    stage: str, found: Simulated, engine: EngineConfig, processes: int, *, batch: int = 0, images: int = 0,
+    recorded: bool = False,
+) -> Plan:  # fmt: skip
+    """The same for what has been simulated. recorded: whether the lower level becomes a CUDA graph, which keeps its
+    working space."""
+    moments = {}
+    for moment, held in found.moments.items():
+        parts = dict(held)
+        if moment in TRAINING:
+            parts = divided_parts(parts, found, engine, processes)
+            if recorded and moment != "lower level":
+                parts[POOL] = found.moments.get("lower level", {}).get(WORKING, 0)
+        elif engine.victim == "zero3" and moment == "asking the victim" and stage == "attack":
+            parts[VICTIM] = parts.get(VICTIM, 0) // processes
+        moments[moment] = {**parts, DATA: images}
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    return Plan(
+        stage=stage, engine=label(engine, processes), processes=processes, batch=batch, moment=moment,
+        parts={owner: size for owner, size in moments[moment].items() if size},
+        moments={name: sum(parts.values()) for name, parts in moments.items() if name},
+    )  # fmt: skip
+
+
+def divided_parts(parts: dict[str, int], found: Simulated, engine: EngineConfig, processes: int) -> dict[str, int]:
+    """Parts of one process alone -> those of each of several."""
+    parts = dict(parts)
+    trained, stage = found.trained, engine.zero_stage
+    if engine.name == "ddp" and processes > 1:
+        parts[GRADIENTS] = trained  # in buckets, which stay
+    if engine.name != "deepspeed":
+        return parts
+    share = -(-trained // processes)
+    parts[BUFFERS] = trained  # gradients on their way, flat
+    if stage >= 1:
+        parts[OPTIMIZER] = parts.get(OPTIMIZER, 0) // processes + share  # and float32 weights to update
+    if stage >= 2:
+        parts[GRADIENTS] = share
+    if stage == 3:
+        parts[PARAMETERS] = -(-parts.get(PARAMETERS, 0) // processes)
+        parts[OPTIMIZER] -= share  # the shares that are sent around are updated themselves
+        parts[BUFFERS] = 3 * found.largest  # a layer computing, the next, and gradients on their way
+        parts[COPIES] = 0
+    if engine.victim == "zero3":
+        parts[VICTIM] = -(-parts.get(VICTIM, 0) // processes)
+    if engine.offload:
+        parts[OPTIMIZER] = 0
+        if stage == 3:
+            parts[PARAMETERS] = 0
+    return parts
+
+
+def as_run(engine: EngineConfig, processes: int) -> EngineConfig:
+    """The engine by the name under which so many processes run it; auto before it has looked at the memory."""
+    if engine.name in ("auto", "ddp"):
+        return replace(engine, name="plain" if processes == 1 else "ddp")
+    return engine
+
+
+def label(engine: EngineConfig, processes: int) -> str:
+    """The engine in a few words."""
+    name = f"zero{engine.zero_stage}" if engine.name == "deepspeed" else engine.name
+    more = [
+        f"victim {engine.victim}" if engine.victim != "replica" else "", "offload" if engine.offload else "",
+        f"{engine.accumulate} micro-batches" if engine.accumulate > 1 else "",
+        "activation checkpointing" if engine.activation_checkpointing else "",
+    ]  # fmt: skip
+    return ", ".join([name, *filter(None, more)])
+
+
+def _batch(stage: str, config: RunConfig) -> int:
+    if stage == "train":
+        return 0 if config.model.weights is not None else int(config.train.batch_size)
+    return int(config.attack.batch_size or 0) if stage == "attack" else 0
+
+
+def _images(stage: str, dataset: Dataset, config: RunConfig) -> int:
+    """Bytes of decoded images; on a GPU those that the stage puts there."""
+    parts = [dataset.train, dataset.substitute, dataset.test]
+    if resolve_device(config.engine.device).type == "cpu":
+        sources = {id(part.source): part.source for part in parts}
+        return sum(s.images_NCHW.nbytes for s in sources.values() if isinstance(s, TensorSource))
+    there = {"train": parts[::2], "attack": parts[1:]}.get(stage, [])
+    return sum(_bytes(part, dataset) for part in there)
+
+
+def _bytes(part: Part, dataset: Dataset) -> int:
+    return len(part) * dataset.channels * dataset.image_size**2 if part.source.fits(len(part)) else 0

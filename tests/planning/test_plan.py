@@ -1,0 +1,176 @@
+"""The plan of a stage's memory: against the allocator, divided among processes, fitted to a size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from launch.cli import app
+from rnet.bench.allocated import peak_allocated
+from rnet.config.run import RunConfig, load_config
+from rnet.data.loading import load_dataset_once
+from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
+from rnet.planning import choice, fit, simulate
+from rnet.planning.fit import bytes_of, fit_stage
+from rnet.planning.live import WORKING, LiveBytes
+from rnet.planning.plan import BUFFERS, Plan, divided_parts, plan_stage
+from rnet.planning.simulate import COPIES, GRADIENTS, OPTIMIZER, PARAMETERS, VICTIM, Simulated
+from rnet.stages import probes
+from rnet.stages.stages import ensure
+from rnet.stages.store import Store
+
+RUN = [
+    "dataset=digits", "dataset.train_size=128", "dataset.test_size=64", "train.epochs=1", "train.batch_size=64",
+    "attack=removalnet", "attack.iterations=2", "attack.batch_size=64", "attack.substitute_size=64",
+    "attack.num_poison_steps=2", "defense.num_queries=16", "defense.steps=8",
+]  # fmt: skip
+
+
+def test_a_plan_is_within_15_percent_of_what_the_allocator_hands_out(tmp_path: Path) -> None:
+    """Each stage after its parents; what it plans first must not show in what it computes then."""
+    config, store = load_config(RUN), Store(tmp_path)
+    dataset = load_dataset_once(config.dataset)
+    for stage in ("train", "attack", "fingerprint", "verify"):
+        plan = plan_stage(stage, config, dataset)
+        with peak_allocated() as found:
+            ensure(stage, config, store)
+        planned = plan.total - plan.images
+        assert planned == pytest.approx(found["bytes"], rel=0.15), (stage, plan)
+
+
+def test_a_plan_knows_how_many_images_a_probe_asks_about() -> None:
+    assert simulate.PROBE_IMAGES == probes.IMAGES
+
+
+def test_parts_are_named_by_what_they_are() -> None:
+    small = ["attack.batch_size=4", "attack.substitute_size=1", "dataset.test_size=1", "engine.probe_every=0"]
+    config = load_config([*RUN, *small])
+    plan = plan_stage("attack", config, load_dataset_once(config.dataset))
+    assert plan.moment in ("forward backward", "optimizer"), plan
+    weights = plan.parts[VICTIM]
+    assert plan.parts[PARAMETERS] == pytest.approx(weights, rel=0.01)
+    assert plan.parts[OPTIMIZER] == pytest.approx(weights, rel=0.02)  # statistics have no momentum
+    assert plan.parts[COPIES] > 0.9 * weights  # folded, and rewritten for CPUs beside
+
+
+def test_live_bytes_are_counted_until_they_are_freed() -> None:
+    with LiveBytes() as live:
+        kept = torch.ones(100)
+        view = kept[:10]
+        for _ in range(3):
+            torch.ones(1000)
+        live.belongs("mine", [view])
+        with live.during("end"):
+            more = torch.ones(50)
+        del more
+    assert live.by_owner == {WORKING: 0, "mine": 400}
+    assert sum(live.moments[""].values()) == 4400
+    assert live.moments["end"] == {WORKING: 200, "mine": 400}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"name": "ddp"}, {GRADIENTS: 80}),
+        ({"name": "deepspeed", "zero_stage": 1}, {OPTIMIZER: 20 + 20, BUFFERS: 80}),
+        ({"name": "deepspeed", "zero_stage": 2}, {OPTIMIZER: 20 + 20, GRADIENTS: 20, BUFFERS: 80}),
+        (
+            {"name": "deepspeed", "zero_stage": 3, "victim": "zero3"},
+            {PARAMETERS: 25, OPTIMIZER: 20, GRADIENTS: 20, VICTIM: 25, COPIES: 0, BUFFERS: 30},
+        ),
+        (
+            {"name": "deepspeed", "zero_stage": 3, "offload": True},
+            {PARAMETERS: 0, OPTIMIZER: 0, GRADIENTS: 20, COPIES: 0, BUFFERS: 30},
+        ),
+    ],
+)  # fmt: skip
+def test_engines_divide_what_they_say(settings: dict[str, Any], expected: dict[str, int]) -> None:
+    alone = {PARAMETERS: 100, GRADIENTS: 70, OPTIMIZER: 80, VICTIM: 100, COPIES: 90, WORKING: 500}
+    found = Simulated(moments={}, largest=10, trained=80)
+    assert divided_parts(alone, found, EngineConfig(**settings), 4) == {**alone, **expected}
+
+
+def planned_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 bytes of weights, which ZeRO-3 divides, and 100 of activations, which micro-batches do; fewer are kept."""
+
+    def plan(stage: str, config: RunConfig, dataset: Any, processes: int = 1) -> Plan:
+        engine = config.engine
+        weights = 100 // (processes if engine.name == "deepspeed" and engine.zero_stage == 3 else 1)
+        activations = 100 // engine.accumulate // (5 if engine.activation_checkpointing else 1)
+        parts = {PARAMETERS: weights, WORKING: activations}
+        return Plan(stage=stage, engine="", processes=processes, batch=8, parts=parts, moment="", moments={})
+
+    monkeypatch.setattr(fit, "plan_stage", plan)
+
+
+@pytest.mark.parametrize(
+    ("model", "room", "processes", "overrides", "fits"),
+    [
+        ("norm", 200, 1, [], True),
+        ("norm", 130, 1, ["engine.activation_checkpointing=true"], True),  # its batch must stay whole
+        ("bare", 130, 1, ["engine.accumulate=4"], True),
+        ("bare", 105, 1, ["engine.accumulate=4", "engine.activation_checkpointing=true"], True),
+        ("bare", 80, 1, ["engine.accumulate=8", "engine.activation_checkpointing=true"], False),
+        ("norm", 80, 4, ["engine=zero3", "engine.activation_checkpointing=true", "engine.victim=zero3"], True),
+    ],
+)  # fmt: skip
+def test_the_first_settings_that_fit_are_chosen(
+    monkeypatch: pytest.MonkeyPatch, model: str, room: int, processes: int, overrides: Sequence[str], fits: bool
+) -> None:
+    planned_by_rule(monkeypatch)
+    network = nn.Sequential(nn.BatchNorm2d(1)) if model == "norm" else nn.Sequential(nn.Conv2d(1, 1, 1))
+    monkeypatch.setattr(fit, "build_model", lambda *args, **kwargs: network)
+    config = load_config(["dataset=digits", "attack=removalnet", "attack.batch_size=8"])
+    if processes > 1:
+        config = replace(config, attack=replace(config.attack, batch_size=4))
+    found = fit_stage("attack", config, load_dataset_once(config.dataset), processes, room)
+    assert (sorted(found.overrides), found.fits) == (sorted(overrides), fits)
+
+
+@pytest.mark.parametrize(("text", "size"), [("40GiB", 40 * 2**30), ("1.5gb", 1_500_000_000), ("512", 512)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "many", "0GiB", "-1GB", "3 apples"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--fit .* is no size of memory"):
+        bytes_of(text)
+
+
+@pytest.mark.parametrize(("room", "status"), [("1GB", 0), ("100KB", 1)])
+def test_the_command_ends_with_status_1_where_nothing_fits(room: str, status: int) -> None:
+    words = ["plan", "memory", "stage=verify", "dataset=digits", "model=resnet8", "--fit", room, "--json"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == status, found.output
+    (row,) = json.loads(found.stdout)["rows"]
+    assert row["fits"] == (status == 0)
+    assert row["total"] > 300_000  # its weights alone
+
+
+@pytest.mark.parametrize(
+    ("memory", "name", "stage", "victim"),
+    [(10**12, "ddp", 2, "replica"), (10**6, "ddp", 2, "replica"), (500_000, "deepspeed", 3, "zero3")],
+)
+def test_auto_divides_what_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, memory: int, name: str, stage: int, victim: str
+) -> None:
+    plan = Plan(stage="attack", engine="", processes=2, batch=1, parts={WORKING: 800_000}, moment="", moments={})
+    monkeypatch.setattr(choice, "world_size", lambda: 2)
+    monkeypatch.setattr(choice, "device_memory", lambda device: memory)
+    monkeypatch.setattr(choice, "plan_stage", lambda *args: plan)
+    monkeypatch.setattr(choice, "same_on_all", lambda value: value)
+    config = load_config(["dataset=digits"])
+    with caplog.at_level("INFO"):
+        found = choice.decided_engine("attack", config, load_dataset_once(config.dataset), nn.Linear(100, 400))
+    assert (found.name, found.zero_stage, found.victim) == (name, stage, victim)
+    assert ("engine=auto" in caplog.text) == (memory < 10**12)  # without a word where no division could help
