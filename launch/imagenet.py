@@ -27,9 +27,9 @@ NEGATIVES = {"lite1": 240, "lite2": 260}
 CROPS = {"train": 500, "test": 200}
 """400 of the first are the attacker's; of the others fingerprints are made."""
 SETTINGS = {
-    "attack": ("layer=blocks.4", "iterations=40", "batch_size=16", "num_poison_steps=5", "clip_norm=1"),
+    "attack": ("layer=blocks.4", "iterations=30", "batch_size=16", "num_poison_steps=5", "clip_norm=1"),
     "ipguard": ("num_queries=24", "steps=100"),
-    "zest": ("num_images=8", "num_masks=100"),
+    "zest": ("num_images=4", "num_masks=100"),
 }
 """A budget for two cores. The tail behind blocks.4 is short, and a step of the lower level cheap."""
 TOP = 3
@@ -56,7 +56,7 @@ def run_imagenet(overrides: Sequence[str], options: Options) -> None:
     common = [
         "dataset=image_folder", f"dataset.folder={folder}", f"dataset.class_map={folder / CLASSES}",
         "dataset.image_size=224", "dataset.substitute_pool=400",
-        "model=efficientnet_lite0", f"model.weights={weights_of('lite0')}",
+        "model=efficientnet_lite0", f"model.weights={weights_of('lite0')}", "engine.probe_every=0",
     ]  # fmt: skip
     known, store = Configurations(options.config_dir), Store(options.root)
     found: dict[str, dict[str, Any]] = {}
