@@ -264,6 +264,7 @@ class _PlannedRun(Run):
         use_channels_last(model)
         return _PlannedEngine(
             model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm,
-            accumulate=self.config.accumulate * pieces, average=average, activation_checkpointing=self.config.activation_checkpointing,
-            compiled=False, cuda_graph=False, quicken=self.config.quicken, live=self.live, divided=self.share.divided,
+            accumulate=self.config.accumulate * pieces, average=average,
+            activation_checkpointing=self.config.activation_checkpointing, compiled=False, cuda_graph=False,
+            quicken=self.config.quicken, live=self.live, divided=self.share.divided,
         )  # fmt: skip
