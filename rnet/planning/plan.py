@@ -20,6 +20,8 @@ TRAINING = (
     "forward backward", "optimizer", "lower level", "data", "between phases", "measuring", "evasion probes"
 )  # fmt: skip
 """The moments at which an engine is there."""
+STEPPING = ("forward backward", "optimizer")
+"""Of DeepSpeed's, which steps within the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def plan_of(
     for moment, held in found.moments.items():
         parts = dict(held)
         if moment in TRAINING:
-            parts = divided_parts(parts, found, engine, processes)
+            parts = divided_parts(parts, found, engine, processes, stepping=moment in STEPPING)
             if recorded and moment != "lower level":
                 parts[POOL] = found.moments.get("lower level", {}).get(WORKING, 0)
         elif engine.victim == "zero3" and moment == "asking the victim" and stage == "attack":
@@ -87,8 +89,10 @@ def plan_of(
     )  # fmt: skip
 
 
-def divided_parts(parts: dict[str, int], found: Simulated, engine: EngineConfig, processes: int) -> dict[str, int]:
-    """Parts of one process alone -> those of each of several."""
+def divided_parts(
+    parts: dict[str, int], found: Simulated, engine: EngineConfig, processes: int, *, stepping: bool = False
+) -> dict[str, int]:
+    """Parts of one process alone -> those of each of several. stepping: while the optimizer takes its step."""
     parts = dict(parts)
     trained, stage = found.trained, engine.zero_stage
     if engine.name == "ddp" and processes > 1:
@@ -106,6 +110,8 @@ def divided_parts(parts: dict[str, int], found: Simulated, engine: EngineConfig,
         parts[OPTIMIZER] -= share  # the shares that are sent around are updated themselves
         parts[BUFFERS] = 3 * found.largest  # a layer computing, the next, and gradients on their way
         parts[COPIES] = 0
+    if stage >= 1 and stepping:
+        parts[BUFFERS] += 2 * share  # copies for weight decay and momentum, of all that a process updates at once
     if engine.victim == "zero3":
         parts[VICTIM] = -(-parts.get(VICTIM, 0) // processes)
     if engine.offload:
