@@ -1,4 +1,4 @@
-"""`rnet sweep plan | submit | run | status | retry | cancel | report SWEEP.yaml`."""
+"""`rnet sweep plan | submit | run | status | retry | cancel | board | clean | report SWEEP.yaml`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def show_cleaned(found: Cleaning, *, days: float, removed: bool, as_json: bool) 
         console().print(table)
     print(_told(found.pieces, "removed" if removed else "would be removed"))  # noqa: T201
     if found.younger:
-        print(_told(found.younger, f"kept: touched within {days:g} days, or a parent of such; --days sets this"))  # noqa: T201
+        print(_told(found.younger, f"kept: written within {days:g} days or the last hour, or a parent of such; --days"))  # noqa: T201
     if found.busy:
         print(f"{len(found.busy)} stages that no sweep refers to are under way, e.g. {found.busy[0]}")  # noqa: T201
     if found.trouble:

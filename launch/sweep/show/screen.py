@@ -17,6 +17,8 @@ from launch.sweep.show.status import summary
 from launch.sweep.states import STATES, StoreState
 from rnet.command.run import console, show_json
 
+LINE_SECONDS = 300.0
+"""How often a line is written where nothing but progress has changed."""
 SHOWN_ERRORS = 10
 """Kinds of errors that are told without --json."""
 
@@ -40,20 +42,20 @@ def watch(
 ) -> dict[str, Any]:
     """A live table until nothing is under way any more; returns the last summary.
 
-    Where standard output is no terminal, a line whenever something has changed, and the table at the end. look: the
+    Where standard output is no terminal, a line whenever a state has changed, and the table at the end. look: the
     sweep as its file is now, which may be what it was a moment ago.
     """
     live = Live(console=console(), refresh_per_second=4) if sys.stdout.isatty() else None
-    said, current = "", None
+    said, due, current = "", 0.0, None
     try:
         while True:
             began = time.monotonic()
             current = look(current)
             found = summary(current, StoreState(current.plan, current.root), by=by)
             if live is None:
-                if (line := _line(found)) != said:
-                    print(time.strftime("%H:%M:%S"), line, flush=True)  # noqa: T201
-                said = line
+                if (counts := _counts(found)) != said or began >= due:
+                    print(f"{time.strftime('%H:%M:%S')} {_title(found)}; {counts}", flush=True)  # noqa: T201
+                    said, due = counts, began + LINE_SECONDS
             else:
                 live.update(render(found))
                 live.start()
@@ -128,10 +130,8 @@ def _title(found: dict[str, Any]) -> str:
     return f"{found['sweep']}: {rows}, {found['total']['cells']} cells, {_percent(found['progress'])} done{left}"
 
 
-def _line(found: dict[str, Any]) -> str:
-    """All of it in one line, for a log."""
-    counts = ", ".join(f"{number} {name}" for name, number in found["total"].items() if name != "cells")
-    return f"{_title(found)}; {counts}"
+def _counts(found: dict[str, Any]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in found["total"].items() if name != "cells")
 
 
 def _percent(share: float) -> str:

@@ -163,10 +163,7 @@ def test_the_snapshot_is_named_by_its_content_and_made_once(tmp_path: Path, monk
     assert snapshot.take_snapshot(tmp_path) != first
 
 
-OFFLINE = [path for path in sorted((CONFIGS / "sweep").glob("*.yaml")) if path.stem != "imagenet"]  # plan/test_plan.py
-
-
-@pytest.mark.parametrize("path", OFFLINE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((CONFIGS / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_sweeps_that_come_with_rnet_can_be_planned(path: Path, tmp_path: Path) -> None:
     code, out, err = sweep("plan", path, "--json", "--root", tmp_path)
     assert code == 0, err
