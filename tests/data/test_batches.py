@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,21 @@ def test_files_decoded_on_demand_give_the_batches_of_images_in_memory(two_parts:
     on_demand, kept = (batches(part) for part in two_parts)
     for step in (0, 1, 2, 9, 3, 3):  # in order, ahead, back and the same again
         assert same(on_demand(step), kept(step))
+
+
+def test_files_that_fit_in_memory_are_decoded_once(two_parts: tuple[Part, Part], monkeypatch: Any) -> None:
+    on_demand, kept = two_parts
+    assert isinstance(on_demand.source, FolderSource)
+    decoded: list[str] = []
+    original = FolderSource._decode
+    monkeypatch.setattr(FolderSource, "_decode", lambda self, path: decoded.append(path) or original(self, path))
+    small = Part(
+        source=replace(on_demand.source, memory_mb=1), positions_N=on_demand.positions_N, labels_N=on_demand.labels_N
+    )
+    stream, expected = batches(small, workers=2), batches(kept)
+    for step in range(10):
+        assert same(stream(step), expected(step))
+    assert sorted(decoded) == sorted(on_demand.source.paths)
 
 
 def test_evaluation_covers_the_part_once_in_order(two_parts: tuple[Part, Part]) -> None:
