@@ -358,7 +358,8 @@ def _one_layer_at_a_time(model: nn.Module) -> dict[str, Any]:
 
     DeepSpeed's defaults (buffers of 0.2 and 2 GB, layers kept from the forward to the backward pass) hold more than
     is saved by dividing a network of less than a billion parameters. Nothing is fetched ahead: that follows the order
-    of one forward pass, and here parts of the model are called as well.
+    of one forward pass, and here parts of the model are called as well. The optimizer steps through groups of about a
+    layer: over all shares at once its weight decay and Nesterov's step would each take a copy of them.
     """
     largest = max(parameter.numel() for parameter in model.parameters())
     return {
@@ -368,6 +369,7 @@ def _one_layer_at_a_time(model: nn.Module) -> dict[str, Any]:
         "stage3_max_live_parameters": 2 * largest,
         "stage3_max_reuse_distance": 0,
         "reduce_bucket_size": largest,
+        "sub_group_size": largest,
     }
 
 

@@ -111,7 +111,7 @@ def divided_parts(
         parts[BUFFERS] = 3 * found.largest  # a layer computing, the next, and gradients on their way
         parts[COPIES] = 0
     if stage >= 1 and stepping:
-        parts[BUFFERS] += 2 * share  # copies for weight decay and momentum, of all that a process updates at once
+        parts[BUFFERS] += 2 * (found.largest if stage == 3 else share)  # copies, of all that is updated at once
     if engine.victim == "zero3":
         parts[VICTIM] = -(-parts.get(VICTIM, 0) // processes)
     if engine.offload:
