@@ -108,27 +108,27 @@ def hand_out(given: Given, *, retry: bool, wait: bool, limit: int | None = None)
 
 def see_doctor(root: Path, write: Path | None, *, as_json: bool) -> None:
     """What the cluster offers; ends with status 1 if something will not work. write: where a profile is to go."""
-    from launch.sweep import doctor, doctor_here, doctor_profile
     from launch.sweep.clusters.site import read_site
+    from launch.sweep.doctor import here, profile, site
 
     if write is not None:
-        doctor_profile.check_place(write)
-    site, why = None, ""
+        profile.check_place(write)
+    offered, why = None, ""
     try:
-        site = read_site()
+        offered = read_site()
     except UserError as error:
         why = str(error)
-    of_site = doctor.findings_of(site) if site else doctor_here.findings_here(why)
-    found = [*of_site, *doctor_here.folder_findings(root)]
-    doctor_here.show(found, as_json=as_json)
+    of_site = site.findings_of(offered) if offered else here.findings_here(why)
+    found = [*of_site, *here.folder_findings(root)]
+    here.show(found, as_json=as_json)
     if write is not None:
-        if site is None:
+        if offered is None:
             raise UserError(f"--write {write}: no Slurm answers here to write of; cluster=local needs no profile")
-        doctor_profile.write_profile(site, write)
+        profile.write_profile(offered, write)
         if not as_json:
             where = f"--config-dir {write.absolute().parent.parent} cluster={write.stem}"
             print(f"\nwritten: {write}; use it with {where}")  # noqa: T201
-    if site is None or any(finding.bad for finding in found):
+    if offered is None or any(finding.bad for finding in found):
         raise SystemExit(1)
 
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters.base import make_cluster
 from launch.sweep.clusters.site import Ask, read_site
-from launch.sweep.doctor import findings_of
-from launch.sweep.doctor_here import folder_findings
-from launch.sweep.doctor_profile import write_profile
+from launch.sweep.doctor.here import folder_findings
+from launch.sweep.doctor.profile import write_profile
+from launch.sweep.doctor.site import findings_of
 from launch.sweep.plan.resources import load_profile
 from rnet.errors import UserError
 

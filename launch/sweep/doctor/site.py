@@ -1,7 +1,4 @@
-"""`rnet sweep doctor`: what a site offers, and what each of it means for sweeps. It asks; it starts no job.
-
-doctor_here.py looks at this machine and the store, doctor_profile.py writes a profile.
-"""
+"""What a Slurm site offers, and what each of it means for sweeps. It asks; it starts no job."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Iterable
 
 from launch.sweep.clusters.offers import Node, Partition
 from launch.sweep.clusters.site import Site
-from launch.sweep.doctor_here import Finding
+from launch.sweep.doctor.here import Finding
 
 
 def findings_of(site: Site) -> list[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch.sweep.clusters.offers import Partition
 from launch.sweep.clusters.site import Site
-from launch.sweep.doctor import gpu_names
+from launch.sweep.doctor.site import gpu_names
 from rnet.errors import UserError
 from rnet.storage.files import unwritable
 
