@@ -60,7 +60,7 @@ def test_a_stage_as_tables(root: Path) -> None:
     code, out, _ = report(label, "--root", root, "--format", "json")
     assert code == 0
     found = json.loads(out)
-    assert list(found) == ["tests", "result", "settings", "run"]
+    assert list(found) == ["tests", "result", "settings", "run", "classes"]
     assert {line["name"] for line in found["result"]} >= {"accuracy", "cost.flops"}
 
 

@@ -19,6 +19,7 @@ from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan, read_plan, save_plan
 from launch.sweep.records import submissions
 from launch.sweep.records.attempts import read_attempt
+from launch.sweep.show.current import Current
 from launch.sweep.show.status import summary
 from launch.sweep.states import StoreState
 from rnet.command.status import _about
@@ -218,7 +219,12 @@ def plan(data: bytes, folder: Path) -> None:
     (folder / "sweeps" / "s.json").write_bytes(data)
     found = read_plan(folder / "sweeps" / "s.json")
     if len(found.cells) < 100:
-        summary(found, StoreState(found, folder, ask=False))
+        summary(as_current(found, folder), StoreState(found, folder, ask=False))
+
+
+def as_current(found: Plan, folder: Path) -> Current:
+    """The plan as a sweep whose file has not changed."""
+    return Current(plan=found, root=folder, file=folder / "s.yaml")
 
 
 def submission(data: bytes, folder: Path) -> None:
@@ -233,7 +239,7 @@ def attempt(data: bytes, folder: Path) -> None:
     make_folder(place)
     (place / f"{cell.id}.0001.json").write_bytes(data)
     read_attempt(folder, cell.stage, cell.id, 1)
-    summary(the_plan(), StoreState(the_plan(), folder, ask=False))
+    summary(as_current(the_plan(), folder), StoreState(the_plan(), folder, ask=False))
 
 
 def seen(data: bytes, folder: Path) -> None:

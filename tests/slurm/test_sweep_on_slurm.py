@@ -145,34 +145,25 @@ def test_a_submitter_killed_between_sbatch_and_bookkeeping_loses_and_repeats_not
     assert [(cell.state, cell.attempt) for cell in state.cells] == [("done", 1)]
 
 
-@pytest.mark.parametrize(
-    ("profile", "words"),
-    [
-        ("kind: slurm\npartition: nowhere\n", ["nvalid partition"]),
-        ("kind: slurm\nsbatch: {gpus-per-node: 64}\n", ["node configuration is not available"]),
-    ],
-)
-def test_what_slurm_refuses_is_told_in_its_own_words_and_leaves_nothing(
-    profile: str, words: list[str], tmp_path: Path
-) -> None:
+def test_what_slurm_refuses_is_told_in_its_own_words_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
-    (tmp_path / "cluster" / "mine.yaml").write_text(profile)
+    (tmp_path / "cluster" / "mine.yaml").write_text("kind: slurm\npartition: nowhere\n")
     long_training(tmp_path, [0])
     plan, root = make_plan(tmp_path / "tiny.yaml", ["cluster=mine"], config_dir=tmp_path), tmp_path / "store"
     with pytest.raises(UserError) as caught:
         submit(plan, root)
     assert str(caught.value).startswith("train (1 CPU, 0.5 GB, 60 min): sbatch: ")
-    assert all(word.lower() in str(caught.value).lower() for word in words)
+    assert "nvalid partition" in str(caught.value)
     assert [record.state for record in submissions.read_all(root)] == ["void"]
     assert [cell.state for cell in StoreState(plan, root, fresh=True).cells] == ["not submitted"]
 
 
 def test_cancel_keeps_what_is_saved_and_submit_goes_on_from_there(tmp_path: Path) -> None:
-    plan = long_training(tmp_path, [0, 1], resources={"default": {"memory_gb": 0.5, "pack": 2}})
+    plan = long_training(tmp_path, [0, 1], resources={"default": {"memory_gb": 0.5}})
     root = tmp_path / "store"
     submit(plan, root)
     wait_until(plan, root, lambda _: (plan.folder(root, plan.cells[0]) / "checkpoints").is_dir(), PATIENCE)
-    assert len(cancel(plan, root).jobs) == 1
+    assert len(cancel(plan, root).jobs) == 2, "the first of its kind has a job of its own"
     state = wait_until(plan, root, at_rest, PATIENCE)
     assert Counter(cell.state for cell in state.cells) == {"not submitted": 2}
     submit(plan, root)

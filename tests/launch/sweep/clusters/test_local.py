@@ -193,7 +193,7 @@ def test_cancel_stops_what_runs_and_submit_goes_on(tmp_path: Path) -> None:
     assert (stopped.cells, len(stopped.jobs)) == ({"running": 1}, 1)
     log = StoreState(plan, root).log_of(0)
     assert log is not None
-    assert "step 1/" in log.read_text(), "what the cell's process prints is in a log of its own"
+    assert "step 0/" in log.read_text(), "what the cell's process prints is in a log of its own"
     assert cancel(plan, root) == Stopped({}, []), "it is stopped already"
     for _ in range(600):
         if StoreState(plan, root).cells[0].state == "not submitted":
