@@ -60,7 +60,7 @@ def show_plan(given: Given, *, check: bool, cells: bool, as_json: bool) -> None:
 def show_difference(given: Given, against: str, *, listing: bool, as_json: bool) -> None:
     """What differs from another file, or from what was submitted. listing: whether --cells or --check was typed."""
     from launch.sweep.plan.expand import make_plan
-    from launch.sweep.plan.plan import read_plan
+    from launch.sweep.plan.plan import plan_path, read_plan
     from launch.sweep.show.planned import show_comparison
     from rnet.data.files.digest import looked_at_once
 
@@ -69,7 +69,7 @@ def show_difference(given: Given, against: str, *, listing: bool, as_json: bool)
     with looked_at_once(given.root.expanduser()):
         plan = make_plan(given.file, given.changes, config_dir=given.config_dir)
         if against == "submitted":
-            old = read_plan(given.root / "sweeps" / f"{plan.name}.json")
+            old = read_plan(plan_path(given.root, plan.name))
         else:
             old = make_plan(Path(against), config_dir=given.config_dir)
     show_comparison(plan, old, given.root, names=(str(given.file), against), as_json=as_json)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.sweep.plan.names import cell_names
-from launch.sweep.plan.plan import Plan, done_cells, read_plan
+from launch.sweep.plan.plan import Plan, done_cells, plan_path, read_plan
 from launch.sweep.plan.spec import load_sweep
 from launch.sweep.records.attempts import Worker, is_dead_here, latest_attempt
 from launch.sweep.work.task import EXIT_FAILED
@@ -24,7 +24,7 @@ def find_cell(
 
     Raises UserError for none, and for several.
     """
-    saved = root / "sweeps" / f"{load_sweep(file, changes).name}.json"
+    saved = plan_path(root, load_sweep(file, changes).name)
     if saved.exists() and not changes:
         plan = read_plan(saved)
         if (index := _found(plan, wanted)) is not None:
@@ -63,7 +63,7 @@ def run_here(plan: Plan, index: int, root: Path) -> None:
     share_files(root)
     names = cell_names(plan)
     done = done_cells(plan, root)
-    for number in _lineage(plan, index):
+    for number in plan.with_parents([index]):
         cell = plan.cells[number]
         if number not in done:
             status = latest_attempt(root, cell.stage, cell.id)
@@ -77,12 +77,3 @@ def run_here(plan: Plan, index: int, root: Path) -> None:
             if run_cell(root, job, Worker(token="by-hand"), launched()) != "done":
                 raise SystemExit(EXIT_FAILED)
     print(root / plan.cells[index].label)  # noqa: T201
-
-
-def _lineage(plan: Plan, index: int) -> list[int]:
-    """The cell after all that it is made from."""
-    needed = {index}
-    for number in range(index, -1, -1):
-        if number in needed:
-            needed.update(plan.cells[number].parents)
-    return sorted(needed)

@@ -102,10 +102,10 @@ def _cells_of(among: Iterable[Submission]) -> Plan:
     """A plan of nothing but the cells that the submissions have."""
     labels = dict.fromkeys(label for submission in among for label in submission.cells)
     cells = [
-        Cell(stage, cell_id, (), (), 0, index)
+        Cell(stage, cell_id, (), 0, index)
         for index, (stage, _, cell_id) in enumerate(label.partition("/") for label in labels)
     ]
-    return Plan(name="", cluster="", profile={}, common=(), cells=cells, rows=[], shapes=[])
+    return Plan(name="", cluster="", profile={}, cells=cells, rows=[], shapes=[])
 
 
 def _wanted(plan: Plan, state: StoreState, among: Collection[int], retry: bool, report: Report) -> list[int]:

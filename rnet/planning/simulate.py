@@ -32,10 +32,10 @@ from rnet.rewrites.memory_format import use_channels_last
 from rnet.training.fidelity import predict
 from rnet.training.loop import Run, resolve_device
 from rnet.training.victim import prepare_training
+from rnet.training.watching import PROBE_IMAGES
 
 PARAMETERS, GRADIENTS, OPTIMIZER = "parameters", "gradients", "optimizer's state"
 VICTIM, COPIES = "victim", "frozen copy"
-PROBE_IMAGES = 32
 STEPS = 2
 """The optimizer makes its state in the first; the second is like all others."""
 

@@ -1,7 +1,8 @@
 """Evasion probes: a small fixed set of queries that show, while an attack runs, how the fingerprint vanishes.
 
 Half of the queries are test images. The others are these images, moved across the victim's decision boundary: a small
-fingerprint of the kind that IPGuard makes, in a few gradient steps. A look costs a forward pass of 2 * IMAGES images.
+fingerprint of the kind that IPGuard makes, in a few gradient steps. A look costs a forward pass of 2 * PROBE_IMAGES
+images.
 
 Shapes: N pairs, Q = 2 N queries (images, then the same moved), K classes.
 """
@@ -19,9 +20,8 @@ from rnet.models.black_box import map_images
 from rnet.parallel.collectives import same_tensor_on_all
 from rnet.rewrites.modes import frozen_eval
 from rnet.training.fidelity import share_equal
-from rnet.training.watching import Seen
+from rnet.training.watching import PROBE_IMAGES, Seen
 
-IMAGES = 32
 STEPS = 20
 STEP_SIZE = 0.01
 """Of the search: the two say how far an image may be moved, 0.2."""
@@ -90,7 +90,7 @@ def make_probe(victim: nn.Module, part: Part, layer: str | None, device: torch.d
     victim: a frozen model on the device, which all processes hold whole. layer: where features are compared, None for
     nowhere. A victim that gives all images one class has no boundary: such a probe has no pairs and sees nothing.
     """
-    x_NCHW = part.pixels(torch.arange(min(IMAGES, len(part))), device)
+    x_NCHW = part.pixels(torch.arange(min(PROBE_IMAGES, len(part))), device)
     with torch.no_grad():
         labels_N = same_tensor_on_all(victim(x_NCHW).argmax(1).cpu()).to(device)
     other_N = _of_another_class(labels_N)
@@ -111,7 +111,7 @@ def across_the_boundary(victim: nn.Module, x_NCHW: Tensor, target_N: Tensor) -> 
     with torch.no_grad():
         top_N2 = victim(x_NCHW).float().topk(2, dim=1).values
     margin = (top_N2[:, 0] - top_N2[:, 1]).mean() / 2
-    at_once = images_at_once(2 * IMAGES, x_NCHW.shape[-1])
+    at_once = images_at_once(2 * PROBE_IMAGES, x_NCHW.shape[-1])
     parts = zip(x_NCHW.split(at_once), target_N.split(at_once), strict=True)
     return torch.cat([_moved(victim, x_MCHW, target_M, margin) for x_MCHW, target_M in parts])
 

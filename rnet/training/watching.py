@@ -23,6 +23,8 @@ from rnet.training.monitor.pictures import side_by_side
 from rnet.training.monitor.progress import SHORT_NAMES
 from rnet.training.monitor.system import system_load
 
+PROBE_IMAGES = 32
+"""Images (at most) of which the fixed queries of evasion probes are made."""
 PHASES = ("data", "forward_backward", "optimizer", "monitoring", "checkpoint")
 """Of every step; a lower level comes on top where there is one."""
 

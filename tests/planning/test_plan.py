@@ -19,12 +19,11 @@ from rnet.config.run import RunConfig, load_config
 from rnet.data.loading import load_dataset_once
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.planning import choice, fit, simulate
+from rnet.planning import choice, fit
 from rnet.planning.fit import bytes_of, fit_stage
 from rnet.planning.live import WORKING, LiveBytes
 from rnet.planning.plan import BUFFERS, Plan, divided_parts, plan_stage
 from rnet.planning.simulate import COPIES, GRADIENTS, OPTIMIZER, PARAMETERS, VICTIM, Simulated
-from rnet.stages import probes
 from rnet.stages.stages import ensure
 from rnet.stages.store import Store
 
@@ -45,10 +44,6 @@ def test_a_plan_is_within_15_percent_of_what_the_allocator_hands_out(tmp_path: P
             ensure(stage, config, store)
         planned = plan.total - plan.images
         assert planned == pytest.approx(found["bytes"], rel=0.15), (stage, plan)
-
-
-def test_a_plan_knows_how_many_images_a_probe_asks_about() -> None:
-    assert simulate.PROBE_IMAGES == probes.IMAGES
 
 
 def test_parts_are_named_by_what_they_are() -> None:

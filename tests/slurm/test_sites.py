@@ -24,7 +24,7 @@ from launch.sweep.submit import cancel, submit
 from rnet.errors import UserError
 from tests.launch.sweep.sweeps import tiny_plan
 from tests.slurm.cluster import ROOT, at_rest, logs, start_accounting, stop_accounting, wait_until
-from tests.slurm.test_sweep_on_slurm import PATIENCE, attempts_of, long_training, trains
+from tests.slurm.test_sweep_on_slurm import PATIENCE, attempts_of, strict_training, trains
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 QUICK: dict[str, Any] = {
@@ -52,10 +52,7 @@ def site_plan(tmp_path: Path, profile: str, **changes: Any) -> Plan:
 
 
 def test_when_accounting_stops_submit_status_retry_and_cancel_go_on(cluster: Path, tmp_path: Path) -> None:
-    (tmp_path / "cluster").mkdir()
-    (tmp_path / "cluster" / "strict.yaml").write_text("kind: slurm\ncrash_requeues: 0\n")
-    long_training(tmp_path, [0])  # writes the file
-    plan, root = make_plan(tmp_path / "tiny.yaml", ["cluster=strict"], config_dir=tmp_path), tmp_path / "store"
+    plan, root = strict_training(tmp_path), tmp_path / "store"
     submit(plan, root)
     wait_until(plan, root, lambda _: trains(root, plan), PATIENCE)
     stop_accounting(cluster)

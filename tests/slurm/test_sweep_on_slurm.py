@@ -44,6 +44,14 @@ def long_training(tmp_path: Path, seeds: list[int], **changes: Any) -> Plan:
     return tiny_plan(tmp_path, **(ON_SLURM | own | changes))
 
 
+def strict_training(tmp_path: Path) -> Plan:
+    """One such victim, whose task is not started again when it dies."""
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "strict.yaml").write_text("kind: slurm\ncrash_requeues: 0\n")
+    long_training(tmp_path, [0])  # writes the file
+    return make_plan(tmp_path / "tiny.yaml", ["cluster=strict"], config_dir=tmp_path)
+
+
 def trains(root: Path, plan: Plan) -> bool:
     """Whether every cell has trained a step."""
     return all((plan.folder(root, cell) / "checkpoints").is_dir() for cell in plan.cells)
@@ -104,10 +112,7 @@ def test_a_preempted_and_a_killed_task_go_on_and_end_with_the_bits_of_an_undistu
 
 
 def test_a_task_that_dies_too_often_is_reported_and_retried(tmp_path: Path) -> None:
-    (tmp_path / "cluster").mkdir()
-    (tmp_path / "cluster" / "strict.yaml").write_text("kind: slurm\ncrash_requeues: 0\n")
-    long_training(tmp_path, [0])  # writes the file
-    plan, root = make_plan(tmp_path / "tiny.yaml", ["cluster=strict"], config_dir=tmp_path), tmp_path / "store"
+    plan, root = strict_training(tmp_path), tmp_path / "store"
     submit(plan, root)
     wait_until(plan, root, lambda _: trains(root, plan), PATIENCE)
     os.kill(attempts_of(plan, root, 0)[-1]["pid"], signal.SIGKILL)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.names import cell_name
+from launch.sweep.plan.names import cell_names
 from launch.sweep.plan.order import early_first
 from launch.sweep.plan.plan import Cell, Plan, Row
 from launch.sweep.plan.resources import Shape, load_profile, make_shape
@@ -44,7 +44,7 @@ def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | Non
     with looked_at_once():
         builder.build()
     return Plan(
-        name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)), common=sweep.common,
+        name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)),
         cells=builder.cells, rows=builder.rows, shapes=list(builder.shapes), settings=builder.settings,
         early=builder.early, seconds=time.monotonic() - started, source=source_of(path, changes, config_dir),
     )  # fmt: skip
@@ -75,7 +75,7 @@ class _Builder:
         order, early = early_first(rows)
         for number in order[:early]:
             with self._naming(rows[number]):
-                self._graph(*self._resolved(rows[number]), rows[number])
+                self._graph(self.configs.load(self.sweep.overrides(rows[number])), rows[number])
         self.early = len(self.cells)
         found: dict[int, Row] = {}
         for number in order:
@@ -105,14 +105,11 @@ class _Builder:
             where = place_of(values[named[-1]]) if named else ""
             raise UserError(f"{where or f'{self.sweep.path}: '}the row {about}: {error}") from None
 
-    def _resolved(self, values: dict[str, str]) -> tuple[RunConfig, tuple[str, ...]]:
-        """The row's configuration and the overrides that not all rows have."""
-        lines = self.sweep.overrides(values)
-        return self.configs.load(lines), lines[len(self.sweep.common) :]
-
     def _row(self, values: dict[str, str]) -> Row:
-        config, own = self._resolved(values)
-        cells = self._graph(config, own, values)
+        lines = self.sweep.overrides(values)
+        config = self.configs.load(lines)
+        cells = self._graph(config, values)
+        own = lines[len(self.sweep.common) :]
         negatives = self._negatives(config, own, values) if self.sweep.until == "verify" else ()
         self._check_new(values, (*cells.values(), *negatives))
         return Row(values=values, cells=cells, negatives=negatives)
@@ -126,12 +123,12 @@ class _Builder:
                 pairs = " and ".join(f"{axis}={known[axis]} and {axis}={values[axis]}" for axis in differing)
                 raise UserError(f"{pairs} are the same; take one out")
 
-    def _graph(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> dict[str, int]:
+    def _graph(self, config: RunConfig, values: dict[str, str]) -> dict[str, int]:
         """The row's cells by stage, up to the sweep's last stage."""
         found: dict[str, int] = {}
         for stage in lineage(self.sweep.until):
             parents = tuple(found[parent] for parent in GRAPH[stage].parents.values())
-            found[stage] = self._cell(stage, config, own, values, parents)
+            found[stage] = self._cell(stage, config, values, parents)
         return found
 
     def _negatives(self, config: RunConfig, own: tuple[str, ...], values: dict[str, str]) -> tuple[int, ...]:
@@ -152,12 +149,10 @@ class _Builder:
         for settings in negative_settings(config):
             lines = (*others, "attack=independent", *(f"attack.{key}={value}" for key, value in settings.items()))
             resolved = self.configs.load((*self.sweep.common, *lines))
-            found.append(self._graph(resolved, lines, values)["verify"])
+            found.append(self._graph(resolved, values)["verify"])
         return tuple(found)
 
-    def _cell(
-        self, stage: str, config: RunConfig, own: tuple[str, ...], values: dict[str, str], parents: tuple[int, ...]
-    ) -> int:
+    def _cell(self, stage: str, config: RunConfig, values: dict[str, str], parents: tuple[int, ...]) -> int:
         """The index of the cell, new or known."""
         key = self._ingredients(stage, config)
         if key in self._known:
@@ -170,7 +165,7 @@ class _Builder:
             self._documents.append(found)
             victim = self.cells[parents[0]].victim if parents else index
             shape = self._shape(stage, values, independent=stage == "attack" and config.attack.name == "independent")
-            self.cells.append(Cell(stage, cell_id, parents, own, shape, victim, self._pieces(config)))
+            self.cells.append(Cell(stage, cell_id, parents, shape, victim, self._pieces(config)))
         self._known[key] = index
         return index
 
@@ -225,5 +220,5 @@ def check_deeply(plan: Plan) -> int:
                 try:
                     check_attack(config)
                 except UserError as error:
-                    raise UserError(f"{plan.name}, {cell_name(plan, index)}: {error}") from None
+                    raise UserError(f"{plan.name}, {cell_names(plan)[index]}: {error}") from None
     return len(done)

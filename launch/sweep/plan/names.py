@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,8 @@ _OF_NEGATIVES = {"seed": None, "portion": "all", "model": None}
 """Settings by which independent models differ, and the values that go without saying."""
 
 
-def cell_name(plan: Plan, index: int) -> str:
-    """The name of a cell, which no other cell of the plan has."""
-    return cell_names(plan)[index]
-
-
 def cell_names(plan: Plan) -> list[str]:
-    """The names of all cells by index; worked out once for a plan."""
+    """The names of all cells by index, no two alike; worked out once for a plan."""
     if len(plan.names) != len(plan.cells):
         plan.names[:] = _unique(plan, _Names(plan))
     return plan.names
@@ -54,9 +50,20 @@ def cell_axes(plan: Plan) -> list[dict[str, str]]:
     ]
 
 
+def reads(stage: str, axis: str) -> bool:
+    """Whether a stage depends on an axis itself."""
+    group = axis.partition(".")[0]
+    return group == "seed" or (group.removesuffix("_preset") if group in PRESETS else group) in _ingredients(stage)
+
+
 def run_command(file: Path, root: Path, cell: Cell, more: Sequence[str] = ()) -> str:
     """What to paste into a shell to compute a cell of a sweep here. more: changes, and other options."""
     return shlex.join(["rnet", "sweep", "run", str(file), cell.label, *more, "--root", str(root)])
+
+
+@cache
+def _ingredients(stage: str) -> frozenset[str]:
+    return frozenset(ingredients(stage))
 
 
 def _cells_of(plan: Plan, row: Row) -> Iterator[int]:
@@ -83,25 +90,20 @@ class _Names:
             for axis, value in row.values.items():
                 seen.setdefault(axis, set()).add(value)
         self._several = {axis for axis, values in seen.items() if len(values) > 1}
-        self._matters = {stage: frozenset(ingredients(stage)) for stage in _ABOUT}
 
     def of(self, index: int, *, all_axes: bool = False) -> str:
         """all_axes: those that the stage does not read itself, too: a case can make any setting follow from them."""
         cell, axes = self._plan.cells[index], self._axes[index]
         about = _ABOUT[cell.stage]
-        words = [cell.stage, _shown(axes.get(about) or self._setting(cell, about)["name"])]
+        words = [cell.stage, _shown(axes.get(about) or self._plan.setting(cell, about)["name"])]
         for axis, value in axes.items():
-            if axis != about and axis in self._several and (all_axes or self._reads(cell.stage, axis)):
+            if axis != about and axis in self._several and (all_axes or reads(cell.stage, axis)):
                 words.append(f"{axis}={_shown(value)}")
         if cell.stage in ("attack", "verify"):
-            attack = self._setting(cell, "attack")
+            attack = self._plan.setting(cell, "attack")
             if attack["name"] == "independent":
                 words += self._negative(cell.stage, attack, axes)
         return " ".join(words)
-
-    def _reads(self, stage: str, axis: str) -> bool:
-        group = axis.partition(".")[0]
-        return group == "seed" or (group.removesuffix("_preset") if group in PRESETS else group) in self._matters[stage]
 
     def _negative(self, stage: str, attack: dict[str, Any], axes: dict[str, str]) -> list[str]:
         words = ["attack=independent"] if stage == "verify" and "attack" not in axes else []
@@ -111,13 +113,6 @@ class _Names:
             if value != usual and f"attack.{key}" not in axes:
                 words.append(f"attack.{key}={_shown(str(value))}")
         return words
-
-    def _setting(self, cell: Cell, group: str) -> dict[str, Any]:
-        for number in cell.settings:
-            if group in self._plan.settings[number]:
-                found: dict[str, Any] = self._plan.settings[number][group]
-                return found
-        raise AssertionError(f"{cell.label} has no {group}")
 
 
 def _unique(plan: Plan, names: _Names) -> list[str]:

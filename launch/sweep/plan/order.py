@@ -42,7 +42,4 @@ def cells_of_first(plan: Plan, limit: int) -> set[int]:
     for number in order[:limit]:
         row = plan.rows[number]
         needed.update(row.cells.values(), row.negatives)
-    for index in reversed(range(len(plan.cells))):
-        if index in needed:
-            needed.update(plan.cells[index].parents)
-    return needed
+    return set(plan.with_parents(needed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ class Cell:
     stage: str
     id: str
     parents: tuple[int, ...]
-    overrides: tuple[str, ...]
     shape: int
     victim: int
     settings: tuple[int, ...] = ()
@@ -59,7 +59,6 @@ class Plan:
     name: str
     cluster: str
     profile: dict[str, Any]
-    common: tuple[str, ...]
     cells: list[Cell]
     rows: list[Row]
     shapes: list[Shape]
@@ -69,13 +68,22 @@ class Plan:
     source: dict[str, Any] = field(default_factory=lambda: {"digest": "", "changes": [], "config_dir": None})
     names: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
 
-    def overrides(self, cell: Cell) -> list[str]:
-        """The overrides that make the cell's configuration."""
-        return [*self.common, *cell.overrides]
-
     def configuration(self, cell: Cell) -> dict[str, Any]:
         """The cell's resolved configuration, as rnet.config.run.run_to_dict writes it."""
         return {key: value for index in cell.settings for key, value in self.settings[index].items()}
+
+    def setting(self, cell: Cell, group: str) -> dict[str, Any]:
+        """One group of the cell's resolved configuration."""
+        found: dict[str, Any] = next(self.settings[i][group] for i in cell.settings if group in self.settings[i])
+        return found
+
+    def with_parents(self, cells: Iterable[int]) -> list[int]:
+        """The cells and all that they are made from, by index, parents first."""
+        needed = set(cells)
+        for index in reversed(range(len(self.cells))):
+            if index in needed:
+                needed.update(self.cells[index].parents)
+        return sorted(needed)
 
     def folder(self, root: Path, cell: Cell) -> Path:
         """The cell's folder in the store."""
@@ -83,14 +91,14 @@ class Plan:
 
 
 _AGAIN = "run rnet sweep submit again, with the same --root"
-_CELL = {"stage": str, "id": str, "parents": [int], "overrides": [str], "shape": int, "victim": int, "settings": [int]}
+_CELL = {"stage": str, "id": str, "parents": [int], "shape": int, "victim": int, "settings": [int]}
 _ROW = {"values": {str: (str, type(None))}, "cells": {str: int}, "negatives": [int]}
 _SHAPE = {
-    "name": str, "cluster": str, "profile": {"kind": str}, "common": [str], "settings": [dict], "seconds": NUMBER,
+    "name": str, "cluster": str, "profile": {"kind": str}, "settings": [dict], "seconds": NUMBER,
     "early": int, "shapes": [dict], "cells": [list], "rows": [list],
     "source": {"digest": str, "changes": [str], "config_dir": TEXT_OR_NONE},
 }  # fmt: skip
-_AS_THEY_ARE = ("name", "cluster", "profile", "common", "settings", "early", "seconds", "source")
+_AS_THEY_ARE = ("name", "cluster", "profile", "settings", "early", "seconds", "source")
 
 
 def done_cells(plan: Plan, root: Path) -> set[int]:
@@ -103,9 +111,14 @@ def done_cells(plan: Plan, root: Path) -> set[int]:
     }
 
 
+def plan_path(root: Path, name: str) -> Path:
+    """Where a store keeps the plan that was submitted last under a sweep's name."""
+    return root / "sweeps" / f"{name}.json"
+
+
 def save_plan(plan: Plan, root: Path) -> Path:
     """Writes the plan to <root>/sweeps/<name>.json, where tasks and the other commands read it."""
-    path = root / "sweeps" / f"{plan.name}.json"
+    path = plan_path(root, plan.name)
     document = {
         **{name: getattr(plan, name) for name in _AS_THEY_ARE},
         "shapes": [dataclasses.asdict(shape) for shape in plan.shapes],
@@ -155,10 +168,9 @@ def _is_whole(plan: Plan) -> bool:
 def _plan_of(document: dict[str, Any]) -> Plan:
     return Plan(
         name=document["name"], cluster=document["cluster"],
-        common=tuple(document["common"]), seconds=document["seconds"],
-        settings=document["settings"], early=document["early"], source=document["source"],
+        settings=document["settings"], early=document["early"], seconds=document["seconds"], source=document["source"],
         profile=document["profile"], shapes=[Shape(**shape) for shape in document["shapes"]],
-        cells=[Cell(stage, id_, tuple(parents), tuple(overrides), shape, victim, tuple(settings))
-               for stage, id_, parents, overrides, shape, victim, settings in document["cells"]],
+        cells=[Cell(stage, id_, tuple(parents), shape, victim, tuple(settings))
+               for stage, id_, parents, shape, victim, settings in document["cells"]],
         rows=[Row(values, cells, tuple(negatives)) for values, cells, negatives in document["rows"]],
     )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.sweep.plan.plan import Plan, Row, read_plan
+from launch.sweep.plan.plan import Plan, Row, plan_path, read_plan
 from launch.sweep.plan.source import matters, source_of
 from launch.sweep.plan.spec import load_sweep
 from rnet.config.documents import flattened
@@ -81,7 +81,7 @@ def saved_plan(file: Path, root: Path) -> Plan:
 
 
 def _plan_path(file: Path, root: Path, changes: Sequence[str] = ()) -> Path:
-    return root / "sweeps" / f"{load_sweep(file, changes).name}.json"
+    return plan_path(root, load_sweep(file, changes).name)
 
 
 def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:

@@ -16,7 +16,7 @@ def graph(victims: int, attacks: int, defenses: int, shapes: list[Shape] | None 
 
     def add(stage: str, number: int, parents: tuple[int, ...]) -> int:
         victim = cells[parents[0]].victim if parents else len(cells)
-        cells.append(Cell(stage, f"{len(cells):016x}", parents, (), number % len(shapes), victim))
+        cells.append(Cell(stage, f"{len(cells):016x}", parents, number % len(shapes), victim))
         return len(cells) - 1
 
     rows = []
@@ -30,7 +30,7 @@ def graph(victims: int, attacks: int, defenses: int, shapes: list[Shape] | None 
             for fingerprint in fingerprints
         ]
     return Plan(
-        name="graph", cluster="slurm", profile={"kind": "slurm"}, common=(), cells=cells,
+        name="graph", cluster="slurm", profile={"kind": "slurm"}, cells=cells,
         rows=rows, shapes=shapes,
     )  # fmt: skip
 

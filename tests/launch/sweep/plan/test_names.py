@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch.sweep.plan.names import cell_axes, cell_name, cell_names, run_command
+from launch.sweep.plan.names import cell_axes, cell_names, run_command
 from launch.sweep.plan.plan import read_plan, save_plan
 from tests.launch.sweep.sweeps import TINY, tiny_plan
 
@@ -18,7 +18,7 @@ WITH_NEGATIVES: dict[str, Any] = {"set": [*TINY["set"], "negatives=2"]}
 def test_a_cell_is_named_by_the_axes_that_make_it(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, "axes.seed=[0,1]", "axes.model=[resnet8,resnet20]")
     row = next(r for r in plan.rows if list(r.values.values()) == ["digits", "resnet20", "finetune", "random", "1"])
-    assert {stage: cell_name(plan, index) for stage, index in row.cells.items()} == {
+    assert {stage: cell_names(plan)[index] for stage, index in row.cells.items()} == {
         "train": "train resnet20 seed=1",
         "attack": "attack finetune model=resnet20 seed=1",
         "fingerprint": "fingerprint random model=resnet20 seed=1",

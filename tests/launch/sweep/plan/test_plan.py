@@ -66,7 +66,6 @@ def test_a_cells_saved_settings_make_its_configuration_again(tmp_path: Path) -> 
     saved = read_plan(save_plan(plan, tmp_path / "store"))
     for cell in plan.cells:
         config = run_from_dict(saved.configuration(cell))
-        assert config == load_config(plan.overrides(cell))
         assert content_id(document(cell.stage, config)) == cell.id
     assert len(plan.settings) < 20  # shared, whatever the number of cells
 

@@ -82,7 +82,8 @@ def test_the_board_is_completed_and_nothing_is_written_twice(tmp_path: Path) -> 
     (board / "attack of another version").mkdir()
     assert write_board(plan, root) == (board, count)
     assert {path: path.stat().st_mtime_ns for path in board.rglob("*") if path.is_file()} == before
-    gone = next(cell for cell in plan.cells if cell.stage == "attack" and "attack=finetune" in cell.overrides)
+    attacks = [cell for cell in plan.cells if cell.stage == "attack"]
+    gone = next(cell for cell in attacks if plan.setting(cell, "attack")["name"] == "finetune")
     folder = root / gone.label
     (folder / "result.json").unlink()
     (folder / "tensorboard").mkdir()

@@ -147,7 +147,7 @@ def test_cells_are_counted_by_the_values_of_axes(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path)
     submitted(tmp_path, plan, [])
     for cell in plan.cells:
-        if cell.stage == "attack" and "attack=finetune" in cell.overrides:
+        if cell.stage == "attack" and plan.setting(cell, "attack")["name"] == "finetune":
             finish(tmp_path / "store", cell.label)
     code, out = status(tmp_path, "--by", "attack", "--json")
     assert code == 4
