@@ -47,7 +47,7 @@ def show_plan(given: Given, *, check: bool, cells: bool, as_json: bool) -> None:
     from launch.sweep.show import planned
     from rnet.data.files.digest import looked_at_once
 
-    with looked_at_once(given.root.expanduser()):
+    with looked_at_once(given.root):
         plan = make_plan(given.file, given.changes, config_dir=given.config_dir)
         cluster = _cluster(plan, given.config_dir)
         if check:
@@ -62,16 +62,14 @@ def show_difference(given: Given, against: str, *, listing: bool, as_json: bool)
     from launch.sweep.plan.expand import make_plan
     from launch.sweep.plan.plan import plan_path, read_plan
     from launch.sweep.show.planned import show_comparison
-    from rnet.data.files.digest import looked_at_once
 
     if listing:
         raise UserError("--against shows what differs, with neither --cells nor --check; take them out")
-    with looked_at_once(given.root.expanduser()):
-        plan = make_plan(given.file, given.changes, config_dir=given.config_dir)
-        if against == "submitted":
-            old = read_plan(plan_path(given.root, plan.name))
-        else:
-            old = make_plan(Path(against), config_dir=given.config_dir)
+    plan = make_plan(given.file, given.changes, config_dir=given.config_dir, root=given.root)
+    if against == "submitted":
+        old = read_plan(plan_path(given.root, plan.name))
+    else:
+        old = make_plan(Path(against), config_dir=given.config_dir, root=given.root)
     show_comparison(plan, old, given.root, names=(str(given.file), against), as_json=as_json)
 
 
@@ -79,7 +77,7 @@ def run_cell(given: Given, cell: str) -> None:
     """Computes one cell here."""
     from launch.sweep.here import find_cell, run_here
 
-    run_here(*find_cell(given.file, cell, given.root, given.changes, given.config_dir), given.root)
+    run_here(*find_cell(cell, *given.all), given.root)
 
 
 def hand_out(given: Given, *, retry: bool, wait: bool, limit: int | None = None) -> None:
@@ -88,12 +86,12 @@ def hand_out(given: Given, *, retry: bool, wait: bool, limit: int | None = None)
     from launch.sweep.submit import submit
     from rnet.data.files.digest import looked_at_once, remember_looks
 
-    with looked_at_once(given.root.expanduser()):
+    with looked_at_once(given.root):
         plan = make_plan(given.file, given.changes, config_dir=given.config_dir)
         cluster = _cluster(plan, given.config_dir)
         cluster.require()
         check_deeply(plan)
-        remember_looks(given.root.expanduser())
+        remember_looks(given.root)
     found = submit(plan, given.root, retry=retry, wait=wait, limit=limit)
     for job in found.recovered:
         print(f"found job {job} again, whose submission had been cut off")  # noqa: T201

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.sweep.clusters.base import LIVING, make_cluster
+from launch.sweep.clusters.base import living
 from launch.sweep.plan.plan import read_plan
-from launch.sweep.records.submissions import LIVE, Submission, by_profile, read_all, submitting
+from launch.sweep.records.submissions import LIVE, Submission, read_all, submitting
 from rnet.config.documents import content_id, read_document
 from rnet.errors import UserError
 from rnet.stages.graph import GRAPH, STAGE_NAMES, Document
-from rnet.stages.sizes import Taken, stage_folders, taken
+from rnet.stages.sizes import stage_folders, taken
 from rnet.stages.store import RESULT
 from rnet.storage.files import locked_if_free
 from rnet.storage.json_files import names_in, read_json
+from rnet.storage.manifest import label_of
 
-DAYS = 30.0
-"""How long nobody may have touched what is removed, unless the user says otherwise."""
 LATELY = 3600.0
 """Seconds in which nothing is removed that was written, whatever the user says: it may still be under way."""
 
@@ -52,7 +51,7 @@ class Cleaning:
     trouble: str = ""
 
 
-def clean(root: Path, *, days: float = DAYS, remove: bool = False) -> Cleaning:
+def clean(root: Path, *, days: float, remove: bool = False) -> Cleaning:
     """What no sweep refers to and nobody has touched for so many days; with remove it is gone afterwards.
 
     Raises UserError for a store that is none, and for a plan or a record that cannot be read: what it refers to is not
@@ -90,7 +89,8 @@ class _Store:
             raise UserError(f"{error}; or delete it, to give up what it refers to") from None
         self._wanted = set().union(*self._sweeps.values())
         self._submissions = read_all(root)
-        self._living, self._trouble = _living(self._submissions)
+        found, self._trouble = living(self._submissions)
+        self._living = [*found, *(s for s in self._submissions if s.state == "intended" and s not in found)]
         self._under_way = {
             label
             for submission in self._living
@@ -100,24 +100,21 @@ class _Store:
 
     def look(self, seconds: float) -> Cleaning:
         """All that nobody needs, by whether it was touched within so many seconds."""
-        measured = {
-            f"{folder.parent.name}/{folder.name}": (folder, taken(folder)) for folder in stage_folders(self._root)
-        }
-        loose = {label: about for label, about in measured.items() if label not in self._wanted}
-        busy = {label for label, about in loose.items() if self._is_busy(label, *about)}
-        young = {label for label, (_, about) in loose.items() if self._now - about.newest < seconds}
-        kept = set(busy | young)
+        folders = {label_of(folder): folder for folder in stage_folders(self._root)}
+        loose = {label: folder for label, folder in folders.items() if label not in self._wanted}
+        stages = [self._piece(label.partition("/")[0], label, (folder,)) for label, folder in loose.items()]
+        busy = {label for label, folder in loose.items() if self._is_busy(label, folder)}
+        kept = busy | {piece.label for piece in stages if self._now - piece.newest < seconds}
         for label in sorted(kept):
-            kept |= _ancestors(loose[label][0]) & loose.keys()
-        stages = [self._piece(label.partition("/")[0], label, (about[0],)) for label, about in loose.items()]
-        records = list(self._records(measured.keys() - (loose.keys() - kept)))
+            kept |= _ancestors(loose[label]) & loose.keys()
+        records = list(self._records(folders.keys() - (loose.keys() - kept)))
         pieces = [piece for piece in stages if piece.label not in kept]
         pieces += [piece for piece in records if self._now - piece.newest >= seconds]
         younger = [piece for piece in stages if piece.label in kept - busy]
         younger += [piece for piece in records if self._now - piece.newest < seconds]
         return Cleaning(pieces=pieces, younger=younger, busy=sorted(busy), trouble=self._trouble)
 
-    def _is_busy(self, label: str, folder: Path, about: Taken) -> bool:
+    def _is_busy(self, label: str, folder: Path) -> bool:
         """Whether a stage may be under way."""
         if label in self._under_way:
             return True
@@ -170,19 +167,6 @@ class _Store:
         for label, submission in newest.items():
             if label in self._wanted and not (self._root / label / RESULT).exists():
                 yield submission
-
-
-def _living(among: Sequence[Submission]) -> tuple[list[Submission], str]:
-    """Submissions that may be under way, and which cluster did not say."""
-    found, trouble = [s for s in among if s.state == "intended"], ""
-    for members in by_profile(s for s in among if s.job is not None):
-        try:
-            states = make_cluster(members[0].profile).states(members)
-        except UserError as error:
-            found, trouble = [*found, *members], str(error)
-            continue
-        found += [s for s in members if any(states.get(task) in LIVING for task in s.task_ids)]
-    return found, trouble
 
 
 def _ancestors(folder: Path) -> set[str]:

@@ -10,6 +10,7 @@ from launch.sweep.plan.names import cell_names
 from launch.sweep.plan.plan import Plan, done_cells, plan_path, read_plan
 from launch.sweep.plan.spec import load_sweep
 from launch.sweep.records.attempts import Worker, is_dead_here, latest_attempt
+from launch.sweep.show.current import current_plan
 from launch.sweep.work.task import EXIT_FAILED
 from rnet.errors import UserError
 from rnet.storage.files import share_files
@@ -18,22 +19,22 @@ logger = logging.getLogger(__name__)
 
 
 def find_cell(
-    file: Path, wanted: str, root: Path, changes: Sequence[str] = (), config_dir: Path | None = None
+    wanted: str, file: Path, changes: Sequence[str], root: Path, config_dir: Path | None = None
 ) -> tuple[Plan, int]:
-    """The cell with that label, a part of its id, or its name: of what was submitted, else of the file as it is.
+    """The cell with that label, a part of its id, or its name: of the file as it is, or else of what was submitted.
 
     Raises UserError for none, and for several.
     """
     saved = plan_path(root, load_sweep(file, changes).name)
-    if saved.exists() and not changes:
-        plan = read_plan(saved)
+    if saved.exists():
+        plans = [current_plan(file, changes, root, config_dir).plan, read_plan(saved)]
+    else:
+        from launch.sweep.plan.expand import make_plan  # composes configurations
+
+        plans = [make_plan(file, changes, config_dir=config_dir, root=root)]
+    for plan in plans:
         if (index := _found(plan, wanted)) is not None:
             return plan, index
-    from launch.sweep.plan.expand import make_plan  # composes configurations
-
-    plan = make_plan(file, changes, config_dir=config_dir)
-    if (index := _found(plan, wanted)) is not None:
-        return plan, index
     raise UserError(f"{file} has no cell {wanted!r}; rnet sweep plan {file} --cells lists them")
 
 
@@ -59,7 +60,7 @@ def run_here(plan: Plan, index: int, root: Path) -> None:
     from launch.sweep.work.cell import Job, run_cell  # brings torch
     from rnet.parallel.launch import launched
 
-    root = root.expanduser().resolve()
+    root = root.resolve()
     share_files(root)
     names = cell_names(plan)
     done = done_cells(plan, root)

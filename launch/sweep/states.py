@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +87,6 @@ class StoreState:
         cluster, number = self._clusters[submission.token], self._numbers.get((submission.token, cell.label))
         log = None if cluster is None or number is None else cluster.log(self.root, submission, number)
         return log if log is not None and os.path.exists(log) else None
-
-    def count(self) -> dict[str, Counter[str]]:
-        """How many cells of each stage are in each state."""
-        found: dict[str, Counter[str]] = {}
-        for cell, state in zip(self.plan.cells, self.cells, strict=True):
-            found.setdefault(cell.stage, Counter())[state.state] += 1
-        return found
 
     def _ask(self, fresh: bool) -> None:
         """Learns what clusters say of the tasks with open cells; a task that its cluster does not know is lost."""

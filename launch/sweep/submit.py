@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launch.sweep.clusters.arrays import Array, needed_tasks
-from launch.sweep.clusters.base import LIVING, Cluster, Full, make_cluster
+from launch.sweep.clusters.base import Cluster, Full, living, make_cluster
 from launch.sweep.clusters.snapshot import take_snapshot
 from launch.sweep.plan.order import cells_of_first
 from launch.sweep.plan.plan import Cell, Plan, save_plan
@@ -45,7 +45,7 @@ def submit(
     """
     cluster = make_cluster(plan.profile, plan.cluster)
     cluster.require()
-    root = root.expanduser().resolve()
+    root = root.resolve()
     among = range(len(plan.cells)) if limit is None else cells_of_first(plan, limit)
     with submitting(root):
         report = Report(recovered=_recover(root))
@@ -74,28 +74,19 @@ def cancel(plan: Plan, root: Path) -> Stopped:
 
     Raises UserError if a cluster is mute: then its submissions are stopped as far as they can be.
     """
-    root = root.expanduser().resolve()
+    root = root.resolve()
     with submitting(root):
         _recover(root)
         ours = [s for s in submissions.read_all(root) if s.sweep == plan.name and s.state in LIVE]
-        living = [s for members in by_profile(ours) for s in _living(members)]
-        state = StoreState(_cells_of(living), root, fresh=True)
+        stopped, _ = living(ours)
+        state = StoreState(_cells_of(stopped), root, fresh=True)
         cells = Counter(cell.state for cell in state.cells if cell.alive or cell.silent)
-        for submission in living:  # first, so that nothing requeues itself
+        for submission in stopped:  # first, so that nothing requeues itself
             submission.state = "cancelled"
             submissions.save(root, submission)
-        jobs = [submission.job for submission in living if submission.job]
-        _stop(living, jobs)
+        jobs = [submission.job for submission in stopped if submission.job]
+        _stop(stopped, jobs)
     return Stopped(dict(cells), jobs)
-
-
-def _living(members: Sequence[Submission]) -> list[Submission]:
-    """Those of one cluster's submissions of which a task waits or runs; all where the cluster does not say."""
-    try:
-        states = make_cluster(members[0].profile).states(members)
-    except UserError:
-        return list(members)
-    return [s for s in members if any(states.get(task) in LIVING for task in s.task_ids)]
 
 
 def _cells_of(among: Iterable[Submission]) -> Plan:

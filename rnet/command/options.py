@@ -13,6 +13,7 @@ from rnet.storage.files import share_files
 
 
 def _open_store(root: Path) -> Path:
+    root = root.expanduser()  # shells leave the ~ of --root=~/runs as it is
     share_files(root)
     return root
 

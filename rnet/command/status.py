@@ -13,7 +13,7 @@ from rnet.errors import UserError
 from rnet.stages.sizes import stage_folders
 from rnet.stages.store import RESULT
 from rnet.storage.json_files import is_number, read_information, read_log
-from rnet.training.monitor.progress import SHORT_NAMES, duration
+from rnet.training.monitor.progress import SHORT_NAMES, duration, time_left
 from rnet.training.monitor.startup import in_words
 
 _SHOWN = ("stage", "state", "progress", "left", "logged", "loss", "accuracy", "matching", "error")
@@ -73,5 +73,5 @@ def _progress(status: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     if status.get("state") != "running" or not lines:
         return found
     found["logged"] = f"{duration(max(time.time() - lines[-1]['time'], 0))} ago"
-    steps, seconds = lines[-1]["step"] - lines[0]["step"], lines[-1]["time"] - lines[0]["time"]
-    return found | ({"left": duration((total - step) * seconds / steps)} if steps > 0 else {})
+    left = time_left(lines[0], lines[-1], total)
+    return found | ({"left": duration(left)} if left is not None else {})

@@ -13,14 +13,14 @@ import dataclasses
 import importlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from launch.sweep.clusters.arrays import After, Array
 from launch.sweep.plan.plan import Plan
-from launch.sweep.records.submissions import Submission
+from launch.sweep.records.submissions import Submission, by_profile
 from rnet.config.values import shown, typed_fields
 from rnet.config.yaml_files import place_of
 from rnet.errors import UserError, first_line, unknown_name
@@ -104,6 +104,20 @@ class Cluster(ABC):
         """Returns when no task of the submissions goes on by itself any more."""
         while any(word in LIVING for word in self.states(submissions).values()):
             time.sleep(self.poll_seconds)
+
+
+def living(among: Iterable[Submission]) -> tuple[list[Submission], str]:
+    """Submissions of which a task waits or runs, and why a cluster did not say: then all of its own are among them."""
+    found: list[Submission] = []
+    trouble = ""
+    for members in by_profile(submission for submission in among if submission.job is not None):
+        try:
+            states = make_cluster(members[0].profile).states(members)
+        except UserError as error:
+            found, trouble = [*found, *members], str(error)
+            continue
+        found += [s for s in members if any(states.get(task) in LIVING for task in s.task_ids)]
+    return found, trouble
 
 
 def make_cluster(profile: Mapping[str, Any], name: str = "") -> Cluster:

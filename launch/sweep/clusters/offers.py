@@ -39,12 +39,9 @@ class Partition:
     default: bool = False
     state: str = "UP"
     max_minutes: int | None = None
-    default_minutes: int | None = None
     max_nodes: int | None = None
     max_mem_per_cpu: int | None = None
     max_mem_per_node: int | None = None
-    default_mem_per_cpu: int | None = None
-    preempt: str = ""
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
 
@@ -65,13 +62,11 @@ class Offers:
         return [node for node in self.nodes if partition in node.partitions]
 
 
-def read_offers(clusters: str | None = None) -> Offers:
+def read_offers(clusters: str | None = None, ask: Callable[[list[str]], str] = ask) -> Offers:
     """Asks scontrol, twice. Raises UserError where it does not answer."""
     at = [f"--clusters={clusters}"] if clusters else []
-    nodes = ask(["scontrol", *at, "-o", "show", "nodes"])
-    return Offers(
-        nodes=parse_nodes(nodes), partitions=parse_partitions(ask(["scontrol", *at, "-o", "show", "partitions"]))
-    )
+    nodes, partitions = (ask(["scontrol", *at, "-o", "show", what]) for what in ("nodes", "partitions"))
+    return Offers(nodes=parse_nodes(nodes), partitions=parse_partitions(partitions))
 
 
 def parse_nodes(text: str) -> list[Node]:
@@ -103,10 +98,8 @@ def parse_partitions(text: str) -> list[Partition]:
                 Partition(
                     name=pairs["PartitionName"], default=pairs.get("Default") == "YES", state=pairs.get("State", "UP"),
                     max_minutes=parse_minutes(pairs.get("MaxTime", "")), max_nodes=_number(pairs.get("MaxNodes")),
-                    default_minutes=parse_minutes(pairs.get("DefaultTime", "")), preempt=pairs.get("PreemptMode", ""),
                     max_mem_per_cpu=_number(pairs.get("MaxMemPerCPU")),
                     max_mem_per_node=_number(pairs.get("MaxMemPerNode")),
-                    default_mem_per_cpu=_number(pairs.get("DefMemPerCPU")),
                     accounts=_some(pairs.get("AllowAccounts", "")), qos=_some(pairs.get("AllowQos", "")),
                 )
             )  # fmt: skip
@@ -175,6 +168,9 @@ def _refusal(need: Need, offers: Offers, partition: Partition, constraint: str |
     text, where = need.texts, f"partition={partition.name}"
     if partition.max_minutes is not None and need.minutes > partition.max_minutes:
         return f"{text['minutes']} is above the limit of {where}, {partition.max_minutes} minutes; ask for less time"
+    if partition.max_mem_per_node and need.memory_mb > partition.max_mem_per_node:
+        limit = f"{partition.max_mem_per_node} MiB of memory on a node"
+        return f"{text['memory_mb']} is above the limit of {where}, {limit}; {_REMEDIES['memory_mb']}"
     nodes = offers.nodes_of(partition.name)
     if constraint and re.fullmatch(r"[\w.-]+", constraint):  # not one of Slurm's expressions
         nodes = [node for node in nodes if constraint in node.features]

@@ -21,7 +21,7 @@ PICKLE = "task.pkl"
 _JOB = re.compile(r"(?:job |^)(?P<id>[0-9]+)(?:(?: on cluster |;)(?P<cluster>\S+))?", re.MULTILINE)
 """Submitted batch job 12 on cluster x; or, where sbatch is told to be terse, 12;x."""
 _FULL = (
-    "QOSMaxSubmitJob", "AssocMaxSubmitJob", "AssocGrpSubmitJobs", "QOSGrpSubmitJobs", "MaxSubmitJob",
+    "AssocGrpSubmitJobs", "QOSGrpSubmitJobs", "MaxSubmitJob",
     "job submit limit", "temporarily unable to accept job", "Resource temporarily unavailable",
 )  # fmt: skip
 """What sbatch says when a user, an account or the whole cluster has as many jobs as it may have."""

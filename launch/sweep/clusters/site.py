@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from launch.sweep.clusters.offers import Offers, parse_nodes, parse_partitions
+from launch.sweep.clusters.offers import Offers, read_offers
 from launch.sweep.clusters.slurm_commands import NO_ACCOUNTING, ask
 from rnet.errors import UserError, first_line
 
@@ -51,10 +51,7 @@ def read_site(ask: Ask = ask) -> Site:
     """Asks Slurm's commands. Raises UserError where there are none, or the controller does not answer."""
     config = ask(["scontrol", "show", "config"])
     settings = dict(re.findall(r"^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$", config, re.MULTILINE))
-    offers = Offers(
-        nodes=parse_nodes(_try(ask, "scontrol", "-o", "show", "nodes")),
-        partitions=parse_partitions(_try(ask, "scontrol", "-o", "show", "partitions")),
-    )
+    offers = read_offers(ask=lambda command: _try(ask, *command))
     accounting = ""
     try:
         ask(["sacct", "-n", "-P", "-X", "-o", "JobID", "-S", "now"])

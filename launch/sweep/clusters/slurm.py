@@ -97,7 +97,7 @@ class Slurm(Cluster):
 
     def arrays(self, plan: Plan, wanted: Collection[int], *, ask: bool = True) -> list[Array]:
         """One array for each stage and shape, split below MaxArraySize."""
-        size = min(self.max_array_size, max_array_size()) if ask else self.max_array_size
+        size = min(self.max_array_size, max_array_size(self.clusters)) if ask else self.max_array_size
         return make_arrays(plan, wanted, max_size=size, max_arrays=self.max_submissions)
 
     def check(self, arrays: Sequence[Array]) -> None:

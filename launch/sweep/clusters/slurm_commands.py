@@ -164,9 +164,10 @@ def requeue_task(task: str, signal_name: str) -> None:
         ask(["scontrol", "requeue", task])
 
 
-def max_array_size() -> int:
-    """How many tasks Slurm allows in one array."""
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]))
+def max_array_size(clusters: str | None = None) -> int:
+    """How many tasks Slurm allows in one array. clusters: which are asked, unless Slurm chooses among several."""
+    at = _at(clusters) if clusters and "," not in clusters else []
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", ask(["scontrol", *at, "show", "config"]))
     return max(1, int(match[1]) - 1) if match else 1000
 
 

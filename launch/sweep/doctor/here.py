@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launch.sweep.clusters.local import default_workers, visible_gpus
+from rnet.command.run import show_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def findings_here(why: str) -> list[Finding]:
 
 def folder_findings(root: Path) -> list[Finding]:
     """Whether the store's folder can do what rnet needs; tried in a folder that is removed again."""
-    place = root.expanduser().resolve()
+    place = root.resolve()
     while not place.exists():
         place = place.parent
     kind = _file_system(place)
@@ -107,7 +107,7 @@ def _file_system(place: Path) -> str:
 def show(findings: Sequence[Finding], *, as_json: bool) -> None:
     """Prints the findings: a line each, and under it what it means."""
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))  # noqa: T201
+        show_json([asdict(finding) for finding in findings])
         return
     width = min(30, max(len(finding.about) for finding in findings))
     for finding in findings:

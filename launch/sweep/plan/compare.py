@@ -47,7 +47,7 @@ def compare(old: Plan, new: Plan, done: Collection[int]) -> Comparison:
     known = {cell.label for cell in old.cells}
     go = [index for index, cell in enumerate(old.cells) if cell.label not in labels]
     found: dict[int, Recomputed] = {}
-    differing = _Differing(old, new)
+    differing = Differing(old, new)
     for one, other in _pairs(old, new):
         if one in done and one not in found and old.cells[one].label not in labels:
             found[one] = Recomputed(one, other, differing(old.cells[one], new.cells[other]))
@@ -69,7 +69,7 @@ def causes(comparison: Comparison, old: Plan) -> list[tuple[str, dict[str, int]]
     values: dict[str, set[str]] = {}
     for one in comparison.recomputed:
         for key, (was, now) in one.settings.items():
-            values.setdefault(key, set()).add(f"{_shown(was)} -> {_shown(now)}")
+            values.setdefault(key, set()).add(f"{told(was)} -> {told(now)}")
     for one in comparison.recomputed:
         words = ", ".join(
             f"{key} {next(iter(values[key]))}" if len(values[key]) == 1 else f"{key} ({len(values[key])} changes)"
@@ -101,7 +101,7 @@ def _pairs(old: Plan, new: Plan) -> Iterator[tuple[int, int]]:
             yield from zip(old.cells[one].parents, new.cells[two].parents, strict=False)
 
 
-class _Differing:
+class Differing:
     """Which settings that matter differ between cells; pieces that many cells share are compared once."""
 
     def __init__(self, old: Plan, new: Plan) -> None:
@@ -124,5 +124,6 @@ class _Differing:
         return self._known[key]
 
 
-def _shown(value: Any) -> str:
+def told(value: Any) -> str:
+    """A setting's value in words."""
     return "null" if value is None else str(value)

@@ -32,16 +32,19 @@ MOST_TESTS = 2_000_000
 """Rows times negatives."""
 
 
-def make_plan(path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None) -> Plan:
+def make_plan(
+    path: Path, changes: Sequence[str] = (), *, config_dir: Path | None = None, root: Path | None = None,
+    keep: bool = True,
+) -> Plan:  # fmt: skip
     """The plan of a sweep file; every configuration is resolved and every hyperparameter checked.
 
-    Raises UserError for a row that cannot work, naming its axes.
+    root, keep: of rnet.data.files.digest.looked_at_once. Raises UserError for a row that cannot work, naming its axes.
     """
     started = time.monotonic()
     sweep = load_sweep(path, changes)
     folders = [config_folder(), *([config_dir] if config_dir else [])]
     builder = _Builder(sweep, config_dir)
-    with looked_at_once():
+    with looked_at_once(root, keep=keep):
         builder.build()
     return Plan(
         name=sweep.name, cluster=sweep.cluster, profile=raw(load_profile(sweep.cluster, folders)),

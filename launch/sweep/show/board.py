@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.sweep.plan.names import cell_names
-from launch.sweep.plan.plan import Plan, Row
+from launch.sweep.plan.plan import Plan
 from launch.sweep.show.axes import own_axes
 from launch.sweep.show.study import study_of
 from launch.sweep.states import StoreState
@@ -98,7 +98,7 @@ def _judge(plan: Plan, study: Study, runs: Mapping[int, _Run]) -> None:
         run = runs.get(row.cells.get("attack", -1))
         if run is None or not trial.scores:
             continue
-        also = _also(row, run)
+        also = _also(row.values, run)
         for score in trial.scores:
             run.metrics[f"score/{score.name}{also}"] = score.value
         if trial.verdict in VERDICTS:
@@ -108,12 +108,13 @@ def _judge(plan: Plan, study: Study, runs: Mapping[int, _Run]) -> None:
     for negative in study.negatives:
         run = runs.get(ids.get(negative.suspect_id, -1))
         if run is not None:
-            run.metrics |= {f"score/{name}": value for name, value in negative.scores.items()}
+            also = _also(negative.axes, run)
+            run.metrics |= {f"score/{name}{also}": value for name, value in negative.scores.items()}
 
 
-def _also(row: Row, run: _Run) -> str:
+def _also(axes: Mapping[str, Any], run: _Run) -> str:
     """What else tells tests of the same suspect apart, for the names of their metrics."""
-    return "".join(f" {axis}={value}" for axis, value in row.values.items() if axis not in (*run.axes, "defense"))
+    return "".join(f" {axis}={value}" for axis, value in axes.items() if axis not in (*run.axes, "defense"))
 
 
 def _as_file(name: str, cell_id: str) -> str:
@@ -148,7 +149,7 @@ def _replace(path: Path, values: Iterable[Any]) -> None:
 
     summary = Summary(value=list(values))
     with suppress(OSError):
-        if summary.SerializeToString(deterministic=True) in path.read_bytes():
+        if Event(summary=summary).SerializeToString(deterministic=True) in path.read_bytes():  # with its length
             return
     data = io.BytesIO()
     writer = RecordWriter(data)

@@ -7,15 +7,14 @@ planned again, which takes seconds for thousands of rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from launch.sweep.plan.compare import Differing, told
 from launch.sweep.plan.plan import Plan, Row, plan_path, read_plan
 from launch.sweep.plan.source import matters, source_of
 from launch.sweep.plan.spec import load_sweep
-from rnet.config.documents import flattened
 
 _NAMED = 3
 """Settings that are told one by one."""
@@ -58,10 +57,8 @@ def current_plan(
     plan, said, arguments = submitted, [], ()
     if source["digest"] != submitted.source["digest"]:
         from launch.sweep.plan.expand import make_plan  # composes configurations
-        from rnet.data.files.digest import looked_at_once
 
-        with looked_at_once(root.expanduser(), keep=False):
-            plan = make_plan(file, changes, config_dir=config_dir)
+        plan = make_plan(file, changes, config_dir=config_dir, root=root, keep=False)
         said = differences(submitted, plan, file)
         arguments = (*changes, *(("--config-dir", str(config_dir)) if config_dir else ()))
     return Current(
@@ -86,16 +83,19 @@ def _plan_path(file: Path, root: Path, changes: Sequence[str] = ()) -> Path:
 
 def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:
     """In words, what of the rows and their settings is not as it was submitted; nothing if all is."""
-    before = {tuple(row.values.items()): row for row in submitted.rows}
-    after = {tuple(row.values.items()): row for row in now.rows}
+    before, after = ({frozenset(row.values.items()): row for row in plan.rows} for plan in (submitted, now))
     gone = [row for key, row in before.items() if key not in after]
     new = [row for key, row in after.items() if key not in before]
     other = [
         (before[key], row)
         for key, row in after.items()
-        if key in before and _ids(submitted, before[key]) != _ids(now, row)
+        if key in before and _ids(submitted, before[key].cells.values()) != _ids(now, row.cells.values())
     ]
-    if not gone and not new and not other:
+    negatives = sum(
+        key in before and _ids(submitted, before[key].negatives) != _ids(now, row.negatives)
+        for key, row in after.items()
+    )
+    if not gone and not new and not other and not negatives:
         return []
     lines = []
     if gone:
@@ -107,6 +107,8 @@ def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:
         lines.append(f"{which} not submitted, e.g. {_named(now, new[0])}")
     if other:
         lines.append(f"{len(other)} rows have other settings than those submitted: {_settings(submitted, now, other)}")
+    elif negatives:
+        lines.append(f"{negatives} rows have other negatives than those submitted")
     was = [line for line in submitted.source["changes"] if matters(line)]
     again = [line for line in now.source["changes"] if matters(line)]
     if was != again:
@@ -120,8 +122,8 @@ def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:
     return lines
 
 
-def _ids(plan: Plan, row: Row) -> dict[str, str]:
-    return {stage: plan.cells[index].id for stage, index in row.cells.items()}
+def _ids(plan: Plan, cells: Iterable[int]) -> list[str]:
+    return [plan.cells[index].label for index in cells]
 
 
 def _named(plan: Plan, row: Row) -> str:
@@ -134,29 +136,15 @@ def _named(plan: Plan, row: Row) -> str:
 
 def _settings(submitted: Plan, now: Plan, pairs: Sequence[tuple[Row, Row]]) -> str:
     """Which settings differ, those of most rows first, with an example of what they were and are."""
-    known: dict[tuple[int, int], dict[str, str]] = {}
+    differing = Differing(submitted, now)
     count: Counter[str] = Counter()
     for old, new in pairs:
-        found: set[str] = set()
-        cells = submitted.cells[_last(old)].settings, now.cells[_last(new)].settings
-        for left, right in zip(*cells, strict=False):
-            if (left, right) not in known:
-                known[left, right] = _differing(submitted.settings[left], now.settings[right])
-            found |= set(known[left, right].values())
-        count.update(found)
-    told = [f"{words} ({number} row{'s' if number > 1 else ''})" for words, number in count.most_common(_NAMED)]
-    more = len(count) - len(told)
-    return ", ".join(told) + (f" and {more} more" if more else "") if told else "what their files hold"
+        found = differing(submitted.cells[_last(old)], now.cells[_last(new)])
+        count.update(f"{key} {told(was)} -> {told(is_now)}" for key, (was, is_now) in found.items())
+    words = [f"{change} ({number} row{'s' if number > 1 else ''})" for change, number in count.most_common(_NAMED)]
+    more = len(count) - len(words)
+    return ", ".join(words) + (f" and {more} more" if more else "") if words else "what their files hold"
 
 
 def _last(row: Row) -> int:
     return list(row.cells.values())[-1]
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    before, after = flattened(old), flattened(new)
-    return {
-        key: f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key) and not key.startswith("engine.")
-    }

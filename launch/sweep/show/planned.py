@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from launch.sweep.plan.compare import Comparison, causes, compare
 from launch.sweep.plan.names import cell_axes, cell_names
 from launch.sweep.plan.plan import Plan, done_cells
 from launch.sweep.states import StoreState
-from rnet.command.run import console
+from rnet.command.run import console, show_json
 
 MOST_SHOWN = 20
 """Lines of each list that are shown of a comparison; --json has all."""
@@ -37,7 +36,7 @@ def show_plan(plan: Plan, root: Path, cluster: Cluster, *, cells: bool, as_json:
                     "done": dict(finished), "arrays": shown, "seconds": plan.seconds}  # fmt: skip
         if cells:
             document["all_cells"] = described(plan, root)
-        print(json.dumps(document, indent=2))  # noqa: T201
+        show_json(document)
         return
     table = Table(title=f"{plan.name}: {len(plan.rows)} rows, {len(plan.cells)} cells", title_justify="left")
     for name in ("stage", "cells", "done", "arrays", "resources of a task"):
@@ -49,7 +48,7 @@ def show_plan(plan: Plan, root: Path, cluster: Cluster, *, cells: bool, as_json:
     console().print(table)
     print(f"cluster={plan.cluster} ({cluster.kind}), planned in {plan.seconds:.1f} s")  # noqa: T201
     for array in arrays[:1]:
-        script = cluster.script(root.expanduser().resolve(), array)
+        script = cluster.script(root.resolve(), array)
         print(f"\nThe first of {len(arrays)} job scripts:\n\n{script}")  # noqa: T201
 
 
@@ -78,7 +77,7 @@ def show_comparison(new: Plan, old: Plan, root: Path, *, names: tuple[str, str],
     """Prints what differs from an old plan to a new one. names: what the two are called."""
     found = compare(old, new, done_cells(old, root))
     if as_json:
-        print(json.dumps(_comparison(found, new, old), indent=2))  # noqa: T201
+        show_json(_comparison(found, new, old))
         return
     print(f"{names[0]} against {names[1]}")  # noqa: T201
     gone = len(found.recomputed) + len(found.unused)
@@ -122,11 +121,11 @@ def _counts(come: int, go: int, stay: int) -> str:
     return f"{come} come, {go} go, {stay} stay"
 
 
-def _some(lines: Sequence[str], show: Callable[[str], None] = print) -> None:
+def _some(lines: Sequence[str]) -> None:
     for line in lines[:MOST_SHOWN]:
-        show(line)
+        print(line)  # noqa: T201
     if len(lines) > MOST_SHOWN:
-        show(f"... and {len(lines) - MOST_SHOWN} more; --json shows all")
+        print(f"... and {len(lines) - MOST_SHOWN} more; --json shows all")  # noqa: T201
 
 
 def _columns(lines: Sequence[tuple[str, ...]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from launch.sweep.plan.plan import Cell
 from launch.sweep.records.attempts import read_attempt
 from launch.sweep.states import CellState
 from rnet.storage.json_files import parse_log, read_information
+from rnet.training.monitor.progress import time_left
 
 SAMPLE = 100
 """Cells of a stage (at most) whose times and steps are read for an estimate."""
@@ -53,11 +53,7 @@ def read_steps(root: Path, cell: Cell) -> Steps | None:
     first, last = _first_whole(lines), _first_whole(reversed(lines))
     if first is None or last is None or last["step"] < step:
         return Steps(step, total, None)
-    steps, seconds = last["step"] - first["step"], last["time"] - first["time"]
-    if steps <= 0 or not seconds > 0:
-        return Steps(last["step"], total, None)
-    left = (total - last["step"]) * seconds / steps - max(time.time() - last["time"], 0.0)
-    return Steps(last["step"], total, max(left, 0.0))
+    return Steps(last["step"], total, time_left(first, last, total))
 
 
 def estimate(root: Path, cells: Sequence[tuple[Cell, CellState]], steps: Sequence[Steps | None]) -> Estimate:

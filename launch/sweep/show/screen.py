@@ -16,6 +16,7 @@ from launch.sweep.show.current import Current
 from launch.sweep.show.status import summary
 from launch.sweep.states import STATES, StoreState
 from rnet.command.run import console, show_json
+from rnet.training.monitor.progress import duration
 
 LINE_SECONDS = 300.0
 """How often a line is written where nothing but progress has changed."""
@@ -140,8 +141,4 @@ def _percent(share: float) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    if not seconds:  # unknown, or nothing left
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d}" if hours else f"{minutes} min" if minutes else f"{max(rest, 1)} s"
+    return duration(max(seconds, 1)) if seconds else ""  # unknown, or nothing left

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -136,6 +136,15 @@ def tell(done: int, total: int, what: str) -> None:
     """Says how far work is that no monitor watches, such as the queries of a defence. Costs nothing to speak of."""
     if _parts:
         _parts[-1].tell(done, total, what)
+
+
+def time_left(first: Mapping[str, Any], last: Mapping[str, Any], total: int) -> float | None:
+    """Seconds until step `total` at the speed between two lines of a log, of which the last may be some time ago; None
+    where they show no speed."""
+    steps, seconds = last["step"] - first["step"], last["time"] - first["time"]
+    if steps <= 0 or not seconds > 0:
+        return None
+    return float(max((total - last["step"]) * seconds / steps - max(time.time() - last["time"], 0.0), 0.0))
 
 
 def duration(seconds: float) -> str:

@@ -116,7 +116,7 @@ def test_what_is_under_way_stays(tmp_path: Path) -> None:
     train, attack, fingerprint, verify = computed(root, plan)
     record = recorded(root, plan, HERE)
     aged(root, 40)
-    found = clean(root)
+    found = clean(root, days=30)
     assert [piece for piece in found.pieces if piece.kind != "snapshots"] == []
     assert found.busy == sorted([train, attack, fingerprint, verify])
     record.job = GONE
@@ -127,7 +127,7 @@ def test_what_is_under_way_stays(tmp_path: Path) -> None:
     aged(root, 40)
     with (root / attack / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        clean(root, remove=True)
+        clean(root, days=30, remove=True)
     assert [(root / label).exists() for label in (train, attack, fingerprint, verify)] == [True, True, False, False]
 
 
@@ -148,7 +148,7 @@ def test_a_plan_that_cannot_be_read_stops_everything(tmp_path: Path) -> None:
     (root / "sweeps").mkdir()
     (root / "sweeps" / "mine.json").write_text("{}")
     with pytest.raises(UserError, match=r"mine\.json is no plan"):
-        clean(root, remove=True)
+        clean(root, days=30, remove=True)
     assert (root / "train").is_dir()
     result = CliRunner().invoke(sweep_app, ["clean", "--root", str(tmp_path / "nowhere")])
     assert result.exit_code == 2

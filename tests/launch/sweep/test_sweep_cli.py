@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
 from launch.sweep.clusters import snapshot
+from launch.sweep.here import find_cell
 from launch.sweep.plan.plan import save_plan
 from tests.launch.sweep.sweeps import TINY, finish, tiny_plan, write_sweep
 
@@ -93,7 +94,9 @@ def test_run_computes_a_cell_here_as_it_was_submitted(tmp_path: Path) -> None:
     assert (code, out.strip()) == (0, str(root / plan.cells[0].label)), err
     assert json.loads((root / plan.cells[0].label / "result.json").read_text())
     assert (root / "attempts" / f"{plan.cells[0].label}.0001.json").is_file()
-    code, out, _ = sweep("run", path, " train  resnet8 ", "--root", root)  # by its name; it is done
+    assert find_cell("train resnet8", path, [], root)[0].cells[0].id != plan.cells[0].id, "by its name it is the file's"
+    write_sweep(tmp_path, until="train", cases=[])
+    code, out, _ = sweep("run", path, " train  resnet8 ", "--root", root)  # it is done
     assert (code, out.strip()) == (0, str(root / plan.cells[0].label))
     assert not (root / "attempts" / f"{plan.cells[0].label}.0002.json").exists()
 

@@ -21,7 +21,7 @@ NodeName=g2 CPUTot=16 AvailableFeatures=v100 Gres=gpu:v100:2,shard:8 RealMemory=
 PARTITIONS = """\
 PartitionName=cpu AllowAccounts=ALL Default=YES MaxTime=2-00:00:00 MaxMemPerCPU=4000 MaxNodes=UNLIMITED
 PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP MaxNodes=1 MaxMemPerNode=UNLIMITED AllowAccounts=lab,ops
-PartitionName=all Default=NO MaxTime=30 State=UP
+PartitionName=all Default=NO MaxTime=30 MaxMemPerNode=64000 State=UP
 """
 SITE = Offers(nodes=parse_nodes(NODES), partitions=partitions(PARTITIONS))
 
@@ -74,6 +74,13 @@ def test_what_some_node_could_run_is_passed(
         ({}, "gpu", {"gpus-per-node": "v100:4"}, {}, "sbatch.gpus-per-node=v100:4 is more .* 2 GPUs of type v100"),
         ({"minutes": 2881}, None, {}, {}, "resources.minutes=2881 is above the limit of partition=cpu, 2880 minutes"),
         ({}, "all", {"time": "1:00:00"}, {}, "sbatch.time=1:00:00 is above the limit of partition=all, 30 minutes"),
+        (
+            {"memory_gb": 63, "minutes": 9},
+            "all",
+            {},
+            {},
+            "resources.memory_gb=63 is above the limit of partition=all, 64000 MiB",
+        ),
         ({"nodes": 2}, None, {}, {}, "resources.nodes=2 is more than partition=cpu has of such nodes, 1"),
         ({"nodes": 2}, "gpu", {}, {}, "resources.nodes=2 is more than partition=gpu has of such nodes, 1"),
         ({"gpus": 1, "memory_gb": 200}, "gpu", {}, {"gpu_type": "v100"}, "no node .*memory_gb=200, resources.gpus=1"),

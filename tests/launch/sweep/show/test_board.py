@@ -95,4 +95,9 @@ def test_the_board_is_completed_and_nothing_is_written_twice(tmp_path: Path) -> 
     shutil.rmtree(folder)
     assert write_board(plan, root)[1] == count - 1
     assert not run.exists()
-    assert LAST in {path.name for path in (board / "attack identity seed=0").iterdir()}
+    last = board / "attack identity seed=0" / LAST
+    assert b"score/" in last.read_bytes()
+    for result in (root / "verify").glob("*/result.json"):
+        result.unlink()
+    write_board(plan, root)
+    assert b"score/" not in last.read_bytes(), "what is gone goes from the board, too"

@@ -19,8 +19,8 @@ from launch.sweep.records import submissions
 from launch.sweep.records.attempts import Worker, claim
 from launch.sweep.records.submissions import Submission, new_submission
 from launch.sweep.show import screen
-from launch.sweep.show.current import current_plan
-from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+from launch.sweep.show.current import current_plan, differences
+from tests.launch.sweep.sweeps import TINY, finish, tiny_plan, write_sweep
 
 HERE = f"{platform.node()}:{os.getpid()}"
 SEEDS = {"dataset": ["digits"], "model": ["resnet8"], "attack": ["identity"], "seed": [0, 1, 2]}
@@ -193,6 +193,20 @@ def test_status_and_report_follow_the_file_and_say_what_changed_since_it_was_sub
     assert len(result.stdout.splitlines()) == 1 + len(found.plan.rows)
     assert result.stdout.count("not submitted") == len(found.plan.rows)
     assert all(line in result.stderr for line in found.changes)
+
+
+def test_other_negatives_are_a_change(tmp_path: Path) -> None:
+    axes = {"attack": ["identity"], "defense": ["random"]}
+    one, two = (tiny_plan(tmp_path, axes=axes, cases=None, set=[*TINY["set"], f"negatives={n}"]) for n in (1, 2))
+    assert differences(one, one, tmp_path / "tiny.yaml") == []
+    assert differences(one, two, tmp_path / "tiny.yaml")[1:] == ["1 rows have other negatives than those submitted"]
+
+
+def test_the_store_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_plan(tiny_plan(tmp_path, until="train", cases=None), tmp_path / "store")
+    result = CliRunner().invoke(sweep_app, ["status", str(tmp_path / "tiny.yaml"), "--root=~/store"])
+    assert result.exit_code == 4, result.output
 
 
 def test_an_override_at_submission_is_told_and_shown_with_the_same_override(tmp_path: Path) -> None:
