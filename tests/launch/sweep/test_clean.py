@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,13 @@ from launch.sweep.clean import clean
 from launch.sweep.cli import sweep_app
 from launch.sweep.plan.plan import Plan, save_plan
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import Worker, claim
-from launch.sweep.records.submissions import Submission, new_submission
+from launch.sweep.records.submissions import Submission
 from rnet.config.documents import run_from_dict, to_yaml
 from rnet.errors import UserError
 from rnet.stages.graph import STAGE_NAMES, document
-from tests.launch.sweep.sweeps import finish, tiny_plan
+from tests.launch.sweep.sweeps import GONE, HERE, finish, started, submitted, tiny_plan
 
 AXES: dict[str, Any] = {"attack": ["identity"], "defense": ["ipguard"], "seed": [0]}
-HERE = f"{platform.node()}:{os.getpid()}"
-GONE = f"{platform.node()}:{2**22 + 1}"
 DAY = 86_400.0
 
 
@@ -45,15 +41,11 @@ def computed(root: Path, plan: Plan) -> list[str]:
 
 def recorded(root: Path, plan: Plan, job: str, snapshot: str | None = None) -> Submission:
     """A submission of all cells with a log, a snapshot of the code, and an attempt of the first cell."""
-    record = new_submission(plan, "cells", [[index] for index in range(len(plan.cells))], {}, snapshot)
-    record.job, record.state, record.profile = job, "submitted", {"kind": "local"}
-    submissions.save(root, record)
+    record = submitted(root, plan, job=job, snapshot=snapshot)
     for folder in (root / "jobs" / record.token, root / "snapshots" / str(snapshot)):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "file").write_text("x")
-    attempt = claim(root, plan.cells[0].stage, plan.cells[0].id, Worker(token=record.token, snapshot=snapshot))
-    if attempt is not None:
-        attempt.finish("done")
+    started(root, plan, 0, record, "done")
     return record
 
 
@@ -113,8 +105,8 @@ def test_what_was_touched_lately_stays_with_its_parents(tmp_path: Path) -> None:
 def test_what_is_under_way_stays(tmp_path: Path) -> None:
     root = tmp_path / "store"
     plan = plan_of(tmp_path, 0)
-    train, attack, fingerprint, verify = computed(root, plan)
     record = recorded(root, plan, HERE)
+    train, attack, fingerprint, verify = computed(root, plan)
     aged(root, 40)
     found = clean(root, days=30)
     assert [piece for piece in found.pieces if piece.kind != "snapshots"] == []

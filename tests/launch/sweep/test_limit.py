@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from launch.sweep.clusters.arrays import After, Array, make_arrays
-from launch.sweep.clusters.base import Cluster
-from launch.sweep.plan.expand import make_plan
 from launch.sweep.plan.plan import Plan
-from launch.sweep.records.submissions import Submission, read_all
+from launch.sweep.records.submissions import read_all
 from launch.sweep.states import StoreState
 from launch.sweep.submit import submit
 from rnet.errors import UserError
-from tests.launch.sweep.sweeps import TINY, finish, write_sweep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting(Cluster):
-    """A cluster whose queue never moves."""
-
-    hint_seconds: ClassVar[float] = 0.0
-
-    def arrays(self, plan: Plan, wanted: Collection[int], *, ask: bool = True) -> list[Array]:
-        return make_arrays(plan, wanted, max_size=1000, max_arrays=20)
-
-    def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:
-        return submission.token
-
-    def states(self, submissions: Sequence[Submission]) -> dict[str, str]:
-        return {task: "pending" for submission in submissions for task in submission.task_ids}
-
-    def cancel(self, ids: Sequence[str]) -> None:
-        raise AssertionError("nothing is cancelled")
+from tests.launch.sweep.sweeps import TINY, finish, queued_plan
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    (tmp_path / "cluster").mkdir()
-    (tmp_path / "cluster" / "waiting.yaml").write_text(f"kind: {__name__}:Waiting\n")
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     changed = {"axes": TINY["axes"] | {"seed": [0, 1]}, "set": [*TINY["set"], "negatives=1"]}
-    return make_plan(write_sweep(tmp_path, cluster="waiting", **changed), config_dir=tmp_path)
+    return queued_plan(tmp_path, monkeypatch, room=1000, **changed)
 
 
 def test_a_sweep_that_was_tried_is_continued_and_nothing_is_computed_twice(plan: Plan, tmp_path: Path) -> None:

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import pytest
 
 from launch.sweep.clusters.slurm import Slurm
-from launch.sweep.plan.plan import Plan
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import SILENT_SECONDS, Worker, claim
+from launch.sweep.records.attempts import SILENT_SECONDS
 from launch.sweep.records.submissions import Submission, new_submission
 from launch.sweep.states import StoreState
 from launch.sweep.submit import Report, _wanted
 from rnet.errors import UserError
 from tests.launch.sweep.clusters.test_arrays import graph
-from tests.launch.sweep.sweeps import finish
+from tests.launch.sweep.sweeps import GONE, finish, started, submitted
 
 PLAN = graph(1, 1, 1)
 ALL = range(len(PLAN.cells))
 TRAIN, ATTACK, FINGERPRINT, VERIFY = range(4)
-
-
-def submit(
-    root: Path, places: list[int], job: str = "7", plan: Plan = PLAN, dead: dict[str, int] | None = None
-) -> Submission:
-    record = new_submission(plan, "train", [[place] for place in places], dead or {}, None)
-    record.job, record.state = job, "submitted"
-    submissions.save(root, record)
-    return record
-
-
-def attempt(root: Path, place: int, record: Submission, task: str | None, end: str | None = None, **extra: str) -> None:
-    cell = PLAN.cells[place]
-    found = claim(root, cell.stage, cell.id, Worker(token=record.token, job=task))
-    assert found is not None
-    if end is not None:
-        found.finish(end, **extra)
 
 
 def look(root: Path, said: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
@@ -75,7 +55,7 @@ def test_nothing_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_submitted_cell_without_an_attempt_is_what_slurm_says(
     said: str | None, expected: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit(tmp_path, [TRAIN])
+    submitted(tmp_path, PLAN, [TRAIN], job="7")
     assert look(tmp_path, {} if said is None else {"7_0": said}, monkeypatch)[TRAIN] == expected
 
 
@@ -98,8 +78,8 @@ def test_a_submitted_cell_without_an_attempt_is_what_slurm_says(
 def test_an_attempts_own_word_counts_for_more_than_slurms(
     end: str | None, said: str, expected: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = submit(tmp_path, [TRAIN])
-    attempt(tmp_path, TRAIN, record, "7_0", end, **({"error": "x"} if end else {}))
+    record = submitted(tmp_path, PLAN, [TRAIN], job="7")
+    started(tmp_path, PLAN, TRAIN, record, end, task="7_0", **({"error": "x"} if end else {}))
     assert look(tmp_path, {"7_0": said}, monkeypatch)[TRAIN] == expected
 
 
@@ -107,8 +87,8 @@ def test_an_attempts_own_word_counts_for_more_than_slurms(
 def test_a_task_that_slurm_calls_running_but_that_is_silent_is_lost(
     end: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = submit(tmp_path, [TRAIN])
-    attempt(tmp_path, TRAIN, record, "7_0", end)
+    record = submitted(tmp_path, PLAN, [TRAIN], job="7")
+    started(tmp_path, PLAN, TRAIN, record, end, task="7_0")
     word = end or "running"
     assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[TRAIN] == (word, True)  # heard of just now
     later = time.time() + SILENT_SECONDS + 1
@@ -124,18 +104,18 @@ def test_a_packed_task_is_silent_only_if_all_its_cells_are(tmp_path: Path, monke
     record = new_submission(PLAN, "train", [[TRAIN, ATTACK]], {}, None)
     record.job, record.state = "7", "submitted"
     submissions.save(tmp_path, record)
-    attempt(tmp_path, TRAIN, record, "7_0", "preempted")
+    started(tmp_path, PLAN, TRAIN, record, "preempted", task="7_0")
     assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[ATTACK] == ("pending", True)
     later = time.time() + SILENT_SECONDS + 1
     monkeypatch.setattr(time, "time", lambda: later)
     assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("lost", False)] * 2
-    attempt(tmp_path, ATTACK, record, "7_0")
+    started(tmp_path, PLAN, ATTACK, record, task="7_0")
     assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("preempted", True), ("running", True)]
 
 
 def test_a_result_counts_for_more_than_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submit(tmp_path, [TRAIN])
-    attempt(tmp_path, TRAIN, record, "7_0")
+    record = submitted(tmp_path, PLAN, [TRAIN], job="7")
+    started(tmp_path, PLAN, TRAIN, record, task="7_0")
     finish(tmp_path, PLAN.cells[TRAIN].label)
     assert look(tmp_path, {"7_0": "failed"}, monkeypatch)[TRAIN] == ("done", False)
 
@@ -143,36 +123,36 @@ def test_a_result_counts_for_more_than_anything(tmp_path: Path, monkeypatch: pyt
 def test_without_slurms_answer_files_are_believed_and_the_trouble_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK])
-    attempt(tmp_path, TRAIN, record, "7_0")
+    record = submitted(tmp_path, PLAN, [TRAIN, ATTACK], job="7")
+    started(tmp_path, PLAN, TRAIN, record, task="7_0")
     assert look(tmp_path, None, monkeypatch)[:2] == [("running", True), ("pending", True)]
     assert "Unable to contact" in StoreState(PLAN, tmp_path, fresh=True).trouble
 
 
 def test_a_newer_submission_makes_a_failed_cell_pending_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt(tmp_path, TRAIN, submit(tmp_path, [TRAIN]), "7_0", "failed", error="x")
-    submit(tmp_path, [TRAIN], job="8", dead={PLAN.cells[TRAIN].label: 1})
+    started(tmp_path, PLAN, TRAIN, submitted(tmp_path, PLAN, [TRAIN], job="7"), "failed", task="7_0", error="x")
+    submitted(tmp_path, PLAN, [TRAIN], job="8", dead={PLAN.cells[TRAIN].label: 1})
     assert look(tmp_path, {"7_0": "failed", "8_0": "pending"}, monkeypatch)[TRAIN] == ("pending", True)
 
 
 @pytest.mark.parametrize("end", [None, "preempted"])
 def test_what_was_cancelled_is_not_submitted(end: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK])
-    attempt(tmp_path, TRAIN, record, "7_0", end, **({"error": "x"} if end else {}))
+    record = submitted(tmp_path, PLAN, [TRAIN, ATTACK], job="7")
+    started(tmp_path, PLAN, TRAIN, record, end, task="7_0", **({"error": "x"} if end else {}))
     record.state = "cancelled"
     submissions.save(tmp_path, record)
     assert look(tmp_path, {"7_0": "cancelled"}, monkeypatch) == [("not submitted", False)] * 4
 
 
 def test_a_cell_of_a_process_that_is_gone_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK], job=f"{platform.node()}:{os.getpid()}")
+    record = submitted(tmp_path, PLAN, [TRAIN, ATTACK])
     record.profile = {"kind": "local"}
     submissions.save(tmp_path, record)
-    attempt(tmp_path, TRAIN, record, None)
+    started(tmp_path, PLAN, TRAIN, record)
     assert look(tmp_path, {}, monkeypatch)[:2] == [("running", True), ("pending", True)]
     (path,) = (tmp_path / "attempts" / "train").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
-    record.job = f"{platform.node()}:{2**22 + 1}"  # above the largest process id
+    record.job = GONE
     submissions.save(tmp_path, record)
     assert look(tmp_path, {}, monkeypatch)[:2] == [("lost", False), ("lost", False)]
 
@@ -180,10 +160,10 @@ def test_a_cell_of_a_process_that_is_gone_is_lost(tmp_path: Path, monkeypatch: p
 def test_a_cell_whose_result_was_set_aside_is_lost_and_handed_out_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = submit(tmp_path, [TRAIN], job=f"{platform.node()}:{2**22 + 1}")
+    record = submitted(tmp_path, PLAN, [TRAIN], job=GONE)
     record.profile = {"kind": "local"}
     submissions.save(tmp_path, record)
-    attempt(tmp_path, TRAIN, record, None, "done")
+    started(tmp_path, PLAN, TRAIN, record, "done")
     finish(tmp_path, PLAN.cells[TRAIN].label)
     assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("done", False)
     (tmp_path / PLAN.cells[TRAIN].label).rename(tmp_path / "aside")
@@ -194,9 +174,9 @@ def test_a_cell_whose_result_was_set_aside_is_lost_and_handed_out_again(
 def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = submit(tmp_path, [TRAIN, ATTACK])
-    attempt(tmp_path, TRAIN, record, "7_0", "failed", error="x")
-    attempt(tmp_path, ATTACK, record, "7_1", "blocked", error="y")
+    record = submitted(tmp_path, PLAN, [TRAIN, ATTACK], job="7")
+    started(tmp_path, PLAN, TRAIN, record, "failed", task="7_0", error="x")
+    started(tmp_path, PLAN, ATTACK, record, "blocked", task="7_1", error="y")
     look(tmp_path, {"7_0": "failed", "7_1": "failed"}, monkeypatch)
     state = StoreState(PLAN, tmp_path, fresh=True)
     assert _wanted(PLAN, state, ALL, retry=True, report=Report()) == [TRAIN, ATTACK]
@@ -208,7 +188,7 @@ def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
 
 
 def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = submit(tmp_path, [TRAIN, FINGERPRINT])
+    theirs = submitted(tmp_path, PLAN, [TRAIN, FINGERPRINT], job="7")
     theirs.sweep = "theirs"
     submissions.save(tmp_path, theirs)
     look(tmp_path, {"7_0": "running", "7_1": "pending"}, monkeypatch)
@@ -229,8 +209,8 @@ def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
         return {"7_0": "pending", "8_0": "pending"}
 
     monkeypatch.setattr(Slurm, "states", answer)
-    submit(tmp_path, [TRAIN])
-    submit(tmp_path, [ATTACK], job="8")
+    submitted(tmp_path, PLAN, [TRAIN], job="7")
+    submitted(tmp_path, PLAN, [ATTACK], job="8")
     for _ in range(3):
         assert StoreState(PLAN, tmp_path).cells[ATTACK].state == "pending"
     assert asked == [["7", "8"]]
@@ -239,7 +219,7 @@ def test_slurm_is_asked_once_for_all_arrays_and_then_only_after_a_while(
 def test_the_states_of_ten_thousand_cells_take_seconds_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = graph(500, 4, 4)
     monkeypatch.setattr(Slurm, "states", lambda self, _: {f"7_{n}": "pending" for n in range(10_000)})
-    submit(tmp_path, list(range(10_000)), plan=plan)
+    submitted(tmp_path, plan, range(10_000), job="7")
     (tmp_path / "attempts" / "verify").mkdir(parents=True)
     for cell in plan.cells[:2000]:
         (tmp_path / cell.label).mkdir(parents=True)

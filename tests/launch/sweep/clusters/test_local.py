@@ -191,9 +191,6 @@ def test_cancel_stops_what_runs_and_submit_goes_on(tmp_path: Path) -> None:
         deadline.wait(0.1)
     stopped = cancel(plan, root)
     assert (stopped.cells, len(stopped.jobs)) == ({"running": 1}, 1)
-    log = StoreState(plan, root).log_of(0)
-    assert log is not None
-    assert "step 0/" in log.read_text(), "what the cell's process prints is in a log of its own"
     assert cancel(plan, root) == Stopped({}, []), "it is stopped already"
     for _ in range(600):
         if StoreState(plan, root).cells[0].state == "not submitted":
@@ -202,6 +199,9 @@ def test_cancel_stops_what_runs_and_submit_goes_on(tmp_path: Path) -> None:
     state = StoreState(plan, root)
     assert (state.cells[0].state, state.cells[0].alive) == ("not submitted", False)
     assert list((root / "train").rglob("step-*.pt")), "it saved before it stopped"
+    log = state.log_of(0)
+    assert log is not None
+    assert "step 0/" in log.read_text(), "what the cell's process prints is in a log of its own"
 
 
 @pytest.mark.slow
