@@ -80,7 +80,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no object": lambda plan: plan.update(rows=[1]),
     "a cell too short": lambda plan: plan["cells"][0].pop(),
     "a parent that comes later": lambda plan: plan["cells"][0].__setitem__(2, [0]),
-    "settings that are not there": lambda plan: plan["cells"][0].__setitem__(6, [99]),
+    "settings that are not there": lambda plan: plan["cells"][0].__setitem__(-1, [99]),
     "an id that leads elsewhere": lambda plan: plan["cells"][0].__setitem__(1, "../../x"),
     "a row of cells that are not there": lambda plan: plan["rows"][0][1].update(train=99),
     "an unknown resource": lambda plan: plan["shapes"][0].update(x=1),
