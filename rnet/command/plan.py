@@ -31,7 +31,7 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
     from rnet.data.loading import load_dataset_once
     from rnet.models.origin import as_imported
     from rnet.planning.fit import Fit, bytes_of, fit_stage
-    from rnet.planning.plan import plan_stage
+    from rnet.planning.plan import loaded_images, plan_stage
     from rnet.stages.graph import STAGE_NAMES, check_settings
     from rnet.stages.memory import peak_memory
 
@@ -39,15 +39,16 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
     stages, processes, rest = _own(overrides, STAGE_NAMES)
     config = as_imported(load_config(rest, config_dir=options.config_dir))
     room = None if fit is None else bytes_of(fit)
-    found: list[Fit] = []
     for stage in stages:
         check_settings(stage, config)
-        dataset = load_dataset_once(config.dataset)
+    found: list[Fit] = []
+    dataset = load_dataset_once(config.dataset)
+    for stage in stages:
         if room is None:
             found.append(Fit(plan=plan_stage(stage, config, dataset, processes), overrides=[], fits=True))
         else:
             found.append(fit_stage(stage, config, dataset, processes, room))
-    baseline = peak_memory().get("host", 0)
+    baseline = max(0, peak_memory().get("host", 0) - loaded_images(dataset))  # which are planned
     if options.as_json:
         rows = [{**asdict(one), "total": one.plan.total} for one in found]
         show_json({"rows": rows, "room": room, "baseline": baseline})

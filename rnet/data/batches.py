@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from rnet.data.views import Views
 from rnet.data.workers import Workers
 from rnet.draws import uniform
 from rnet.errors import UserError
+from rnet.kernels.kept_tensors import keep_tensors
 
 MOST_REPEATS = 64
 """A batch may be larger than its part; one that is so much larger is a slip, and would fill the memory."""
@@ -269,7 +269,7 @@ def _check_share(batch_size: int, n: int, world_size: int) -> None:
         )
 
 
-@lru_cache(maxsize=8)
+@keep_tensors(8)
 def _epoch(seed: int, epoch: int, n: int) -> Tensor:
-    """The order of the images in an epoch. Shared by all callers: never write to it."""
+    """The order of the images in an epoch."""
     return seeded_permutation(n, seed, "epoch", epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 SHARE_OF_MEMORY = 0.9
 """The rest is for what is not planned: libraries, and holes between tensors."""
+_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_NAMES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""Of the files of a control group, by version: the limit, what is used, and the line of memory.stat."""
 _COPIES = 4
 """Weights, gradients, momentum and the victim, or the frozen copy: what ZeRO-3 divides."""
 _WORTH_DIVIDING = 0.1
@@ -34,13 +41,15 @@ def decided_engine(stage: str, config: RunConfig, dataset: Dataset, model: nn.Mo
     if engine.name != "auto" or processes == 1:
         return engine
     whole = replace(engine, name="ddp")
-    room = device_memory(resolve_device(engine.device))
+    device = resolve_device(engine.device)
+    room = device_memory(device)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if _COPIES * weights < _WORTH_DIVIDING * room:
         return whole
     needed = 0
     if rank() == 0:
-        needed = plan_stage(stage, replace(config, engine=whole), dataset, processes).total
+        plan = plan_stage(stage, replace(config, engine=whole), dataset, processes)
+        needed = plan.total - (plan.images if device.type == "cpu" else 0)  # they are in the host's memory already
     needed = same_on_all(needed)
     fits = needed <= SHARE_OF_MEMORY * room
     if rank() == 0:
@@ -64,8 +73,31 @@ def device_memory(device: torch.device) -> int:
 
 
 def _available() -> int:
-    """Bytes of the host's memory that programs can still get."""
+    """Bytes that this process can still get: of the host's memory, and under the limits of its control groups."""
+    found = list(_left_in_groups())
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return 2**62
+        lines = (_PROC / "meminfo").read_text().splitlines()
+        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    return min(found, default=2**62)
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Of each control group that the process is in, and of those around them, what its limit leaves.
+
+    Files that were read and could be forgotten count as free, as they do in MemAvailable.
+    """
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version, root = (1, _GROUPS / "memory") if controllers else (2, _GROUPS)
+        limit, used, forgettable = _NAMES[version]
+        parts = Path(path.strip("/")).parts
+        for depth in range(len(parts) + 1):
+            folder = root.joinpath(*parts[:depth])
+            with suppress(OSError, ValueError):  # the outermost has no limit, and others say "max"
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                said = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield max(0, left + int(said.get(forgettable, 0)))

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnet.data import batches
+from rnet.kernels.kept_tensors import forget_tensors
 from rnet.planning.live import LiveBytes
-from rnet.rewrites.cpu import small_maps, winograd
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def shapes_only() -> Iterator[LiveBytes]:
 
     A process of several is alone inside: it sends nothing, so that one of them can plan for all.
     """
-    _forget_tensors()
+    forget_tensors()
     random_state = torch.get_rng_state()  # building a network puts back one that is fake
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AnyNumber(), LiveBytes() as live:
@@ -34,7 +33,7 @@ def shapes_only() -> Iterator[LiveBytes]:
                 yield live
     finally:
         gc.collect()  # fake tensors in circles would meet those of the next count
-        _forget_tensors()
+        forget_tensors()
         torch.set_rng_state(random_state)
 
 
@@ -72,11 +71,3 @@ def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
         memo[id(self)] = nn.Parameter(made, requires_grad=self.requires_grad) if is_parameter else made
     found: Tensor = memo[id(self)]
     return found
-
-
-def _forget_tensors() -> None:
-    """Caches of constants must not keep fake tensors for those who compute, nor the other way round."""
-    for cached in (
-        batches._epoch, small_maps._halving, winograd._tiles_4x4, winograd._whole_2x2, winograd._matrices,
-    ):  # fmt: skip
-        cached.cache_clear()

@@ -13,13 +13,15 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rnet.attacks.registry import ATTACKS
 from rnet.config.run import RunConfig
 from rnet.data.images import Dataset
+from rnet.engines.choice import check_batch, check_engine
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.zoo import build_model
 from rnet.planning.fake import shapes_only
-from rnet.planning.plan import Plan, as_run, plan_stage
+from rnet.planning.plan import Plan, as_run, batch_of, plan_stage
 from rnet.training.loop import resolve_device
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -68,12 +70,20 @@ def _ways(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> It
     if stage == "train" and config.model.weights is not None:
         yield [], config
         return
-    batch = (config.train if stage == "train" else config.attack).batch_size or 1
-    for engine in _engines(config.engine, stage, processes, on_gpu=resolve_device(config.engine.device).type != "cpu"):
-        for accumulate, checkpointing in _savings(config, dataset, batch // processes):
+    device = resolve_device(config.engine.device)
+    savings = list(_savings(stage, config, dataset, processes))
+    for engine in _engines(config.engine, stage, processes, on_gpu=device.type != "cpu"):
+        for accumulate, checkpointing in savings:
             own = {**engine, "engine.accumulate": accumulate, "engine.activation_checkpointing": checkpointing}
             changed = replace(as_run(config.engine, processes), **{key.partition(".")[2]: own[key] for key in own})
-            yield _said(own, config.engine), replace(config, engine=changed)
+            overrides = _said(own, config.engine)
+            try:
+                check_engine(changed, config.precision, processes, device)
+            except UserError:
+                if not overrides:  # as the user has set it
+                    raise
+                continue
+            yield overrides, replace(config, engine=changed)
 
 
 def _engines(given: EngineConfig, stage: str, processes: int, *, on_gpu: bool) -> list[dict[str, Any]]:
@@ -92,16 +102,24 @@ def _engines(given: EngineConfig, stage: str, processes: int, *, on_gpu: bool) -
     return found
 
 
-def _savings(config: RunConfig, dataset: Dataset, batch: int) -> Iterator[tuple[int, bool]]:
-    """Micro-batches and activation checkpointing. Of networks with batch norm a batch stays whole."""
+def _savings(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> Iterator[tuple[int, bool]]:
+    """Micro-batches and activation checkpointing. Of networks with batch norm a batch stays whole.
+
+    Raises UserError where the processes cannot share the batch as it is.
+    """
     given = config.engine
+    place, batch, pieces = batch_of(stage, config)
+    model_config = ATTACKS.build(config.attack).architecture(config.model) if stage == "attack" else config.model
     with shapes_only():
-        model = build_model(config.model, **dataset.blueprint, seed=0)
+        model = build_model(model_config, **dataset.blueprint, seed=0)
+        if batch:
+            check_batch(given, place, batch, model, processes, accumulate=pieces)
         normalised = any(isinstance(module, _BatchNorm) for module in model.modules())
         del model
-    numbers = [given.accumulate]
+    numbers, each = [given.accumulate], processes * pieces
     if not normalised:
-        numbers += [n for n in range(given.accumulate + 1, batch + 1) if batch % n == 0 and n & (n - 1) == 0]
+        more = range(given.accumulate + 1, batch // each + 1)
+        numbers += [n for n in more if batch % (each * n) == 0 and n & (n - 1) == 0]
     for checkpointing in dict.fromkeys((given.activation_checkpointing, True)):
         for number in numbers:
             yield number, checkpointing

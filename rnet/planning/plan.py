@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rnet.attacks.independent.config import IndependentConfig
 from rnet.config.run import RunConfig
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.engines.config import EngineConfig
 from rnet.planning.live import WORKING
-from rnet.planning.simulate import COPIES, GRADIENTS, OPTIMIZER, PARAMETERS, VICTIM, Share, Simulated, simulate
+from rnet.planning.planned_run import GRADIENTS, OPTIMIZER, Share
+from rnet.planning.simulate import COPIES, PARAMETERS, VICTIM, Simulated, simulate
 from rnet.training.loop import resolve_device
 
 DATA, BUFFERS, POOL = "images in memory", "layers gathered and buffers of the engine", "CUDA graph's pool"
@@ -60,7 +62,7 @@ def plan_stage(stage: str, config: RunConfig, dataset: Dataset, processes: int =
     on_cuda = resolve_device(engine.device).type == "cuda"
     recorded = on_cuda and engine.cuda_graph and processes == 1 and not divided
     return plan_of(
-        stage, found, engine, processes, batch=_batch(stage, config) // processes,
+        stage, found, engine, processes, batch=batch_of(stage, config)[1] // processes,
         images=_images(stage, dataset, config), recorded=recorded,
     )  # fmt: skip
 
@@ -139,18 +141,26 @@ def label(engine: EngineConfig, processes: int) -> str:
     return ", ".join([name, *filter(None, more)])
 
 
-def _batch(stage: str, config: RunConfig) -> int:
-    if stage == "train":
-        return 0 if config.model.weights is not None else int(config.train.batch_size)
-    return int(config.attack.batch_size or 0) if stage == "attack" else 0
+def batch_of(stage: str, config: RunConfig) -> tuple[str, int, int]:
+    """(the setting, samples of a step of all processes, micro-batches of the recipe itself) of what a stage trains; of
+    no samples where it trains nothing."""
+    victim = stage == "train" and config.model.weights is None
+    if victim or (stage == "attack" and isinstance(config.attack, IndependentConfig)):
+        return "train.batch_size", int(config.train.batch_size), config.train.accumulate
+    return "attack.batch_size", int(config.attack.batch_size or 0) if stage == "attack" else 0, 1
+
+
+def loaded_images(dataset: Dataset) -> int:
+    """Bytes of the host's memory that decoded images take."""
+    sources = {id(part.source): part.source for part in (dataset.train, dataset.substitute, dataset.test)}
+    return sum(s.images_NCHW.nbytes for s in sources.values() if isinstance(s, TensorSource))
 
 
 def _images(stage: str, dataset: Dataset, config: RunConfig) -> int:
     """Bytes of decoded images; on a GPU those that the stage puts there."""
-    parts = [dataset.train, dataset.substitute, dataset.test]
     if resolve_device(config.engine.device).type == "cpu":
-        sources = {id(part.source): part.source for part in parts}
-        return sum(s.images_NCHW.nbytes for s in sources.values() if isinstance(s, TensorSource))
+        return loaded_images(dataset)
+    parts = [dataset.train, dataset.substitute, dataset.test]
     there = {"train": parts[::2], "attack": parts[1:]}.get(stage, [])
     return sum(_bytes(part, dataset) for part in there)
 

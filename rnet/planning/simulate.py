@@ -5,7 +5,6 @@ Shapes: B samples of one process's share of a batch, C channels, H height, W wid
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,30 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from rnet.attacks.base import Attack, AttackContext
+from rnet.attacks.independent.attack import Independent
 from rnet.attacks.registry import ATTACKS
 from rnet.attacks.substitutes import SubstituteAttack
 from rnet.config.run import RunConfig
-from rnet.data.batches import Batch, evaluation_batch_size
+from rnet.data.batches import evaluation_batch_size
 from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.pixels import images_at_once
 from rnet.defenses.queries import logits_of, quick_copy, samples_per_chunk
-from rnet.engines.averaging import WeightAverage
 from rnet.engines.base import Engine
-from rnet.engines.plain import PlainEngine
 from rnet.models.classifier import Classifier
 from rnet.models.zoo import build_model
 from rnet.planning.fake import shapes_only
 from rnet.planning.live import LiveBytes
+from rnet.planning.planned_run import PlannedRun, Share, take_steps
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.training.fidelity import predict
-from rnet.training.loop import Run, resolve_device
+from rnet.training.loop import Run, Step, resolve_device
 from rnet.training.victim import prepare_training
 from rnet.training.watching import PROBE_IMAGES
 
-PARAMETERS, GRADIENTS, OPTIMIZER = "parameters", "gradients", "optimizer's state"
-VICTIM, COPIES = "victim", "frozen copy"
-STEPS = 2
-"""The optimizer makes its state in the first; the second is like all others."""
+PARAMETERS, VICTIM, COPIES = "parameters", "victim", "frozen copy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +46,6 @@ class Simulated:
     moments: dict[str, dict[str, int]]
     largest: int
     trained: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Of what a process computes: its samples of a batch, and whether parameters are divided, so that the lower level
-    runs on the surrogate itself."""
-
-    processes: int = 1
-    divided: bool = False
 
 
 def simulate(stage: str, config: RunConfig, dataset: Dataset, share: Share) -> Simulated:
@@ -75,18 +62,21 @@ def simulate(stage: str, config: RunConfig, dataset: Dataset, share: Share) -> S
 def _train(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
     model = _model(config, dataset, live, PARAMETERS)
     if config.model.weights is None:
-        run = _PlannedRun.of(config, share, live)
-        engine, step, _, _ = prepare_training(run, model, dataset.train, config.train, flip=dataset.flip, seed=0)
-        _take_steps(engine, step, live)
+        take_steps(*_as_victim(PlannedRun.of(config, share, live), model, config, dataset))
     _evaluate(model, dataset, live, "measuring")
     return model
+
+
+def _as_victim(run: Run, model: Classifier, config: RunConfig, dataset: Dataset) -> tuple[Engine, Step]:
+    engine, step, _, _ = prepare_training(run, model, dataset.train, config.train, flip=dataset.flip, seed=0)
+    return engine, step
 
 
 def _attack(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
     victim = _model(config, dataset, live, VICTIM).requires_grad_(False)
     _evaluate(victim, dataset, live, "asking the victim")
     method: Attack = ATTACKS.build(_fewer_images(config.attack, dataset))
-    if not isinstance(method, SubstituteAttack):
+    if not isinstance(method, SubstituteAttack | Independent):
         model = _model(config, dataset, live, PARAMETERS)
         _evaluate(model, dataset, live, "measuring")
         return model
@@ -96,19 +86,25 @@ def _attack(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) 
         own = replace(config, model=method.architecture(config.model))
         return _model(own, known, live, PARAMETERS)
 
-    context = AttackContext(
-        copy_of_victim=partial(_model, config, dataset, live, PARAMETERS), victim_forward=victim, train=config.train,
-        default_layer=victim.cut_layer, run=_PlannedRun.of(config, share, live), build=suspect, seed=0,
-    )  # fmt: skip
-    with live.during("asking the victim"):
-        training = method.prepare(dataset, context)
-    live.the_rest_belongs(COPIES)
+    run = PlannedRun.of(config, share, live)
+    if isinstance(method, Independent):
+        model = suspect(0)
+        engine, step = _as_victim(run, model, config, dataset)
+    else:
+        context = AttackContext(
+            copy_of_victim=partial(_model, config, dataset, live, PARAMETERS), victim_forward=victim,
+            train=config.train, default_layer=victim.cut_layer, run=run, build=suspect, seed=0,
+        )  # fmt: skip
+        with live.during("asking the victim"):
+            training = method.prepare(dataset, context)
+        live.the_rest_belongs(COPIES)
+        engine, step = training.engine, training.step
     if config.engine.probe_every and config.engine.victim == "replica":
         with live.during("evasion probes"):
             _probe(victim, dataset)
-    _take_steps(training.engine, training.step, live)
-    _evaluate(training.engine.unwrapped, dataset, live, "measuring")
-    return training.engine.unwrapped
+    take_steps(engine, step)
+    _evaluate(engine.unwrapped, dataset, live, "measuring")
+    return engine.unwrapped
 
 
 def _fingerprint(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
@@ -153,17 +149,6 @@ def _model(config: RunConfig, dataset: Dataset, live: LiveBytes, owner: str) -> 
     return model.eval()
 
 
-def _take_steps(engine: Engine, step: Any, live: LiveBytes) -> None:
-    optimizer = engine._optimizer
-    for _, parameter in engine._trained():
-        parameter.register_post_accumulate_grad_hook(lambda grown: live.belongs(GRADIENTS, [grown.grad]))
-    with live.during("between phases"):
-        for t in range(STEPS):
-            step(t)
-            states = [value for state in optimizer.state.values() for value in state.values()]
-            live.belongs(OPTIMIZER, [value for value in states if isinstance(value, Tensor) and value.dim()])
-
-
 def _probe(victim: Classifier, dataset: Dataset) -> None:
     """What rnet/stages/probes.py asks of the victim."""
     with torch.no_grad():
@@ -201,70 +186,3 @@ def _without_images(dataset: Dataset) -> Dataset:
 def _fewer_images(attack: Any, dataset: Dataset) -> Any:
     fewest = min(getattr(attack, "substitute_size", 0) or 0, len(dataset.substitute))
     return replace(attack, substitute_size=fewest) if fewest else attack
-
-
-class _PlannedEngine(PlainEngine):
-    """Ordinary training, of which the count knows what it is doing."""
-
-    def __init__(self, *args: Any, live: LiveBytes, divided: bool, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self._divided = divided
-        self.phases: Any = _Phases(live)
-
-    @property
-    def whole(self) -> bool:
-        return not self._divided
-
-
-class _Phases:
-    """What a step says that it is doing."""
-
-    def __init__(self, live: LiveBytes) -> None:
-        self._live = live
-
-    def __call__(self, name: str) -> AbstractContextManager[None]:
-        return self._live.during(name.replace("_", " "))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PlannedRun(Run):
-    """A run of which no step is more than planned."""
-
-    live: Any
-    share: Share
-
-    @classmethod
-    def of(cls, config: RunConfig, share: Share, live: LiveBytes) -> _PlannedRun:
-        """For one of the processes."""
-        return cls(
-            label="plan", device=resolve_device(config.engine.device), config=config.engine,
-            precision=config.precision, live=live, share=share, quiet=True,
-        )  # fmt: skip
-
-    def batches(self, part: Part, batch_size: int, seed: int, **how: Any) -> Any:
-        """Batches of fake pixels."""
-        size, local = part.source.fetch(torch.arange(1)).shape[1:], batch_size // self.share.processes
-
-        def batch(step: int) -> Batch:
-            ids_B = torch.arange(local)
-            return Batch(
-                indices_B=ids_B % len(part), x_BCHW=torch.empty(local, *size, device=self.device),
-                labels_B=torch.zeros(local, dtype=torch.int64, device=self.device),
-                flipped_B=torch.zeros(local, dtype=torch.bool, device=self.device), stream_ids_B=ids_B,
-            )  # fmt: skip
-
-        return batch
-
-    def engine(
-        self, model: nn.Module, optimizer: Any, scheduler: Any, *, clip_norm: float | None = None, pieces: int = 1,
-        average: WeightAverage | None = None,
-    ) -> Engine:  # fmt: skip
-        """One process's, with the settings that change what it keeps."""
-        model.to(self.device)
-        use_channels_last(model)
-        return _PlannedEngine(
-            model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm,
-            accumulate=self.config.accumulate * pieces, average=average,
-            activation_checkpointing=self.config.activation_checkpointing, compiled=False, cuda_graph=False,
-            quicken=self.config.quicken, live=self.live, divided=self.share.divided,
-        )  # fmt: skip

@@ -14,16 +14,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 from launch.cli import app
+from rnet.attacks.independent.config import IndependentConfig
 from rnet.bench.allocated import peak_allocated
 from rnet.config.run import RunConfig, load_config
 from rnet.data.loading import load_dataset_once
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
+from rnet.models.config import ModelConfig
 from rnet.planning import choice, fit
 from rnet.planning.fit import bytes_of, fit_stage
 from rnet.planning.live import WORKING, LiveBytes
-from rnet.planning.plan import BUFFERS, Plan, divided_parts, plan_stage
-from rnet.planning.simulate import COPIES, GRADIENTS, OPTIMIZER, PARAMETERS, VICTIM, Simulated
+from rnet.planning.plan import BUFFERS, DATA, Plan, divided_parts, plan_stage
+from rnet.planning.planned_run import GRADIENTS, OPTIMIZER
+from rnet.planning.simulate import COPIES, PARAMETERS, VICTIM, Simulated
 from rnet.stages.stages import ensure
 from rnet.stages.store import Store
 
@@ -37,11 +40,13 @@ RUN = [
 def test_a_plan_is_within_15_percent_of_what_the_allocator_hands_out(tmp_path: Path) -> None:
     """Each stage after its parents; what it plans first must not show in what it computes then."""
     config, store = load_config(RUN), Store(tmp_path)
+    negative = replace(config, attack=IndependentConfig(seed=1000, model=ModelConfig(name="resnet8", width=24)))
     dataset = load_dataset_once(config.dataset)
-    for stage in ("train", "attack", "fingerprint", "verify"):
-        plan = plan_stage(stage, config, dataset)
+    assert plan_stage("attack", negative, dataset, processes=2).batch == config.train.batch_size // 2
+    for stage, of in (*((s, config) for s in ("train", "attack", "fingerprint", "verify")), ("attack", negative)):
+        plan = plan_stage(stage, of, dataset)
         with peak_allocated() as found:
-            ensure(stage, config, store)
+            ensure(stage, of, store)
         planned = plan.total - plan.images
         assert planned == pytest.approx(found["bytes"], rel=0.15), (stage, plan)
 
@@ -134,6 +139,29 @@ def test_the_first_settings_that_fit_are_chosen(
     assert (sorted(found.overrides), found.fits) == (sorted(overrides), fits)
 
 
+@pytest.mark.parametrize(
+    ("settings", "overrides"),
+    [
+        ([], ["engine.accumulate=2", "engine.activation_checkpointing=true"]),  # the recipe's own pieces stay
+        (["engine.compile=true"], ["engine.accumulate=2"]),  # which checkpointing and DeepSpeed exclude
+    ],
+)
+def test_only_ways_that_can_run_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], overrides: list[str]
+) -> None:
+    planned_by_rule(monkeypatch)
+    monkeypatch.setattr(fit, "build_model", lambda *args, **kwargs: nn.Conv2d(1, 1, 1))
+    recipe = ["train.batch_size=8", "train.accumulate=4", "engine.device=cpu"]
+    config = load_config(["dataset=digits", *recipe, *settings])
+    negative = replace(config, attack=IndependentConfig())
+    dataset = load_dataset_once(config.dataset)
+    for stage, one in (("train", config), ("attack", negative)):
+        found = fit_stage(stage, one, dataset, 1, 80)
+        assert (found.overrides, found.fits) == (overrides, False)
+        with pytest.raises(UserError, match=r"train.batch_size=8 cannot be divided into 12 shares"):
+            fit_stage(stage, one, dataset, 3, 80)
+
+
 @pytest.mark.parametrize(("text", "size"), [("40GiB", 40 * 2**30), ("1.5gb", 1_500_000_000), ("512", 512)])
 def test_sizes_are_read(text: str, size: int) -> None:
     assert bytes_of(text) == size
@@ -146,29 +174,64 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(("room", "status"), [("1GB", 0), ("100KB", 1)])
-def test_the_command_ends_with_status_1_where_nothing_fits(room: str, status: int) -> None:
+def test_the_command_ends_with_status_1_where_nothing_fits(
+    monkeypatch: pytest.MonkeyPatch, room: str, status: int
+) -> None:
+    monkeypatch.setattr("rnet.stages.memory.peak_memory", lambda: {"host": 10**9})
     words = ["plan", "memory", "stage=verify", "dataset=digits", "model=resnet8", "--fit", room, "--json"]
-    found = CliRunner().invoke(app, words)
+    found = CliRunner().invoke(app, [*words, "engine.device=cpu"])
     assert found.exit_code == status, found.output
-    (row,) = json.loads(found.stdout)["rows"]
+    said = json.loads(found.stdout)
+    (row,) = said["rows"]
+    assert said["baseline"] + row["plan"]["parts"][DATA] == 10**9  # images that are there are counted once
     assert row["fits"] == (status == 0)
     assert row["total"] > 300_000  # its weights alone
 
 
 @pytest.mark.parametrize(
     ("memory", "name", "stage", "victim"),
-    [(10**12, "ddp", 2, "replica"), (10**6, "ddp", 2, "replica"), (500_000, "deepspeed", 3, "zero3")],
+    [(10**12, "ddp", 2, "replica"), (900_000, "ddp", 2, "replica"), (500_000, "deepspeed", 3, "zero3")],
 )
 def test_auto_divides_what_would_not_fit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, memory: int, name: str, stage: int, victim: str
 ) -> None:
-    plan = Plan(stage="attack", engine="", processes=2, batch=1, parts={WORKING: 800_000}, moment="", moments={})
+    parts = {WORKING: 800_000, DATA: 300_000}  # images are there already
+    plan = Plan(stage="attack", engine="", processes=2, batch=1, parts=parts, moment="", moments={})
     monkeypatch.setattr(choice, "world_size", lambda: 2)
     monkeypatch.setattr(choice, "device_memory", lambda device: memory)
     monkeypatch.setattr(choice, "plan_stage", lambda *args: plan)
     monkeypatch.setattr(choice, "same_on_all", lambda value: value)
-    config = load_config(["dataset=digits"])
+    config = load_config(["dataset=digits", "engine.device=cpu"])
     with caplog.at_level("INFO"):
         found = choice.decided_engine("attack", config, load_dataset_once(config.dataset), nn.Linear(100, 400))
     assert (found.name, found.zero_stage, found.victim) == (name, stage, victim)
     assert ("engine=auto" in caplog.text) == (memory < 10**12)  # without a word where no division could help
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("", {}, 4096),
+        ("0::/job/step", {"job": ("memory.max", "3000"), "job/step": ("memory.max", "max")}, 3000 - 1000 + 300),
+        ("0::/job/step", {"job": ("memory.max", "9000"), "job/step": ("memory.max", "500")}, 0),
+        ("0::/", {"": ("memory.max", "100000")}, 4096),
+        ("3:cpu,memory:/job", {"memory/job": ("memory.limit_in_bytes", "2000")}, 2000 - 1000 + 300),
+        ("3:cpu:/job", {"job": ("memory.max", "2000")}, 4096),
+    ],
+)
+def test_memory_is_what_the_host_and_all_control_groups_leave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str, limits: dict[str, tuple[str, str]], expected: int
+) -> None:
+    """Each group has used 1000 bytes, of which 300 are of files that can be forgotten."""
+    monkeypatch.setattr(choice, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(choice, "_GROUPS", tmp_path / "groups")
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 4 kB\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    for folder, (name, limit) in limits.items():
+        group = tmp_path / "groups" / folder
+        group.mkdir(parents=True, exist_ok=True)
+        (group / name).write_text(limit)
+        (group / ("memory.current" if name == "memory.max" else "memory.usage_in_bytes")).write_text("1000\n")
+        (group / "memory.stat").write_text("anon 700\ninactive_file 300\ntotal_inactive_file 300\n")
+    assert choice._available() == expected

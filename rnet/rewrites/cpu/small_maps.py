@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rnet.kernels.kept_tensors import keep_tensors
 from rnet.rewrites.cpu.winograd import products, transform_weights, winograd_conv
 
 FEWEST_CHANNELS = 128
@@ -182,7 +182,7 @@ def _kind(conv: nn.Module) -> type[RewrittenConv2d] | None:
     return None
 
 
-@functools.cache
+@keep_tensors()
 def _halving() -> tuple[Tensor, Tensor, Tensor]:
     """What each of 25 products reads (25, 16), its tap (25,) and where it is added (4, 25)."""
     line = [(2 * y + tap - 1, tap, y) for y in range(2) for tap in range(3) if 2 * y + tap - 1 >= 0]

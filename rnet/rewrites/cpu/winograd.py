@@ -18,7 +18,6 @@ Shapes: N images, C channels in, K out, H height, W width, P components, T tiles
 
 from __future__ import annotations
 
-import functools
 import threading
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from rnet.errors import UserError
 from rnet.kernels.checks import check_floats, check_same_device, check_shape
+from rnet.kernels.kept_tensors import keep_tensors
 
 _OP = "winograd_conv"
 POINTS = (0.0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
@@ -197,7 +197,7 @@ def _for_map(size: tuple[int, int]) -> _Algorithm:
     return _whole_2x2() if _tile_and_components(size)[0] == 2 else _tiles_4x4()
 
 
-@functools.cache
+@keep_tensors()
 def _tiles_4x4() -> _Algorithm:
     """Transposed Toom-Cook: to correlate is to multiply polynomials, at five points and infinity, transposed."""
     map_66 = torch.linalg.inv(_values(6)).T
@@ -214,7 +214,7 @@ def _values(terms: int) -> Tensor:
     return torch.tensor([*rows, [0.0] * (terms - 1) + [1.0]], dtype=torch.float64)
 
 
-@functools.cache
+@keep_tensors()
 def _whole_2x2() -> _Algorithm:
     """y0 = w1 x0 + w2 x1 and y1 = w0 x0 + w1 x1 in three products, as Karatsuba's."""
     float64 = torch.float64
@@ -238,7 +238,7 @@ def _squared(
     return _Algorithm(m, side, *(torch.kron(matrix.contiguous(), matrix.contiguous()) for matrix in maps))
 
 
-@functools.cache
+@keep_tensors()
 def _matrices(algorithm: _Algorithm, whole: bool, turned: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """B and A. whole: B without the columns that meet the zero border."""
     m, side = algorithm.m, algorithm.side
