@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"ground": ("rnet.errors", "rnet.registry")},
+    {"ground": ("rnet.errors", "rnet.registry", "rnet.durations")},
     {"settings": ("rnet.config", "rnet.*.config", "rnet.*.registry", "rnet.defenses.sizes")},
     {room: (f"rnet.{room}",) for room in ("storage", "kernels", "parallel", "cutting")},
     {"draws": ("rnet.draws",)},

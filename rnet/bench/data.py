@@ -57,10 +57,10 @@ def bench_data(
     folder: Path, paths: Sequence[str], *, image_size: int, batch_size: int, workers: int, rounds: int,
     device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows {"name", "images_per_second", "spread", "ratio", "ratio_low", "ratio_high"}: medians.
+    """Rows {"name", "images_per_second", "spread", "ratio", "ratio_low", "ratio_high"}: medians of the rounds.
 
-    folder: holds the paths below class folders, which torchvision's ImageFolder wants. ratio: rnet's loader to this
-    way, the median of each round's;
+    folder: holds the paths below class folders, which torchvision's ImageFolder wants. ratio: of the images per second
+    of rnet's loader to those of this way, in each round; ratio_low and ratio_high: its least and its largest.
     """
     steps = max(1, len(paths) // batch_size)
     source = FolderSource(list(paths), image_size, 3)

@@ -12,8 +12,7 @@ from typing import Any
 from rnet.bench.local_processes import run_processes
 from rnet.bench.memory_rank import Case
 from rnet.config.overrides import expand_choices
-from rnet.errors import unknown_name
-from rnet.stages.graph import STAGE_NAMES
+from rnet.stages.graph import named_stages
 
 _SEVERAL = ("model", "attack", "defense")
 
@@ -27,9 +26,7 @@ def bench_memory(overrides: Sequence[str], *, config_dir: Path | None, threads: 
     stages = next((line.partition("=")[2] for line in overrides if line.startswith("stage=")), "train,attack")
     rest = [line for line in overrides if not line.startswith("stage=")]
     rows = []
-    for stage in stages.split(","):
-        if stage not in STAGE_NAMES:
-            raise unknown_name("stage", stage, STAGE_NAMES)
+    for stage in named_stages(stages):
         for lines in expand_choices(rest, _SEVERAL):
             case = Case(stage=stage, overrides=lines, config_dir=str(config_dir) if config_dir else None)
             found = _measure(case, threads)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from rnet.command.run import Options, console, require_one_process, show_json
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
 
 if TYPE_CHECKING:
     from rnet.planning.fit import Fit
@@ -32,11 +32,11 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
     from rnet.models.origin import as_imported
     from rnet.planning.fit import Fit, bytes_of, fit_stage
     from rnet.planning.plan import loaded_images, plan_stage
-    from rnet.stages.graph import STAGE_NAMES, check_settings
+    from rnet.stages.graph import check_settings
     from rnet.stages.memory import peak_memory
 
     require_one_process("rnet plan")
-    stages, processes, rest = _own(overrides, STAGE_NAMES)
+    stages, processes, rest = _own(overrides)
     config = as_imported(load_config(rest, config_dir=options.config_dir))
     room = None if fit is None else bytes_of(fit)
     for stage in stages:
@@ -58,21 +58,20 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
         raise SystemExit(1)
 
 
-def _own(overrides: Sequence[str], names: Sequence[str]) -> tuple[list[str], int, list[str]]:
-    stages, processes, rest = list(names), 1, []
+def _own(overrides: Sequence[str]) -> tuple[list[str], int, list[str]]:
+    from rnet.stages.graph import STAGE_NAMES, named_stages
+
+    stages, processes, rest = list(STAGE_NAMES), 1, []
     for line in overrides:
         key, _, value = line.partition("=")
         if key == "stage":
-            stages = value.split(",")
+            stages = named_stages(value)
         elif key == "processes":
             if not value.isdecimal() or int(value) < 1:
                 raise UserError(f"processes={value!r} must be a whole number of at least 1")
             processes = int(value)
         else:
             rest.append(line)
-    for stage in stages:
-        if stage not in names:
-            raise unknown_name("stage", stage, names)
     return stages, processes, rest
 
 

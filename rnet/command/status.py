@@ -9,11 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from rnet.command.run import console, show_json, show_values
+from rnet.durations import duration
 from rnet.errors import UserError
 from rnet.stages.sizes import stage_folders
 from rnet.stages.store import RESULT
 from rnet.storage.json_files import is_number, read_information, read_log
-from rnet.training.monitor.progress import SHORT_NAMES, duration, time_left
+from rnet.training.monitor.progress import SHORT_NAMES, time_left
 from rnet.training.monitor.startup import in_words
 
 _SHOWN = ("stage", "state", "progress", "left", "logged", "loss", "accuracy", "matching", "error")

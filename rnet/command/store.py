@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from rnet.command.run import console, require_one_process, show_json
+from rnet.durations import duration
 from rnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,20 +123,12 @@ def _sizes(title: str, kind: str, rows: dict[str, dict[str, Any]]) -> Table:
 
 
 def between(oldest: float | None, newest: float | None) -> str:
-    """How long ago, of the newest and of the oldest: "2 h to 3 days ago"; nothing for nothing."""
+    """How long ago, of the newest and of the oldest: "2 h 5 min to 3 days ago"; nothing for nothing."""
     if oldest is None or newest is None:
         return ""
     now = time.time()
-    ages = [age(max(now - moment, 0.0)) for moment in (newest, oldest)]
+    ages = [duration(max(now - moment, 0.0)) for moment in (newest, oldest)]
     return f"{' to '.join(dict.fromkeys(ages))} ago"
-
-
-def age(seconds: float) -> str:
-    """45 s, 6 min, 5 h, 12 days."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def collect(root: Path, *, unfinished: bool, dry: bool, as_json: bool) -> None:

@@ -212,14 +212,12 @@ class DeepSpeedEngine(Engine):
             return super()._optimizer_state()
         if self._stage < 3:
             self._link_state()
+        keys, counts = self._state_keys(), self._counts() if self.rank == 0 else {}
         found: dict[str, dict[str, Any]] = {}
         for name, parameter in self._trained():
-            for key in self._state_keys():
-                whole = self._whole_state(parameter, key)
-                if whole is not None:
-                    found.setdefault(name, {})[key] = whole
-            if self.rank == 0 and (counts := self._counts()):
-                found.setdefault(name, {}).update(counts)
+            wholes = {key: self._whole_state(parameter, key) for key in keys}
+            if own := {key: whole for key, whole in wholes.items() if whole is not None} | counts:
+                found[name] = own
         return found
 
     def _whole_state(self, parameter: Any, key: str) -> Tensor | None:
@@ -236,15 +234,16 @@ class DeepSpeedEngine(Engine):
             return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        first: dict[str, Any] = next(iter(state.values()), {})
-        keys = sorted(key for key, value in first.items() if value.dim())
-        self._allocate(keys, {key: value for key, value in first.items() if not value.dim()})
+        items = [item for values in state.values() for item in values.items()]
+        keys = {key for key, value in items if value.dim()}
+        self._allocate(sorted(keys), {key: value for key, value in items if key not in keys})
         for name, parameter in self._trained():
-            for key in keys:
+            for key in sorted(keys & state.get(name, {}).keys()):
+                whole = state[name][key]
                 if self._stage == 3:
-                    safe_set_local_optimizer_state(parameter, self._own_share(parameter, state[name][key]), key)
+                    safe_set_local_optimizer_state(parameter, self._own_share(parameter, whole), key)
                 else:
-                    safe_set_full_optimizer_state(parameter, state[name][key].to(self.device), key)
+                    safe_set_full_optimizer_state(parameter, whole.to(self.device), key)
 
     def _joined(self, share: Tensor, shape: torch.Size) -> Tensor | None:
         """On rank 0 the whole tensor of which each rank has a share, in the host's memory; None on the others.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rnet.data.pixels import images_at_once
 from rnet.errors import UserError
 
 
@@ -44,10 +45,11 @@ def first_of_each_class(labels_N: Tensor, count: int) -> Tensor:
     return torch.tensor((firsts + others)[:count], dtype=torch.int64)
 
 
-def logits(model: nn.Module, x_BCHW: Tensor, batch: int = 256) -> Tensor:
-    """Logits (B, K) on the CPU, without gradients."""
+def logits(model: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """Logits (B, K) on the CPU, without gradients; of 256 small images at once, or fewer large ones."""
     with torch.no_grad():
-        return torch.cat([model(part).float().cpu() for part in x_BCHW.split(batch)])
+        parts = x_BCHW.split(images_at_once(256, x_BCHW.shape[-1]))
+        return torch.cat([model(part).float().cpu() for part in parts])
 
 
 def require_captum() -> None:

@@ -24,18 +24,21 @@ def on_samples(models: Mapping[str, nn.Module | str], dataset: Dataset, device: 
     return _beside(models, dataset, device, first_of_each_class(dataset.test.labels_N, SAMPLES))
 
 
-def pictures(
-    models: Mapping[str, nn.Module | str], dataset: Dataset, device: torch.device, layer: str | None
-) -> tuple[list[Drawing], str]:
-    """The pictures, and why one is not there, "" where all are. layer: where latents are compared, None for nowhere."""
-    few, found, said = on_samples(models, dataset, device), [], ""
+def pictures(few: SideBySide, dataset: Dataset, layer: str | None) -> tuple[list[Drawing], str]:
+    """The pictures, and why one is not there, "" where all are.
+
+    few: the models, before the samples. layer: where latents are compared, None for nowhere.
+    """
+    found: list[Drawing] = []
+    said = ""
     try:
         found.append(saliency("saliency", "Where the models look", few))
     except UserError as error:
         said = str(error)
     found.append(planes("planes", "Decision boundaries on one plane", few))
     if layer is not None:
-        many = _beside(models, dataset, device, torch.arange(min(EMBEDDED, len(dataset.test))))
+        embedded = torch.arange(min(EMBEDDED, len(dataset.test)))
+        many = _beside(few.models, dataset, few.images_BCHW.device, embedded)
         found.append(embedding("embedding", "Latents at the cut", many, layer))
     return found, said
 

@@ -15,6 +15,7 @@ import torch
 from rnet.config.run import RunConfig
 from rnet.data.config import DatasetConfig
 from rnet.errors import UserError
+from rnet.models.class_names import given_names
 from rnet.models.config import ModelConfig
 from rnet.models.importing import WRAPPERS
 from rnet.models.options import parse_options
@@ -52,7 +53,7 @@ class Origin:
 
 _known: dict[str, Origin] = {}
 """By what they depend on: of models, and of runs."""
-_class_names: dict[str, list[str]] = {}
+_published: dict[str, list[Published]] = {}
 """By architecture and file."""
 
 
@@ -92,12 +93,26 @@ def model_origin(model: ModelConfig, *, image_size: int) -> Origin:
     return _known[key]
 
 
-def published_class_names(model: ModelConfig) -> list[str]:
-    """What the file of a model's weights, or who published it, calls its classes; empty where nobody does."""
-    key = _key_of_names(model)
-    if key not in _class_names:
+def called_classes(model: ModelConfig, num_classes: int, dataset_names: Sequence[str]) -> tuple[list[str], str, str]:
+    """What so many classes of a model are called, how that is known, and where from; no names where nobody says them.
+
+    The user says it, else the first that knows the file of its weights and names so many, else the data set. Raises
+    UserError for a file of names that cannot be read, or names another number.
+    """
+    if model.classes is not None:
+        return given_names(model.classes, num_classes), GIVEN, f"model.classes={model.classes}"
+    for one in _published_of(model) if model.weights is not None else []:
+        if len(one.class_names) == num_classes:
+            return one.class_names, READ, one.where
+    ours = list(dataset_names) if len(dataset_names) == num_classes else []
+    return ours, ASSUMED, "the data set's; else model.classes"
+
+
+def _published_of(model: ModelConfig) -> list[Published]:
+    key = _key_of_file(model)
+    if key not in _published:
         model_origin(model, image_size=0)
-    return _class_names[key]
+    return _published[key]
 
 
 def _found_out(model: ModelConfig, image_size: int) -> Origin:
@@ -107,7 +122,7 @@ def _found_out(model: ModelConfig, image_size: int) -> Origin:
     source, name = find_architecture(model)
     file = read_file(path)
     published = find_published(source, name, path, file.about)
-    _class_names[_key_of_names(model)] = next((one.class_names for one in published if one.class_names), [])
+    _published[_key_of_file(model)] = published
     facts: dict[str, Fact] = {"architecture": _fact(model.name, GIVEN, "model.name")}
     notes = _other_architectures(name, published)
     model = replace(model, options=_options(model, published, facts, notes))
@@ -127,7 +142,7 @@ def _key(model: ModelConfig) -> str:
     return repr((model, _files(model)))
 
 
-def _key_of_names(model: ModelConfig) -> str:
+def _key_of_file(model: ModelConfig) -> str:
     return repr((model.name, model.source, _files(model)))
 
 

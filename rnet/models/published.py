@@ -71,7 +71,7 @@ def find_published(source: str, name: str, path: Path, about: Mapping[str, Any])
 
     about: what the file says. Raises UserError for a tag that timm does not know.
     """
-    found = [of_rnet(about), *(_of_timm("the checkpoint's " + key, about.get(key)) for key in _TIMM_KEYS)]
+    found = [_of_rnet(about), *(_of_timm("the checkpoint's " + key, about.get(key)) for key in _TIMM_KEYS)]
     found.append(_of_config_json(path))
     if source == "timm":
         found += [_of_tag(name), _of_timm_file(name, path), _of_efficientnet_lite(name, path)]
@@ -84,13 +84,13 @@ def class_names_in(path: Path) -> list[str]:
     """The names of classes in a file of weights that rnet has written; none where it has none, or cannot be read."""
     try:
         with safe_open(path, "pt", device="cpu") as opened:
-            said = of_rnet(opened.metadata() or {})
+            said = _of_rnet(opened.metadata() or {})
     except (OSError, SafetensorError):
         return []
     return said.class_names if said else []
 
 
-def of_rnet(about: Mapping[str, Any]) -> Published | None:
+def _of_rnet(about: Mapping[str, Any]) -> Published | None:
     """What a file that rnet has written says of itself; None for others."""
     try:
         said = parse_json(about.get(METADATA_KEY, "").encode())

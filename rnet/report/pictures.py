@@ -49,9 +49,10 @@ def pictures_of(suspects: Mapping[str, RunConfig], store: Store) -> tuple[list[D
     models |= {name: _suspect(one, store, device) for name, one in shown.items()}
     victim = models["victim"]
     layer = victim.cut_layer if isinstance(victim, Classifier) else None
-    found, why = pictures(models, dataset, device, layer)
+    few = on_samples(models, dataset, device)
+    found, why = pictures(few, dataset, layer)
     said = [why] if why else []
-    found += _queries(config, store, on_samples(models, dataset, device), device)
+    found += _queries(config, store, few, device)
     left = len(same) - MOST_SUSPECTS
     said += [f"{left} more suspects are not in these pictures."] if left > 0 else []
     return found, " ".join(said)

@@ -22,6 +22,7 @@ from rnet.config.run import RunConfig
 from rnet.data.config import DatasetConfig
 from rnet.data.files.digest import look_at
 from rnet.data.substitute.config import OwnConfig, about_substitutes, as_substitute, check_substitute
+from rnet.errors import unknown_name
 
 Document = dict[str, Any]
 
@@ -48,6 +49,15 @@ GRAPH: Mapping[str, Stage] = {
 """Parents stand before their children."""
 
 STAGE_NAMES = tuple(GRAPH)
+
+
+def named_stages(text: str) -> list[str]:
+    """Those of a list such as train,attack. Raises UserError for one that there is not."""
+    found = text.split(",")
+    for stage in found:
+        if stage not in GRAPH:
+            raise unknown_name("stage", stage, STAGE_NAMES)
+    return found
 
 
 def lineage(stage: str) -> tuple[str, ...]:

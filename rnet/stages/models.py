@@ -19,10 +19,10 @@ from rnet.engines.choice import resolve_engine
 from rnet.errors import UserError
 from rnet.models.access import limit_access
 from rnet.models.black_box import BlackBox
-from rnet.models.class_names import given_names, require_same_order
+from rnet.models.class_names import require_same_order
 from rnet.models.classifier import Classifier
 from rnet.models.config import ModelConfig
-from rnet.models.origin import as_imported, published_class_names
+from rnet.models.origin import as_imported, called_classes
 from rnet.models.published import METADATA_KEY
 from rnet.models.weights import load_weights
 from rnet.models.zoo import build_model
@@ -35,21 +35,13 @@ from rnet.training.finite import Diverged, first_not_finite
 
 def build(config: ModelConfig, dataset: Dataset, seed: int) -> Classifier:
     """A freshly initialised classifier for a dataset. Raises UserError where model.classes contradicts it."""
-    names = _class_names(config, dataset)
+    names, _, _ = called_classes(config, dataset.num_classes, dataset.class_names)
+    if config.classes is not None:
+        require_same_order(names, dataset.class_names, config.classes)
     model = build_model(config, **dataset.blueprint, seed=seed)
-    if len(names) == dataset.num_classes:
+    if names:
         model.about["class_names"] = names
     return model
-
-
-def _class_names(config: ModelConfig, dataset: Dataset) -> list[str]:
-    """Those that the user gives, else those that are published with the weights, else the data set's."""
-    if config.classes is not None:
-        names = given_names(config.classes, dataset.num_classes)
-        require_same_order(names, dataset.class_names, config.classes)
-        return names
-    published = published_class_names(config) if config.weights is not None else []
-    return published if len(published) == dataset.num_classes else list(dataset.class_names)
 
 
 def save_model(folder: StageFolder, model: Classifier) -> None:

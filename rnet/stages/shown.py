@@ -6,7 +6,7 @@ from typing import Any
 
 from rnet.data.images import Dataset
 from rnet.figures.drawing import Drawing
-from rnet.figures.together import pictures
+from rnet.figures.together import on_samples, pictures
 from rnet.models.classifier import Classifier
 from rnet.rewrites.modes import device_of, frozen_eval
 from rnet.stages.store import StageFolder
@@ -22,7 +22,7 @@ def show_suspect(run: Run, folder: StageFolder, victim: Classifier, suspect: Cla
     device = device_of(suspect)
     models: dict[str, Any] = {"victim": victim.to(device), "suspect": suspect}
     with frozen_eval(suspect):
-        drawn, why = pictures(models, dataset, device, victim.cut_layer)
+        drawn, why = pictures(on_samples(models, dataset, device), dataset, victim.cut_layer)
     if why:
         run.say(why)
     log = read_log(folder.path / "log.jsonl")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnet.data.images import Dataset
-from rnet.models.class_names import given_names, listed, other_number, shared
+from rnet.models.class_names import listed, other_number, shared
 from rnet.models.classifier import Classifier
-from rnet.models.origin import ASSUMED, GIVEN, READ, Fact, Origin
+from rnet.models.origin import ASSUMED, GIVEN, READ, Fact, Origin, called_classes
 
 
 def import_report(origin: Origin, dataset: Dataset, model: Classifier, names_changed: str) -> dict[str, Any]:
@@ -37,16 +37,10 @@ def _classes(origin: Origin, dataset: Dataset) -> tuple[Fact, Fact, list[str]]:
     config = origin.dataset
     ours = list(dataset.class_names) if len(dataset.class_names) == dataset.num_classes else []
     assert config is not None
-    said = next((one for one in origin.published if len(one.class_names) == dataset.num_classes), None)
-    names, where = (said.class_names, said.where) if said else ([], "")
-    if origin.model.classes is not None:
-        names, where = given_names(origin.model.classes, dataset.num_classes), f"model.classes={origin.model.classes}"
-    how = GIVEN if origin.model.classes else READ if names else ASSUMED
-    called = {
-        "value": listed(names or ours) if names or ours else "none",
-        "how": how,
-        "from": where or "the data set's; else model.classes",
-    }
+    names, how, where = called_classes(origin.model, dataset.num_classes, dataset.class_names)
+    called = {"value": listed(names) if names else "none", "how": how, "from": where}
+    if how == ASSUMED:
+        names = []
     order = {
         "value": config.class_order if ours else "the data set's",
         "how": ASSUMED,

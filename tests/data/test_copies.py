@@ -144,9 +144,11 @@ def test_a_shard_that_changes_on_the_server_is_fetched_anew(server: Server) -> N
 def test_what_the_server_lacks_and_what_has_another_checksum_is_named(server: Server) -> None:
     with pytest.raises(UserError, match=r"train-002\.tar cannot be fetched: the server answers 404"):
         load_dataset(config(f"{server.address}/train-{{000..002}}.tar"))
-    (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  val-000.tar\n")
-    with pytest.raises(UserError, match=r"val-000\.tar cannot be fetched whole: its SHA-256 is not that of SHA256SUMS"):
-        load_dataset(config(f"{server.address}/val-000.tar"))
+    (server.folder / "classes.txt").write_text("heron\nowl\nwren\n")
+    for name in ("classes.txt", "val-000.tar"):
+        (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n")
+        with pytest.raises(UserError, match=rf"{name} cannot be fetched whole: its SHA-256 is not that of SHA256SUMS"):
+            load_dataset(config(f"{server.address}/val-000.tar"))
 
 
 def test_copies_of_a_folder_have_its_id_and_follow_its_changes(server: Server, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rnet.defenses.base import Fingerprint
+from rnet.defenses.akh.config import AKHConfig
+from rnet.defenses.akh.defense import AKH
+from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.queries import (
     check_suspect,
     is_light,
@@ -21,7 +23,12 @@ from rnet.defenses.queries import (
     train_mode_logits,
     without_onednn,
 )
+from rnet.defenses.random_queries.config import RandomQueriesConfig
+from rnet.defenses.random_queries.defense import RandomQueries
+from rnet.defenses.sac.config import SACConfig
+from rnet.defenses.sac.defense import SAC
 from rnet.errors import UserError
+from rnet.figures.models import logits
 from tests.defenses.tiny import tiny_dataset, tiny_model, unchanged
 
 PIXELS = tiny_dataset().train.pixels()
@@ -63,6 +70,22 @@ def test_logits_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     torch.testing.assert_close(
         logits_of(tiny_model(1), PIXELS, batch_size), logits_of(tiny_model(1), PIXELS), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "defense", [RandomQueries(RandomQueriesConfig(num_queries=40)), SAC(SACConfig()), AKH(AKHConfig()), None]
+)
+def test_large_images_are_sent_to_a_model_in_small_batches(defense: Defense | None) -> None:
+    dataset, seen = tiny_dataset(image_size=256, train=1, substitute=1), []
+    model = tiny_model(1)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    if defense is None:
+        logits(model, dataset.test.pixels())
+    else:
+        fingerprint = defense.extract(model, dataset, seed=1)
+        assert seen
+        defense.verify(fingerprint, model)
+    assert max(seen) == 16
 
 
 def test_logits_are_float32_for_a_model_in_double_precision() -> None:

@@ -17,7 +17,7 @@ from rnet.config.run import RunConfig, load_config
 from rnet.errors import UserError
 from rnet.models.class_names import imagenet_names, imagenet_wnids, other_number, plain_names, shared
 from rnet.models.config import ModelConfig
-from rnet.models.origin import published_class_names
+from rnet.models.origin import called_classes
 from rnet.models.published import class_names_in
 from rnet.report.run_page import report_of_run
 from rnet.stages import stages
@@ -67,21 +67,26 @@ def mobilenet() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("make", "name", "file", "known"),
+    ("make", "name", "file", "own", "known"),
     [
-        (squeezenet, "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", True),
-        (squeezenet, "squeezenet1_1", "mine.pth", False),
-        (mobilenet, "timm/mobilenetv3_small_050.lamb_in1k", "mine.pth", True),
-        (mobilenet, "timm/mobilenetv3_small_050", "mobilenetv3_small_050_lambc-4b7bbe87.pth", True),
-        (mobilenet, "timm/mobilenetv3_small_050", "mine.pth", False),
+        (squeezenet, "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", 0, True),
+        (squeezenet, "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth", 2, True),
+        (squeezenet, "squeezenet1_1", "mine.pth", 2, False),
+        (mobilenet, "timm/mobilenetv3_small_050.lamb_in1k", "mine.pth", 0, True),
+        (mobilenet, "timm/mobilenetv3_small_050", "mobilenetv3_small_050_lambc-4b7bbe87.pth", 0, True),
+        (mobilenet, "timm/mobilenetv3_small_050", "mine.pth", 0, False),
     ],
 )
 def test_the_names_of_published_imagenet_files_are_known(
-    make: Callable[[], nn.Module], name: str, file: str, known: bool, tmp_path: Path
+    make: Callable[[], nn.Module], name: str, file: str, own: int, known: bool, tmp_path: Path
 ) -> None:
-    torch.save(make().state_dict(), tmp_path / file)
-    found = published_class_names(ModelConfig(name=name, weights=str(tmp_path / file)))
-    assert found == (list(imagenet_names()) if known else [])
+    """own: how many classes the file itself names, which are not all."""
+    said = {"pretrained_cfg": {"label_names": [f"class {number}" for number in range(own)]}} if own else {}
+    torch.save({"state_dict": make().state_dict(), **said}, tmp_path / file)
+    model, ours = ModelConfig(name=name, weights=str(tmp_path / file)), ["ours"] * 1000
+    names, how, _ = called_classes(model, 1000, ours)
+    assert (names, how) == ((list(imagenet_names()), "read") if known else (ours, "assumed"))
+    assert called_classes(model, 999, ours)[0] == []
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from launch.sweep.show.current import Current
 from launch.sweep.show.status import summary
 from launch.sweep.states import STATES, StoreState
 from rnet.command.run import console, show_json
-from rnet.training.monitor.progress import duration
+from rnet.durations import duration
 
 LINE_SECONDS = 300.0
 """How often a line is written where nothing but progress has changed."""

@@ -55,8 +55,9 @@ def expanded(text: str) -> list[str]:
     return ["".join([texts[0], *(a + b for a, b in zip(one, texts[1:], strict=True))]) for one in product(*ranges)]
 
 
-def fetched(address: str, cache: str | None, *, beside: str) -> Path:
-    """The folder with copies of the files at http(s) addresses. beside: a file that is fetched, too, if it is there.
+def fetched(address: str, cache: str | None, *, beside: str) -> tuple[Path, list[str]]:
+    """The folder with copies of the files at http(s) addresses, and their names in it. beside: a file that is fetched,
+    too, if it is there.
 
     Raises UserError that names what cannot be had whole; what was fetched until then stays.
     """
@@ -80,7 +81,7 @@ def fetched(address: str, cache: str | None, *, beside: str) -> Path:
             say(f"fetching {len(missing):,} of {len(names):,} shards from {base} to {folder}")
             sums = _sums(base)
             if not (folder / beside).is_file():
-                _download(f"{base}/{beside}", folder / beside, None, needed=False)
+                _download(f"{base}/{beside}", folder / beside, sums.get(beside), needed=False)
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="rnet-fetch") as threads:
                 jobs = [
                     threads.submit(_download, url, folder / name, sums.get(name))
@@ -89,7 +90,7 @@ def fetched(address: str, cache: str | None, *, beside: str) -> Path:
                 ]
                 for job in jobs:
                     job.result()
-    return folder
+    return folder, names
 
 
 def copied(folder: Path, names: tuple[str, ...], cache: str) -> Path:

@@ -68,9 +68,12 @@ def read_tables(config: HuggingFaceConfig) -> tuple[Table, Table | None]:
     if train is None:
         raise UserError(f"{shown(folder)} has the splits {some(sorted(splits))}, but none is called train; rename one")
     tests = [name for name in TEST if name in splits]
-    labelled = [name for name in tests if any(label >= 0 for label in _labels(config, splits[name], name))]
-    first = _table(config, train, splits[train])
-    second = _table(config, labelled[0], splits[labelled[0]]) if labelled else None
+    first = _table(config, train, splits[train], _labels(config, splits[train]))
+    labelled = ((name, _labels(config, splits[name])) for name in tests)
+    second = next(
+        (_table(config, name, splits[name], labels) for name, labels in labelled if any(one >= 0 for one in labels)),
+        None,
+    )
     if second is not None and second.class_names != first.class_names:
         raise UserError(f"{shown(folder)} has other classes in {second.split} than in {train}; make them the same")
     return first, second
@@ -114,13 +117,13 @@ def _label_column(config: HuggingFaceConfig, table: Any) -> str:
     return _column(config, table, "ClassLabel", config.label_column, "label_column", "label")
 
 
-def _labels(config: HuggingFaceConfig, table: Any, split: str) -> list[int]:
+def _labels(config: HuggingFaceConfig, table: Any) -> list[int]:
     found = table.data.column(_label_column(config, table)).to_pylist()
     return [-1 if label is None else int(label) for label in found]
 
 
-def _table(config: HuggingFaceConfig, split: str, table: Any) -> Table:
-    labels, class_names = _labels(config, table, split), tuple(table.features[_label_column(config, table)].names)
+def _table(config: HuggingFaceConfig, split: str, table: Any, labels: list[int]) -> Table:
+    class_names = tuple(table.features[_label_column(config, table)].names)
     column = _column(config, table, "Image", config.image_column, "image_column", "image")
     if wrong := [row for row, label in enumerate(labels) if not 0 <= label < len(class_names)]:
         raise UserError(

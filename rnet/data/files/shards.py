@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Self
-from urllib.parse import unquote
 
 from rnet.data.config import DatasetConfig
-from rnet.data.files.copies import copied, expanded, fetched
+from rnet.data.files.copies import copied, fetched
 from rnet.data.files.names import is_system, shown, some
 from rnet.errors import UserError, first_line
 
@@ -140,8 +139,7 @@ def shards_of(config: DatasetConfig) -> tuple[Path, tuple[str, ...]]:
         raise UserError("dataset=webdataset needs dataset.folder, a folder of .tar shards or their http address")
     cache: str | None = getattr(config, "cache", None)
     if "://" in config.folder:
-        folder = fetched(config.folder, cache, beside=CLASSES)
-        names = [unquote(url.rpartition("/")[2]) for url in expanded(config.folder)]
+        folder, names = fetched(config.folder, cache, beside=CLASSES)
         return folder, _with_classes(folder, names)
     folder = Path(config.folder).expanduser()
     if not folder.is_dir():

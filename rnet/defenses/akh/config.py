@@ -19,8 +19,8 @@ class AKHConfig(DefenseConfig):
     fill: str = "train"
     """What follows test images that the victim gets wrong if there are too few: "train" (training images that it gets
     wrong) or "cutmix" (mixtures of the wrong test images and their mirror images, as in QuRD's program)."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
+    batch_size: int | None = field(default=None, metadata={"execution_only": True})
+    """Images sent to a model at once; null for 256 small ones, or fewer large ones."""
 
     def check(self) -> None:
         """Raises UserError for sizes that are too small, and for names that are not known."""

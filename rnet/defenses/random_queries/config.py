@@ -15,8 +15,8 @@ class RandomQueriesConfig(DefenseConfig):
     name: str = "random"
     num_queries: int = 100
     """Test images, drawn without replacement."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
+    batch_size: int | None = field(default=None, metadata={"execution_only": True})
+    """Images sent to a model at once; null for 256 small ones, or fewer large ones."""
 
     def check(self) -> None:
         """Raises UserError for sizes that are too small."""

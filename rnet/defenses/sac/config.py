@@ -30,8 +30,8 @@ class SACConfig(DefenseConfig):
     jpeg_quality: int = 25
     """JPEG quality of Pillow, 1 to 95. 25 is the first severity of ImageNet-C, 80 that of CIFAR-10-C; the authors
     published no code for this kind."""
-    batch_size: int = field(default=256, metadata={"execution_only": True})
-    """Images sent to a model at once."""
+    batch_size: int | None = field(default=None, metadata={"execution_only": True})
+    """Images sent to a model at once; null for 256 small ones, or fewer large ones."""
 
     def check(self) -> None:
         """Raises UserError for sizes out of range, and for kinds that are not known or none."""

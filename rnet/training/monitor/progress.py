@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from rnet.durations import duration
+
 SHORT_NAMES = {
     "loss/total": "loss", "fidelity/accuracy": "accuracy", "fidelity/agreement": "agreement",
     "evasion/matching_rate": "matching",
@@ -145,14 +147,6 @@ def time_left(first: Mapping[str, Any], last: Mapping[str, Any], total: int) -> 
     if steps <= 0 or not seconds > 0:
         return None
     return float(max((total - last["step"]) * seconds / steps - max(time.time() - last["time"], 0.0), 0.0))
-
-
-def duration(seconds: float) -> str:
-    """45 s, 6 min, 2 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _shown(values: dict[str, float]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rnet.training.monitor.progress import duration
+from rnet.durations import duration
 
 PARTS = ("importing", "reading data", "preparing", "first step")
 _LEAST_SECONDS = 0.05
