@@ -125,7 +125,7 @@ def _decode_all(job: tuple[FolderSource, Tensor]) -> None:
     source, positions_N = job
     draws = torch.rand(len(positions_N), VIEWS.draws, generator=torch.Generator().manual_seed(0)).tolist()
     for position, draws_D in zip(positions_N.tolist(), draws, strict=True):
-        source.crop(source.paths[position], draws_D, VIEWS)
+        source.view(source.paths[position], draws_D, VIEWS)
 
 
 def _image_folder(folder: Path, image_size: int, batch_size: int, steps: int, workers: int, *, io: bool) -> float:

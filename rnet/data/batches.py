@@ -105,18 +105,19 @@ class TrainingBatches:
 
     def images(self, step: int) -> Tensor:
         """uint8 (B, C, H, W) of a step on the device, of any strides; valid until the next step is asked for."""
-        return self._images(step, self._flipped(step, self._device))
+        return self._images(step)
 
     def positions(self, step: int) -> Tensor:
         """Of a step's images on this process: where they are in the data set's source, int64 on the CPU."""
         return self._part.positions_N[self._indices(step).to(self._part.positions_N.device)].cpu()
 
-    def _images(self, step: int, flipped_B: Tensor) -> Tensor:
+    def _images(self, step: int, flipped_B: Tensor | None = None) -> Tensor:
         if self._ahead is not None:
             return self._ahead(step)
         images_BCHW = self._fetch(step).to(self._device)
         if self._flip or self._crop_padding:
             offsets_B2 = self._offsets(step, self._device)
+            flipped_B = self._flipped(step, self._device) if flipped_B is None else flipped_B
             images_BCHW = augment(images_BCHW, flipped_B, offsets_B2, crop_padding=self._crop_padding)
         return images_BCHW
 
@@ -142,10 +143,11 @@ class TrainingBatches:
 
     def _write(self, step: int, out_BCHW: Tensor) -> None:
         """Writes the images of a step, shifted and mirrored."""
-        images_BCHW, offsets_B2 = self._fetch(step), self._offsets(step, "cpu")
-        out_BCHW.copy_(images_BCHW if offsets_B2 is None else shifted_crop(images_BCHW, offsets_B2, self._crop_padding))
-        for i in self._flipped(step, "cpu").nonzero()[:, 0].tolist():
-            out_BCHW[i] = out_BCHW[i].flip(-1)
+        offsets_B2, images = self._offsets(step, "cpu"), self._each(step)
+        if offsets_B2 is not None:
+            images = iter(shifted_crop(torch.stack([*images]), offsets_B2, self._crop_padding))
+        for place_CHW, image_CHW, flipped in zip(out_BCHW, images, self._flipped(step, "cpu").tolist(), strict=True):
+            place_CHW.copy_(image_CHW.flip(-1) if flipped else image_CHW)
 
     def _flipped(self, step: int, device: torch.device | str) -> Tensor:
         """bool (B,): which images of a step are mirrored."""
@@ -164,11 +166,15 @@ class TrainingBatches:
 
     def _fetch(self, step: int) -> Tensor:
         """uint8 (B, C, H, W) of a step, before it is mirrored and shifted."""
+        return self._part.fetch(self._indices(step)) if self._views is None else torch.stack([*self._each(step)])
+
+    def _each(self, step: int) -> Iterator[Tensor]:
+        """The images of _fetch, one by one; of large ones that saves memory and time."""
         if self._views is None:
-            return self._part.fetch(self._indices(step))
+            return iter(self._part.fetch(self._indices(step)))
         ids_B = self._stream_ids(step)
         draws_BD = uniform(self._seed, "view", step, ids_B, self._views.draws, device="cpu")
-        return self._part.fetch_views(self._indices(step), draws_BD, self._views)
+        return self._part.views_of(self._indices(step), draws_BD, self._views)
 
     def _stream_ids(self, step: int) -> Tensor:
         piece = self.batch_size // self._pieces

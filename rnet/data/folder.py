@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -54,20 +54,17 @@ class FolderSource:
 
     def fetch(self, positions_B: Tensor) -> Tensor:
         """uint8 (B, C, S, S) on the CPU. Raises UserError naming a file that cannot be decoded."""
-        return self._stack(_map(self._decode, self._paths(positions_B)))
+        images = list(_map(self._decode, self._paths(positions_B)))
+        size = self.image_size
+        return torch.stack(images) if images else torch.empty(0, self.channels, size, size, dtype=torch.uint8)
 
-    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
-        """uint8 (B, C, S, S) on the CPU: random views, cropped from the whole image and not from its middle square.
+    def views_of(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Iterator[Tensor]:
+        """uint8 (C, S, S) each, on the CPU: random views, cropped from the whole image and not from its middle square.
 
         Of any strides: decoders put the colours of a pixel side by side.
         """
-        if views.crop_scale is None:
-            return views.augment(self.fetch(positions_B), draws_BD)
         jobs = list(zip(self._paths(positions_B), draws_BD.tolist(), strict=True))
-        images_BCSS = self._room(len(jobs), torch.channels_last)
-        for place, image_CSS in zip(images_BCSS, _map(lambda job: self.crop(*job, views), jobs), strict=True):
-            place.copy_(image_CSS)
-        return views.augment(images_BCSS, draws_BD)
+        return _map(lambda job: self.view(*job, views), jobs)
 
     def fits(self, count: int) -> bool:
         """Whether so many of the images may be kept in memory."""
@@ -75,13 +72,6 @@ class FolderSource:
 
     def _paths(self, positions_B: Tensor) -> list[str]:
         return [self.paths[position] for position in positions_B.tolist()]
-
-    def _stack(self, images: list[Tensor]) -> Tensor:
-        return torch.stack(images) if images else self._room(0)
-
-    def _room(self, count: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-        shape = (count, self.channels, self.image_size, self.image_size)
-        return torch.empty(shape, dtype=torch.uint8, memory_format=layout)
 
     def inspect(self, *, keep: bool) -> tuple[ImageSource, list[Facts | UserError]]:
         """This source, or with keep one of all its images in memory; of each file what was found or what is wrong."""
@@ -116,13 +106,15 @@ class FolderSource:
             box=self._box(path),
         )  # fmt: skip
 
-    def crop(self, path: str, draws_D: list[float], views: Views) -> Tensor:
+    def view(self, path: str, draws_D: list[float], views: Views) -> Tensor:
         """uint8 (C, S, S): the random view of one file."""
+        if views.crop_scale is None:
+            return views.of(self._decode(path), self.image_size, draws_D)
         image_CHW = pixels_of_file(path, self.channels, self.reading)
         if (box := self._box(path)) is not None:
             left, top, right, bottom = within(box, path, image_CHW.shape[2], image_CHW.shape[1])
             image_CHW = image_CHW[:, top:bottom, left:right]
-        return views.crop(image_CHW, self.image_size, draws_D)
+        return views.of(image_CHW, self.image_size, draws_D)
 
     def _box(self, path: str) -> Box | None:
         return None if self.boxes is None else self.boxes[path]
@@ -186,12 +178,10 @@ def file_sources(
     return tuple(source for source, _ in inspected)
 
 
-def _map(work: Callable[[J], T], jobs: Sequence[J]) -> list[T]:
-    """In threads, but in a worker process one after the other."""
+def _map(work: Callable[[J], T], jobs: Sequence[J]) -> Iterator[T]:
+    """In threads, but in a worker process one after the other, each when it is asked for."""
     keep_pillow_quiet()
-    if get_worker_info() is not None:
-        return [work(job) for job in jobs]
-    return list(_decoders(os.getpid()).map(work, jobs))
+    return map(work, jobs) if get_worker_info() is not None else _decoders(os.getpid()).map(work, jobs)
 
 
 @lru_cache(maxsize=1)

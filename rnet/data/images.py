@@ -5,7 +5,7 @@ Shapes: N images, C channels, H height, W width. Models take float pixels in [0,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class ImageSource(Protocol):
         """uint8 images (B, C, H, W) at int64 CPU positions, on whatever device the source lives."""
         ...
 
-    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
-        """uint8 (B, C, H, W): a random view of each image. draws_BD: float32, on the CPU."""
+    def views_of(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Iterator[Tensor]:
+        """uint8 (C, H, W), of any strides: a random view of each image. draws_BD: float32, on the CPU."""
         ...
 
     def fits(self, count: int) -> bool:
@@ -57,13 +57,9 @@ class TensorSource:
     def fits(self, count: int) -> bool:
         return True
 
-    def fetch_views(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
-        images_BCHW = self.fetch(positions_B)
-        if views.crop_scale is not None and len(images_BCHW):
-            size = images_BCHW.shape[-1]
-            pairs = zip(images_BCHW, draws_BD.tolist(), strict=True)
-            images_BCHW = torch.stack([views.crop(image_CHW, size, draws_D) for image_CHW, draws_D in pairs])
-        return views.augment(images_BCHW, draws_BD)
+    def views_of(self, positions_B: Tensor, draws_BD: Tensor, views: Views) -> Iterator[Tensor]:
+        for image_CHW, draws_D in zip(self.fetch(positions_B), draws_BD.tolist(), strict=True):
+            yield views.of(image_CHW, image_CHW.shape[-1], draws_D)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,9 +103,9 @@ class Part:
         """uint8 images (B, C, H, W) at int64 CPU indices into this part."""
         return self.source.fetch(self.positions_N[indices_B])
 
-    def fetch_views(self, indices_B: Tensor, draws_BD: Tensor, views: Views) -> Tensor:
-        """uint8 (B, C, H, W): a random view of each image, for draws_BD of the CPU."""
-        return self.source.fetch_views(self.positions_N[indices_B], draws_BD, views)
+    def views_of(self, indices_B: Tensor, draws_BD: Tensor, views: Views) -> Iterator[Tensor]:
+        """uint8 (C, H, W), of any strides: a random view of each image, for draws_BD of the CPU."""
+        return self.source.views_of(self.positions_N[indices_B], draws_BD, views)
 
     def subset(self, indices_M: Tensor) -> Part:
         """The part made of the given indices of this part, in that order."""

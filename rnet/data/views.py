@@ -1,7 +1,7 @@
 """Random views of images for training on photographs: RandomResizedCrop and RandAugment, as functions of draws.
 
 A view depends on the image and on its own draws, so that it is the same in whatever process it is made.
-Shapes: B images, D draws of one image, C channels, S the side of a square view.
+Shapes: D draws of one image, C channels, S the side of a square view.
 """
 
 from __future__ import annotations
@@ -50,24 +50,25 @@ class Views:
         cut_height = min(height, max(1, round(width / math.exp(_RATIO[0]))))
         return (height - cut_height) // 2, (width - cut_width) // 2, cut_height, cut_width
 
+    def of(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
+        """uint8 (C, S, S): the view of one image. size: S; that of the image where nothing is cropped."""
+        if self.crop_scale is not None:
+            image_CHW = self.crop(image_CHW, size, draws_D)
+        return self._augmented(image_CHW.contiguous(), draws_D[4 * _ATTEMPTS :]) if self.rand_augment else image_CHW
+
     def crop(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
         """uint8 (C, S, S): the crop, resized with antialiasing."""
         from torchvision.transforms.v2 import functional as transforms  # slow to import
 
-        height, width = image_CHW.shape[-2:]
-        place = self.box(height, width, draws_D)
-        return transforms.resized_crop(image_CHW, *place, [size, size], antialias=True)
-
-    def augment(self, images_BCSS: Tensor, draws_BD: Tensor) -> Tensor:
-        """RandAugment of each image."""
-        if not self.rand_augment:
-            return images_BCSS
-        pairs = zip(images_BCSS.contiguous(), draws_BD[:, 4 * _ATTEMPTS :].tolist(), strict=True)
-        return torch.stack([self._augmented(image_CSS, draws) for image_CSS, draws in pairs])
+        top, left, height, width = self.box(image_CHW.shape[1], image_CHW.shape[2], draws_D)
+        crop_1CHW = image_CHW[None, :, top : top + height, left : left + width]
+        # Colours side by side, as decoders give them, or resizing would take them apart: the same bits, more slowly.
+        crop_1CHW = crop_1CHW.contiguous(memory_format=torch.channels_last)
+        return transforms.resize(crop_1CHW, [size, size], antialias=True)[0]
 
     def _augmented(self, image_CSS: Tensor, draws: list[float]) -> Tensor:
-        """torchvision's operations and strengths. Its RandAugment itself draws from torch's one generator, which other
-        threads draw from as well."""
+        """RandAugment, by torchvision's operations and strengths. Its own class draws from torch's one generator, which
+        other threads draw from as well."""
         randaugment = _randaugment()
         kinds = list(randaugment._AUGMENTATION_SPACE.items())
         for choice, sign in zip(draws[::2], draws[1::2], strict=True):

@@ -12,6 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from multiprocessing.util import Finalize
 
@@ -49,7 +50,7 @@ class Workers:
         self._next: int | None = None
         self._latest: tuple[int, Tensor] | None = None
         self._running: list[tuple[_Places, Iterator[int | UserError]]] = []
-        Finalize(self, self._running.clear, exitpriority=1)  # at the latest before multiprocessing waits for children
+        Finalize(self, _end, args=(self._running,), exitpriority=1)  # at the latest before this process ends
 
     def __call__(self, step: int) -> Tensor:
         if self._latest is not None and self._latest[0] == step:  # shown before the first step takes it
@@ -78,7 +79,7 @@ class Workers:
         places = _Places(self._like, _AHEAD * self._workers + 1)
         loader: DataLoader[int | UserError] = DataLoader(
             _Steps(self._write, places), sampler=_From(step, places), batch_size=None, num_workers=self._workers,
-            prefetch_factor=_AHEAD, worker_init_fn=_begin,
+            prefetch_factor=_AHEAD, worker_init_fn=partial(_begin, places.over),
             multiprocessing_context="fork", generator=torch.Generator(),
         )  # fmt: skip
         return places, iter(loader)
@@ -87,12 +88,14 @@ class Workers:
 class _Places:
     """Room for so many batches, in memory that forked processes share; no file of /dev/shm, which is small in places.
 
-    This process hands out the free ones and takes them back. Workers write into those that they are told.
+    This process hands out the free ones and takes them back. Workers write into those that they are told. over: a byte,
+    not 0 once no batch is wanted any more.
     """
 
     def __init__(self, like: Tensor, count: int) -> None:
         room = torch.frombuffer(mmap.mmap(-1, count * like.nbytes), dtype=like.dtype)
         self._batches = [one.as_strided(like.shape, like.stride()) for one in room.view(count, -1)]
+        self.over = mmap.mmap(-1, 1)
         self._free = deque(range(count))
         self._in_use: int | None = None
 
@@ -156,9 +159,18 @@ class _From(Sampler[tuple[int, int]]):
             yield step, self._places.hand_out()
 
 
-def _begin(worker: int) -> None:
+def _begin(over: mmap.mmap, worker: int) -> None:
     """One thread each, and no part in the signals by which the run is asked to stop: its own end ends the workers."""
     torch.set_num_threads(1)
     gc.freeze()  # what came with the fork is not looked through again, which would copy its pages
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if over[0] else None)
+
+
+def _end(running: list[tuple[_Places, Iterator[int | UserError]]]) -> None:
+    """Lets the workers go. Where batches are still held when this process ends, DataLoader no longer tells them to; then
+    it is multiprocessing's SIGTERM, sent to all children at the end, that ends them."""
+    for places, _ in running:
+        places.over[0] = 1
+    running.clear()

@@ -86,7 +86,7 @@ def test_randaugment_makes_what_torchvisions_makes_of_the_same_draws(monkeypatch
     image = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for kind in range(14):
         draws = [0.0] * 40 + [(kind + 0.5) / 14, 0.3, ((kind + 5) % 14 + 0.5) / 14, 0.9]
-        found = Views(rand_augment=11).augment(image[None], torch.tensor([draws]))[0]
+        found = Views(rand_augment=11).of(image, 24, draws)
         asked = iter([kind, (kind + 5) % 14])
         operation = RandAugment(num_ops=2, magnitude=11)
         names = list(operation._AUGMENTATION_SPACE)

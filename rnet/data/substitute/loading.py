@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,8 +42,8 @@ class Repeated:
     def fetch(self, positions_B: torch.Tensor) -> torch.Tensor:
         return self.source.fetch(positions_B).repeat(1, self.channels, 1, 1)
 
-    def fetch_views(self, positions_B: torch.Tensor, draws_BD: torch.Tensor, views: Views) -> torch.Tensor:
-        return self.source.fetch_views(positions_B, draws_BD, views).repeat(1, self.channels, 1, 1)
+    def views_of(self, positions_B: torch.Tensor, draws_BD: torch.Tensor, views: Views) -> Iterator[torch.Tensor]:
+        return (view.repeat(self.channels, 1, 1) for view in self.source.views_of(positions_B, draws_BD, views))
 
     def fits(self, count: int) -> bool:
         return self.source.fits(self.channels * count)
