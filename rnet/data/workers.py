@@ -50,7 +50,7 @@ class Workers:
         self._next: int | None = None
         self._latest: tuple[int, Tensor] | None = None
         self._running: list[tuple[_Places, Iterator[int | UserError]]] = []
-        Finalize(self, _end, args=(self._running,), exitpriority=1)  # at the latest before this process ends
+        Finalize(self, _end, args=(self._running,), exitpriority=20)  # before its queues, whose priority is 10
 
     def __call__(self, step: int) -> Tensor:
         if self._latest is not None and self._latest[0] == step:  # shown before the first step takes it
@@ -169,8 +169,8 @@ def _begin(over: mmap.mmap, worker: int) -> None:
 
 
 def _end(running: list[tuple[_Places, Iterator[int | UserError]]]) -> None:
-    """Lets the workers go. Where batches are still held when this process ends, DataLoader no longer tells them to; then
-    it is multiprocessing's SIGTERM, sent to all children at the end, that ends them."""
+    """Lets the workers go. While an error's traceback holds their loader, it does not tell them to; then it is
+    multiprocessing's SIGTERM, sent to all children when this process ends, that ends them."""
     for places, _ in running:
         places.over[0] = 1
     running.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,29 @@ def test_files_that_fit_in_memory_are_decoded_once(two_parts: tuple[Part, Part],
     for step in range(10):
         assert same(stream(step), expected(step))
     assert sorted(decoded) == sorted(on_demand.source.paths)
+
+
+HOLDING = """
+import sys, torch
+from rnet.data.batches import TrainingBatches
+from rnet.data.folder import FolderSource
+from rnet.data.images import Part
+paths, ending = sys.argv[2:], sys.argv[1]
+labels = torch.arange(len(paths))
+part = Part(source=FolderSource(paths, 7, 3), positions_N=labels, labels_N=labels)
+batches = TrainingBatches(part, batch_size=4, seed=0, flip=True, device="cpu", workers=2)
+batches(0)
+if ending == "error":
+    raise ValueError
+"""
+
+
+@pytest.mark.parametrize("ending", ["end", "error"])
+def test_a_program_ends_although_it_holds_batches_of_workers(ending: str, two_parts: tuple[Part, Part]) -> None:
+    source = two_parts[0].source
+    assert isinstance(source, FolderSource)
+    done = subprocess.run([sys.executable, "-c", HOLDING, ending, *source.paths], timeout=300, capture_output=True)
+    assert done.returncode == (ending == "error"), done.stderr
 
 
 def test_evaluation_covers_the_part_once_in_order(two_parts: tuple[Part, Part]) -> None:
