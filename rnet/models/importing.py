@@ -15,6 +15,7 @@ from torch import Tensor
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.efficientnet_names import timm_names
+from rnet.models.weight_limits import all_finite
 from rnet.models.weights import Weights, choose_weights, read_weights
 
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -123,7 +124,7 @@ def _check_numbers(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path:
             raise UserError(
                 f"weight file {path}: {name} has a negative variance; the file is damaged: take another checkpoint"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(
                 f"weight file {path}: {name} has {bad} of {tensor.numel()} values that are not finite; "

@@ -20,6 +20,14 @@ MOST_TENSORS = 50_000
 _MOST_OPERATIONS = 20 * MOST_TENSORS
 """Steps of a pickle; a tensor takes some 30, and no classifier has near so many."""
 _SLACK = 2**20
+_USUAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a floating-point tensor are finite, without room of its size, which isfinite takes."""
+    if tensor.dtype not in _USUAL or not tensor.numel():
+        return bool(tensor.isfinite().all())
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())  # both are NaN if one number is
 
 
 def require_regular_file(path: Path) -> None:

@@ -60,7 +60,7 @@ def simulate(stage: str, config: RunConfig, dataset: Dataset, share: Share) -> S
 
 
 def _train(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
-    model = _model(config, dataset, live, PARAMETERS)
+    model = _model(config, dataset, live, PARAMETERS, loaded=config.model.weights is not None)
     if config.model.weights is None:
         take_steps(*_as_victim(PlannedRun.of(config, share, live), model, config, dataset))
     _evaluate(model, dataset, live, "measuring")
@@ -73,11 +73,11 @@ def _as_victim(run: Run, model: Classifier, config: RunConfig, dataset: Dataset)
 
 
 def _attack(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
-    victim = _model(config, dataset, live, VICTIM).requires_grad_(False)
+    victim = _model(config, dataset, live, VICTIM, loaded=True).requires_grad_(False)
     _evaluate(victim, dataset, live, "asking the victim")
     method: Attack = ATTACKS.build(_fewer_images(config.attack, dataset))
     if not isinstance(method, SubstituteAttack | Independent):
-        model = _model(config, dataset, live, PARAMETERS)
+        model = _model(config, dataset, live, PARAMETERS, loaded=True)
         _evaluate(model, dataset, live, "measuring")
         return model
 
@@ -92,7 +92,7 @@ def _attack(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) 
         engine, step = _as_victim(run, model, config, dataset)
     else:
         context = AttackContext(
-            copy_of_victim=partial(_model, config, dataset, live, PARAMETERS), victim_forward=victim,
+            copy_of_victim=partial(_model, config, dataset, live, PARAMETERS, loaded=True), victim_forward=victim,
             train=config.train, default_layer=victim.cut_layer, run=run, build=suspect, seed=0,
         )  # fmt: skip
         with live.during("asking the victim"):
@@ -109,7 +109,7 @@ def _attack(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) 
 
 def _fingerprint(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
     """A search from images across the victim's decision boundary, as IPGuard's, in the defence's own chunks."""
-    victim = _model(config, dataset, live, VICTIM).requires_grad_(False)
+    victim = _model(config, dataset, live, VICTIM, loaded=True).requires_grad_(False)
     count = _queries(config)
     with live.during("asking the victim"):
         x_NCHW = _pixels(dataset, count)
@@ -128,7 +128,7 @@ def _fingerprint(config: RunConfig, dataset: Dataset, share: Share, live: LiveBy
 
 
 def _verify(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) -> nn.Module:
-    suspect = _model(config, dataset, live, PARAMETERS).requires_grad_(False)
+    suspect = _model(config, dataset, live, PARAMETERS, loaded=True).requires_grad_(False)
     with live.during("asking the suspect"):
         x_NCHW = _pixels(dataset, _queries(config))
         live.belongs("queries", [x_NCHW])
@@ -139,9 +139,13 @@ def _verify(config: RunConfig, dataset: Dataset, share: Share, live: LiveBytes) 
 _STAGES: dict[str, Any] = {"train": _train, "attack": _attack, "fingerprint": _fingerprint, "verify": _verify}
 
 
-def _model(config: RunConfig, dataset: Dataset, live: LiveBytes, owner: str) -> Classifier:
+def _model(config: RunConfig, dataset: Dataset, live: LiveBytes, owner: str, *, loaded: bool = False) -> Classifier:
+    """loaded: from a file, whose weights are in the host's memory beside the network's until they are in it."""
     model = build_model(config.model, **dataset.blueprint, seed=0)
     device = resolve_device(config.engine.device)
+    if loaded and device.type == "cpu":
+        with live.during("loading a network"):
+            live.belongs("weights read", [value.clone() for value in model.export_state().values()])
     if device.type != "cpu":
         model.to(device)
     use_channels_last(model)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnet.errors import UserError
+from rnet.models.weight_limits import all_finite
 from rnet.parallel.collectives import any_rank, gather_values
 
 NEVER = 2**62
@@ -51,7 +52,7 @@ class FiniteWatch:
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """The name of the first tensor that holds a number that is not finite, None if all are finite."""
-    return next((name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()), None)
+    return next((name for name, value in tensors if value.is_floating_point() and not all_finite(value)), None)
 
 
 def tensors_in(state: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:

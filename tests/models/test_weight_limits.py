@@ -133,3 +133,17 @@ def test_a_negative_variance_is_refused_and_half_precision_is_taken(tmp_path: Pa
     torch.save({**STATE, "bn1.running_var": -STATE["bn1.running_var"]}, tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"bn1\.running_var has a negative variance"):
         import_weights(Classifier(SmallResNet(3, 1, 1), [0.5], [0.5]), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e5m2])
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    values = torch.linspace(-1, 1, 3 * 5 * 7, dtype=torch.float64).mul(largest).to(dtype).view(3, 5, 7)
+    assert weight_limits.all_finite(values)
+    assert weight_limits.all_finite(values[:0])
+    for number in (float("nan"), float("inf"), -float("inf")):
+        for place in ((0, 0, 0), (1, 3, 2), (2, 4, 6)):
+            wrong = values.clone()
+            wrong[place] = number
+            assert not weight_limits.all_finite(wrong)
+            assert not weight_limits.all_finite(wrong.transpose(0, 2))
