@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from rnet.data.config import DatasetConfig
 from rnet.errors import UserError, first_line
+from rnet.storage.files import holding
 
 T = TypeVar("T")
 
@@ -51,6 +51,5 @@ def not_found(config: DatasetConfig, reason: str, holds: str) -> UserError:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keeps a second process of the same run from writing the same files; it waits, then finds them."""
-    with (folder / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / ".download.lock").open("w") as lock, holding(lock):
         yield

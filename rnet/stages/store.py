@@ -10,7 +10,6 @@ told.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -28,7 +27,7 @@ from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, wait_for_all, world_size
 from rnet.stages.graph import Document
 from rnet.stages.memory import peak_memory, start_peak
-from rnet.storage.files import DISK_ERRORS, make_folder, open_lock, remove_unfinished, unwritable, write_atomic
+from rnet.storage.files import DISK_ERRORS, holding, make_folder, open_lock, remove_unfinished, unwritable, write_atomic
 from rnet.storage.json_files import as_json, parse_json, read_information, write_information
 from rnet.storage.manifest import Entry, again, check_file, read_manifest, write_manifest
 from rnet.storage.shapes import NUMBER, fits
@@ -143,8 +142,7 @@ class StageFolder:
             lock = open_lock(self.path / "lock")  # held until the stage ends
         except OSError as error:
             raise unwritable(Path(error.filename or self.path), error) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock, holding(lock):
             try:
                 if self._read_result() is None:
                     remove_unfinished(self.path)

@@ -162,9 +162,21 @@ def locked(path: Path) -> Iterator[None]:
         file = open_lock(path)
     except OSError as error:
         raise unwritable(path, error) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file, holding(file):
         yield
+
+
+@contextmanager
+def holding(lock: IO[Any]) -> Iterator[None]:
+    """Holds the lock of an open file, once nobody else does; others wait.
+
+    It is given back at the end of the block, although processes that were forked within have the same open file, too.
+    """
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -181,7 +193,10 @@ def locked_if_free(path: Path) -> Iterator[bool]:
         except OSError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -8,20 +8,23 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
 import rnet.storage.files
+from rnet.data.download import alone_in
 from rnet.errors import UserError
 from rnet.stages import stages
 from rnet.stages.store import StageFolder, Store
 from rnet.storage.checkpoint import Checkpoints
-from rnet.storage.files import is_shared, locked, make_folder, read_file, share_files, write_atomic
+from rnet.storage.files import is_shared, locked, locked_if_free, make_folder, read_file, share_files, write_atomic
 from rnet.training.monitor import Monitor
 from rnet.training.signals import Preempted
 from tests.tiny_runs import tiny
@@ -162,6 +165,22 @@ def test_what_is_made_in_a_shared_store_is_the_groups(tmp_path: Path) -> None:
     assert mode(tmp_path / "train") == mode(tmp_path / "train" / "0123") == 0o2770
     assert mode(tmp_path / "train" / "0123" / "result.json") & 0o060 == 0o060
     assert os.umask(0o022) == 0o002
+
+
+@pytest.mark.parametrize("take", [locked, locked_if_free, lambda path: alone_in(path.parent)])
+def test_a_lock_is_given_back_although_a_child_still_has_its_file(
+    take: Callable[[Path], AbstractContextManager[object]], tmp_path: Path
+) -> None:
+    path = tmp_path / ".download.lock"
+    with take(path):
+        child = get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+    try:
+        with locked_if_free(path) as free:
+            assert free
+    finally:
+        child.kill()
+        child.join()
 
 
 def test_what_is_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
