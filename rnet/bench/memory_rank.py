@@ -13,10 +13,12 @@ import shutil
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
+from rnet.attacks.config import AttackConfig
 from rnet.bench.allocated import peak_allocated
 from rnet.bench.memory import resident_bytes
 from rnet.command.guarded import guarded
@@ -27,6 +29,9 @@ from rnet.stages.graph import GRAPH
 from rnet.stages.memory import peak_memory, start_peak
 from rnet.stages.stages import ensure
 from rnet.stages.store import Store
+from rnet.training.config import TrainConfig
+
+T = TypeVar("T", bound=TrainConfig | AttackConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +43,9 @@ class Case:
     config_dir: str | None
 
     def config(self) -> RunConfig:
-        """The run, resolved."""
-        return load_config(self.overrides, config_dir=Path(self.config_dir) if self.config_dir else None)
+        """The run, resolved, with no more epochs and iterations than show what it takes."""
+        found = load_config(self.overrides, config_dir=Path(self.config_dir) if self.config_dir else None)
+        return replace(found, train=_short(found.train), attack=_short(found.attack))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,11 @@ def measure(case: Case) -> Found:
         with peak_allocated() as allocated:
             ensure(case.stage, config, store)
     return Found(planned=plan.total - plan.images, moment=plan.moment, allocated=allocated["bytes"], resident=resident)
+
+
+def _short(config: T) -> T:
+    lengths = {name: min(getattr(config, name), 2) for name in ("epochs", "iterations") if hasattr(config, name)}
+    return replace(config, **lengths)
 
 
 def _settled() -> int:
