@@ -233,7 +233,7 @@ def shifted_crop(x_BCHW: Tensor, offsets_B2: Tensor, padding: int) -> Tensor:
 
 def evaluation_batch_size(part: Part) -> int:
     """How many images of a part go through a model together where no gradient is kept: 512 small ones, or fewer."""
-    return images_at_once(512, part.fetch(torch.arange(min(1, len(part)))).shape[-1])
+    return images_at_once(part.fetch(torch.arange(min(1, len(part)))).shape[-1], 512)
 
 
 def evaluation_batches(part: Part, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:

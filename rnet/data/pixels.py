@@ -20,7 +20,7 @@ def as_pixels(images_NCHW: Tensor) -> Tensor:
     return floats_NCHW.div_(torch.full((), 255.0, device=images_NCHW.device))
 
 
-def images_at_once(most: int, image_size: int) -> int:
+def images_at_once(image_size: int, most: int = 256) -> int:
     """How many images go through a model together where no gradient is kept: `most` of up to 64 pixels a side.
 
     Of larger ones as many as have about the same pixels: activations grow with them, and 512 images of 224 pixels would

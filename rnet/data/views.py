@@ -53,10 +53,10 @@ class Views:
     def of(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
         """uint8 (C, S, S): the view of one image. size: S; that of the image where nothing is cropped."""
         if self.crop_scale is not None:
-            image_CHW = self.crop(image_CHW, size, draws_D)
+            image_CHW = self._crop(image_CHW, size, draws_D)
         return self._augmented(image_CHW.contiguous(), draws_D[4 * _ATTEMPTS :]) if self.rand_augment else image_CHW
 
-    def crop(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
+    def _crop(self, image_CHW: Tensor, size: int, draws_D: list[float]) -> Tensor:
         """uint8 (C, S, S): the crop, resized with antialiasing."""
         from torchvision.transforms.v2 import functional as transforms  # slow to import
 

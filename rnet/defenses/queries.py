@@ -20,8 +20,6 @@ from rnet.rewrites.folding import folded
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.rewrites.modes import device_of, frozen_eval
 
-IMAGES = 256
-"""Of up to 64 pixels a side, which a model is sent at once."""
 LIGHT_MODEL = 1_000_000
 FEW_PIXELS = 10 * 16 * 16
 
@@ -34,7 +32,7 @@ def logits_of(model: nn.Module, x_NCHW: Tensor, batch_size: int | None = None, *
     it shows probabilities. role: what to call the model in errors. Raises UserError when the model does not return
     finite (N, K) logits. The model is left as it was.
     """
-    batch_size = batch_size or images_at_once(IMAGES, x_NCHW.shape[-1])
+    batch_size = batch_size or images_at_once(x_NCHW.shape[-1])
     with frozen_eval(model), torch.no_grad():
         logits_NK = map_images(model, lambda x_MCHW: _forward_in_chunks(model, x_MCHW, batch_size, role), x_NCHW)
     return _require_finite(logits_NK, model, role)
@@ -79,8 +77,7 @@ def train_mode_logits(
 ) -> Tensor:
     """Logits (N, K) of a model in train mode: batch statistics and dropout, so a query's answer depends on its batch.
 
-    For comparison with programs that forget to leave train mode. batch_size: a part of the result, whatever the images'
-    size. The model's modes and buffers and the global random
+    For comparison with programs that forget to leave train mode. The model's modes and buffers and the global random
     state are put back; dropout draws from `seed`. Raises as `logits_of`.
     """
     device = device_of(model)

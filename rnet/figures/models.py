@@ -48,7 +48,7 @@ def first_of_each_class(labels_N: Tensor, count: int) -> Tensor:
 def logits(model: nn.Module, x_BCHW: Tensor) -> Tensor:
     """Logits (B, K) on the CPU, without gradients; of 256 small images at once, or fewer large ones."""
     with torch.no_grad():
-        parts = x_BCHW.split(images_at_once(256, x_BCHW.shape[-1]))
+        parts = x_BCHW.split(images_at_once(x_BCHW.shape[-1]))
         return torch.cat([model(part).float().cpu() for part in parts])
 
 

@@ -157,7 +157,7 @@ def _probe(victim: Classifier, dataset: Dataset) -> None:
     """What rnet/stages/probes.py asks of the victim."""
     with torch.no_grad():
         victim(_pixels(dataset, 2 * PROBE_IMAGES))
-    leaf_NCHW = _pixels(dataset, images_at_once(2 * PROBE_IMAGES, dataset.image_size)).requires_grad_(True)
+    leaf_NCHW = _pixels(dataset, images_at_once(dataset.image_size, 2 * PROBE_IMAGES)).requires_grad_(True)
     torch.autograd.grad(victim(leaf_NCHW[:PROBE_IMAGES]).float().sum(), leaf_NCHW)
 
 

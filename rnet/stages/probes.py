@@ -111,7 +111,7 @@ def across_the_boundary(victim: nn.Module, x_NCHW: Tensor, target_N: Tensor) -> 
     with torch.no_grad():
         top_N2 = victim(x_NCHW).float().topk(2, dim=1).values
     margin = (top_N2[:, 0] - top_N2[:, 1]).mean() / 2
-    at_once = images_at_once(2 * PROBE_IMAGES, x_NCHW.shape[-1])
+    at_once = images_at_once(x_NCHW.shape[-1], 2 * PROBE_IMAGES)
     parts = zip(x_NCHW.split(at_once), target_N.split(at_once), strict=True)
     return torch.cat([_moved(victim, x_MCHW, target_M, margin) for x_MCHW, target_M in parts])
 

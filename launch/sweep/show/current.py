@@ -105,10 +105,14 @@ def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:
     if new:
         which = "1 row is in it that was" if len(new) == 1 else f"{len(new)} rows are in it that were"
         lines.append(f"{which} not submitted, e.g. {_named(now, new[0])}")
-    if other:
-        lines.append(f"{len(other)} rows have other settings than those submitted: {_settings(submitted, now, other)}")
-    elif negatives:
-        lines.append(f"{negatives} rows have other negatives than those submitted")
+    if other or negatives:
+        which = "1 row has" if (len(other) or negatives) == 1 else f"{len(other) or negatives} rows have"
+        what = (
+            f"settings than those submitted: {_settings(submitted, now, other)}"
+            if other
+            else "negatives than submitted"
+        )
+        lines.append(f"{which} other {what}")
     was = [line for line in submitted.source["changes"] if matters(line)]
     again = [line for line in now.source["changes"] if matters(line)]
     if was != again:

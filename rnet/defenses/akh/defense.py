@@ -20,7 +20,7 @@ from rnet.data.pixels import images_at_once
 from rnet.defenses.akh.config import AKHConfig
 from rnet.defenses.base import Defense, Fingerprint
 from rnet.defenses.metric import Metric
-from rnet.defenses.queries import IMAGES, check_suspect, logits_of, seeded_generator, seeded_indices
+from rnet.defenses.queries import check_suspect, logits_of, seeded_generator, seeded_indices
 from rnet.defenses.sizes import FEWEST_QUERIES
 from rnet.errors import UserError
 from rnet.rewrites.modes import device_of
@@ -101,7 +101,7 @@ def find_mistakes(
     batch_size: images looked at together, by default as logits_of does. Stops looking as soon as there are enough, so a
     large dataset is rarely read to its end.
     """
-    batch_size = batch_size or images_at_once(IMAGES, dataset.image_size)
+    batch_size = batch_size or images_at_once(dataset.image_size)
     queries, logits, from_test = [], [], 0
     found = 0
     for name in parts:

@@ -183,7 +183,7 @@ def test_other_negatives_are_a_change(tmp_path: Path) -> None:
     axes = {"attack": ["identity"], "defense": ["random"]}
     one, two = (tiny_plan(tmp_path, axes=axes, cases=None, set=[*TINY["set"], f"negatives={n}"]) for n in (1, 2))
     assert differences(one, one, tmp_path / "tiny.yaml") == []
-    assert differences(one, two, tmp_path / "tiny.yaml")[1:] == ["1 rows have other negatives than those submitted"]
+    assert differences(one, two, tmp_path / "tiny.yaml")[1:] == ["1 row has other negatives than submitted"]
 
 
 def test_the_store_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
