@@ -105,14 +105,9 @@ def differences(submitted: Plan, now: Plan, file: Path) -> list[str]:
     if new:
         which = "1 row is in it that was" if len(new) == 1 else f"{len(new)} rows are in it that were"
         lines.append(f"{which} not submitted, e.g. {_named(now, new[0])}")
-    if other or negatives:
-        which = "1 row has" if (len(other) or negatives) == 1 else f"{len(other) or negatives} rows have"
-        what = (
-            f"settings than those submitted: {_settings(submitted, now, other)}"
-            if other
-            else "negatives than submitted"
-        )
-        lines.append(f"{which} other {what}")
+    if count := len(other) or negatives:
+        what = f"settings than submitted: {_settings(submitted, now, other)}" if other else "negatives than submitted"
+        lines.append(f"{'1 row has' if count == 1 else f'{count} rows have'} other {what}")
     was = [line for line in submitted.source["changes"] if matters(line)]
     again = [line for line in now.source["changes"] if matters(line)]
     if was != again:
