@@ -27,4 +27,4 @@ def test_floats_are_pixels_already() -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(0, 512), (16, 512), (64, 512), (128, 128), (224, 41), (100_000, 1)])
 def test_of_large_images_fewer_go_through_a_model_together(size: int, count: int) -> None:
-    assert images_at_once(512, size) == count
+    assert images_at_once(size, 512) == count
