@@ -63,6 +63,7 @@ def split_dataset(raw: RawImages, config: DatasetConfig) -> Dataset:
         split = split_positions(len(raw.train), num_test, sizes)
     train_N, substitute_N = (without(raw.train, places_N) for places_N in (split.train_N, split.substitute_N))
     test_N = without(raw.train if raw.test is None else raw.test, split.test_N)
+    _require_left((split.train_N, train_N), (split.substitute_N, substitute_N), (split.test_N, test_N))
     train = Part(source=train_source, positions_N=train_N, labels_N=raw.train_labels_N[train_N])
     mean_C, std_C = channel_statistics(train, seed=config.split_seed)
     _, channels, height, width = train.fetch(torch.tensor([0])).shape
@@ -100,6 +101,13 @@ def without(source: ImageSource, positions_N: Tensor) -> Tensor:
     if not (damaged := getattr(source, "damaged", None)):
         return positions_N
     return positions_N[~torch.isin(positions_N, torch.tensor(sorted(damaged)))]
+
+
+def _require_left(*parts: tuple[Tensor, Tensor]) -> None:
+    """Of each part that has images some can be read. parts: positions before and after, in the order of the names."""
+    for name, (before_N, after_N) in zip(("training", "attacker's", "test"), parts, strict=True):
+        if len(before_N) and not len(after_N):
+            raise UserError(f"none of the {counted(len(before_N), f'{name} image')} can be read; replace them")
 
 
 def _groups(raw: RawImages, copies: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:

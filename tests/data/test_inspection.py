@@ -137,3 +137,12 @@ def test_class_names_are_known(images: Path, names: dict[str, str]) -> None:
 
     assert load_dataset(config(images)).class_names == ("a", "b")
     assert load_dataset(DigitsConfig()).class_names == tuple(names["digits"])
+
+
+def test_a_part_of_which_nothing_can_be_read_is_refused(images: Path, write_image: WriteImage) -> None:
+    for name in ("test", "train"):
+        write_image(images.parent / "parts" / name / "a" / "0.png", 0)
+        write_image(images.parent / "parts" / name / "b" / "1.png", 1)
+    damage(images.parent / "parts" / "test", "a/0.png", "b/1.png")
+    with pytest.raises(UserError, match="none of the 2 test images can be read; replace them"):
+        load_dataset(config(images.parent / "parts", damaged="skip", substitute_pool=0))

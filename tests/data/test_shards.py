@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,14 @@ def test_damaged_images_are_named_or_left_out_and_counted(
         ({"a.jpg": photograph(1, ".jpg"), "a.cls": b"cat"}, r"a\.cls holds 'cat', not the number of a class"),
         ({"a.jpg": photograph(1, ".jpg"), "a.cls": b"-1"}, "not the number of a class"),
         ({"a.jpg": b"", "a.png": b"", "a.cls": b"1"}, "holds two images of the sample a; keep one"),
+        ({"a.jpg": b"", "a.cls": b"1", "./a.cls": b"2"}, "holds two labels of the sample a; keep one"),
+        (
+            {"a.v1.jpg": b"", "a.v1.cls": b"1"},
+            r"no image of the shards of .* is read, e\.g\. .*/a\.v1\.jpg: .* first dot",
+        ),
+        ({"a.cls": b"1", "__MACOSX/b.jpg": b""}, r"hold no training image with a label: train\.tar"),
+        ({}, r"hold no training image with a label: train\.tar"),
+        ({"a.jpg": b"", "a.cls": b"20261127"}, r"a\.jpg has the label 20261127; labels number the classes from 0 on"),
     ],
 )
 def test_samples_that_cannot_be_trained_on_are_named(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
@@ -166,15 +175,69 @@ def test_samples_that_cannot_be_trained_on_are_named(files: dict[str, bytes], me
         load_dataset(config(tmp_path))
 
 
+def test_what_is_left_out_of_good_shards_is_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tarfile.open(folder / "train-000.tar", "a") as tar:
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "s/0001.jpg"
+        tar.addfile(link)
+    write_shard(
+        folder / "train-002.tar",
+        {
+            "a.jpg": photograph(90, ".jpg"),
+            "a.cls": b"4",
+            "a.seg.png": b"",
+            "b.cls": b"1",
+            "c.v1.jpg": b"",
+            "c.cls": b"1",
+        },
+    )
+    found = load_dataset(config(folder))
+    assert (found.num_classes, len(found.train) + len(found.substitute)) == (5, 13)
+    assert re.search(r"2 image files of the shards left out: .*/link\.jpg, .*/c\.v1\.jpg: what comes", caplog.text)
+    assert re.search(r"1 label of the shards without an image: .*/b\.cls$", caplog.text, re.MULTILINE)
+    assert "no training image has the label 3, although labels go from 0 to 4" in caplog.text
+
+
+def test_shards_behind_links_and_of_any_case_are_read_once(folder: Path) -> None:
+    (folder / "more" / "train-001.tar").rename(folder / "more" / "train-001.TAR")
+    (folder / "more").rename(folder.parent / "elsewhere")
+    for name in ("first", "second"):
+        (folder / name).symlink_to(folder.parent / "elsewhere")
+    (folder / "around").symlink_to(folder)
+    found = load_dataset(config(folder))
+    assert len(found.train) + len(found.substitute) == 12
+    (folder / "train-002.tar").symlink_to(folder / "none.tar")
+    with pytest.raises(UserError, match=r"train-002\.tar cannot be read: No such file or directory"):
+        load_dataset(config(folder))
+
+
+def test_shards_that_are_damaged_from_their_beginning_or_hold_two_archives_are_damaged(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = folder / "train-000.tar"
+    first.write_bytes(first.read_bytes() + (folder / "more" / "train-001.tar").read_bytes())
+    (folder / "train-002.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 shards of 4 damaged: .*more comes behind it\); .*no tar file .*empty file"):
+        load_dataset(config(folder))
+    found = load_dataset(config(folder, damaged="skip"))
+    assert len(found.train) + len(found.substitute) == 12
+    assert "of its samples 0 are read" in caplog.text
+    with tarfile.open(folder / "train-002.tar", "w:gz"):
+        pass
+    with pytest.raises(UserError, match=r"train-002\.tar is compressed"):
+        load_dataset(config(folder, damaged="skip"))
+
+
 def test_folders_without_shards_are_refused_with_the_remedy(tmp_path: Path) -> None:
     for wanted, message in [
         (None, "needs dataset.folder"),
         (str(tmp_path / "none"), "is not a folder"),
-        (str(tmp_path), "holds no .tar shard; unpack train.tar.gz"),
+        (str(tmp_path), "holds compressed shards, .*: train.tar.gz; unpack them"),
     ]:
         (tmp_path / "train.tar.gz").touch()
         with pytest.raises(UserError, match=message):
             load_dataset(WebDatasetConfig(folder=wanted, image_size=16))
+    (tmp_path / "train.tar.gz").rename(tmp_path / "train.tar")
     (tmp_path / "train.tar").write_bytes(b"no tar file at all" * 100)
     with pytest.raises(UserError, match=r"train\.tar is no tar file that can be read"):
         load_dataset(config(tmp_path))
