@@ -30,7 +30,7 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
     from rnet.config.run import load_config
     from rnet.data.loading import load_dataset_once
     from rnet.models.origin import as_imported
-    from rnet.planning.fit import Fit, bytes_of, fit_stage
+    from rnet.planning.fit import Fit, bytes_of, check_run, fit_stage
     from rnet.planning.plan import loaded_images, plan_stage
     from rnet.stages.graph import check_settings
     from rnet.stages.memory import peak_memory
@@ -45,6 +45,7 @@ def plan_memory(overrides: Sequence[str], fit: str | None, options: Options) -> 
     dataset = load_dataset_once(config.dataset)
     for stage in stages:
         if room is None:
+            check_run(stage, config, dataset, processes)
             found.append(Fit(plan=plan_stage(stage, config, dataset, processes), overrides=[], fits=True))
         else:
             found.append(fit_stage(stage, config, dataset, processes, room))
@@ -103,6 +104,6 @@ def _why_not(one: Fit, room: int) -> str:
     owner, size = max(plan.parts.items(), key=lambda part: part[1])
     least = " ".join(one.overrides) or "the settings as they are"
     return (
-        f"{plan.stage}: does not fit {room / _GIB:.2f} GiB; the least is {plan.total / _GIB:.3f} GiB with {least}, of "
+        f"{plan.stage}: does not fit {room / _GIB:.3f} GiB; the least is {plan.total / _GIB:.3f} GiB with {least}, of "
         f"which {size / _GIB:.3f} GiB are {owner} ({plan.moment})"
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnet.attacks.registry import ATTACKS
@@ -25,6 +26,7 @@ from rnet.planning.plan import Plan, as_run, batch_of, plan_stage
 from rnet.training.loop import resolve_device
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS |= {"TB": 10**12, "TIB": 2**40}
 _LEAST_MEMORY_MB = 32
 
 
@@ -45,8 +47,23 @@ def bytes_of(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
+def check_run(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> None:
+    """Raises UserError for what the stage itself would refuse on so many processes, so that no plan of it is shown."""
+    engine = as_run(config.engine, processes)
+    check_engine(engine, config.precision, processes, resolve_device(engine.device))
+    place, batch, pieces = batch_of(stage, config)
+    if not batch or (stage == "attack" and not ATTACKS.build(config.attack).trains):
+        return
+    with shapes_only():
+        check_batch(engine, place, batch, _network(stage, config, dataset), processes, accumulate=pieces)
+
+
 def fit_stage(stage: str, config: RunConfig, dataset: Dataset, processes: int, room: int) -> Fit:
-    """The first settings with which each process of the stage holds at most `room` bytes."""
+    """The first settings with which each process of the stage holds at most `room` bytes.
+
+    Raises UserError where the stage cannot run as it is set.
+    """
+    check_run(stage, config, dataset, processes)
     smallest: Fit | None = None
     for overrides, changed in _ways(stage, config, dataset, processes):
         found = Fit(plan=plan_stage(stage, changed, dataset, processes), overrides=overrides, fits=False)
@@ -80,8 +97,6 @@ def _ways(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> It
             try:
                 check_engine(changed, config.precision, processes, device)
             except UserError:
-                if not overrides:  # as the user has set it
-                    raise
                 continue
             yield overrides, replace(config, engine=changed)
 
@@ -103,19 +118,11 @@ def _engines(given: EngineConfig, stage: str, processes: int, *, on_gpu: bool) -
 
 
 def _savings(stage: str, config: RunConfig, dataset: Dataset, processes: int) -> Iterator[tuple[int, bool]]:
-    """Micro-batches and activation checkpointing. Of networks with batch norm a batch stays whole.
-
-    Raises UserError where the processes cannot share the batch as it is.
-    """
+    """Micro-batches and activation checkpointing. Of networks with batch norm a batch stays whole."""
     given = config.engine
-    place, batch, pieces = batch_of(stage, config)
-    model_config = ATTACKS.build(config.attack).architecture(config.model) if stage == "attack" else config.model
+    _, batch, pieces = batch_of(stage, config)
     with shapes_only():
-        model = build_model(model_config, **dataset.blueprint, seed=0)
-        if batch:
-            check_batch(given, place, batch, model, processes, accumulate=pieces)
-        normalised = any(isinstance(module, _BatchNorm) for module in model.modules())
-        del model
+        normalised = any(isinstance(module, _BatchNorm) for module in _network(stage, config, dataset).modules())
     numbers, each = [given.accumulate], processes * pieces
     if not normalised:
         more = range(given.accumulate + 1, batch // each + 1)
@@ -123,6 +130,12 @@ def _savings(stage: str, config: RunConfig, dataset: Dataset, processes: int) ->
     for checkpointing in dict.fromkeys((given.activation_checkpointing, True)):
         for number in numbers:
             yield number, checkpointing
+
+
+def _network(stage: str, config: RunConfig, dataset: Dataset) -> nn.Module:
+    """What the stage trains."""
+    architecture = ATTACKS.build(config.attack).architecture(config.model) if stage == "attack" else config.model
+    return build_model(architecture, **dataset.blueprint, seed=0)
 
 
 def _said(own: dict[str, Any], given: EngineConfig) -> list[str]:

@@ -187,7 +187,17 @@ def test_ranges_are_written_out_as_a_shell_does(text: str, found: list[str] | st
         expanded(text)
 
 
-@pytest.mark.parametrize("address", ["ftp://host/a.tar", "http://host/a.zip", "http://host/{0..1}/a.tar"])
+def test_several_addresses_name_each_shard_once(server: Server) -> None:
+    parts = ("train-{000..001}", "val-000", "train-001")
+    found = load_dataset(config("::".join(f"{server.address}/{part}.tar" for part in parts)))
+    expected = load_dataset(config(str(server.folder)))
+    for name in ("train", "substitute", "test"):
+        assert len(getattr(found, name)) == len(getattr(expected, name))
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://host/a.tar", "http://host/a.tar::b.tar", "http://host/a.zip", "http://host/{0..1}/a.tar"]
+)
 def test_addresses_that_name_no_shards_of_one_folder_are_refused(address: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"dataset.folder={address!r} must be a folder, or")):
         load_dataset(config(address))

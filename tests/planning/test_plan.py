@@ -162,7 +162,9 @@ def test_only_ways_that_can_run_are_looked_at(
             fit_stage(stage, one, dataset, 3, 80)
 
 
-@pytest.mark.parametrize(("text", "size"), [("40GiB", 40 * 2**30), ("1.5gb", 1_500_000_000), ("512", 512)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("40GiB", 40 * 2**30), ("1.5gb", 1_500_000_000), ("512", 512), ("2TiB", 2**41)]
+)
 def test_sizes_are_read(text: str, size: int) -> None:
     assert bytes_of(text) == size
 
@@ -186,6 +188,23 @@ def test_the_command_ends_with_status_1_where_nothing_fits(
     assert said["baseline"] + row["plan"]["parts"][DATA] == 10**9  # images that are there are counted once
     assert row["fits"] == (status == 0)
     assert row["total"] > 300_000  # its weights alone
+
+
+@pytest.mark.parametrize("more", [[], ["--fit", "1GiB"]])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["processes=3", "train.batch_size=64"], "train.batch_size=64 cannot be divided into 3 processes"),
+        (["engine.accumulate=2"], "engine.accumulate=2 would change the statistics of this network's batch norm"),
+        (["engine=plain", "processes=2"], "engine=plain"),
+        (["engine.offload=true"], "engine.offload=true needs engine=deepspeed"),
+    ],
+)
+def test_no_plan_is_shown_of_what_would_not_run(words: list[str], message: str, more: list[str]) -> None:
+    words = ["plan", "memory", "stage=train", "dataset=digits", "model=resnet8", "engine.device=cpu", *words, *more]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert message in found.output
 
 
 @pytest.mark.parametrize(

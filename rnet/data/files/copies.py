@@ -56,15 +56,15 @@ def expanded(text: str) -> list[str]:
 
 
 def fetched(address: str, cache: str | None, *, beside: str) -> tuple[Path, list[str]]:
-    """The folder with copies of the files at http(s) addresses, and their names in it. beside: a file that is fetched,
-    too, if it is there.
+    """The folder with copies of the files at http(s) addresses, and their names in it. address: one or several of one
+    folder, with :: between them as WebDataset writes it. beside: a file that is fetched, too, if it is there.
 
     Raises UserError that names what cannot be had whole; what was fetched until then stays.
     """
-    urls = expanded(address)
+    urls = list(dict.fromkeys(url for part in address.split("::") for url in expanded(part)))
     bases = {url.rpartition("/")[0] for url in urls}
     if (
-        not address.startswith(("http://", "https://"))
+        not all(url.startswith(("http://", "https://")) for url in urls)
         or len(bases) != 1
         or not all(url.endswith(".tar") for url in urls)
     ):
