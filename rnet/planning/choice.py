@@ -14,6 +14,7 @@ from torch import nn
 from rnet.config.run import RunConfig
 from rnet.data.images import Dataset
 from rnet.engines.config import EngineConfig
+from rnet.errors import UserError
 from rnet.parallel.collectives import gather_values, rank, same_on_all, world_size
 from rnet.parallel.launch import launched
 from rnet.planning.plan import plan_stage
@@ -48,8 +49,11 @@ def decided_engine(stage: str, config: RunConfig, dataset: Dataset, model: nn.Mo
         return whole
     needed = 0
     if rank() == 0:
-        plan = plan_stage(stage, replace(config, engine=whole), dataset, processes)
-        needed = plan.total - (plan.images if device.type == "cpu" else 0)  # they are in the host's memory already
+        try:
+            plan = plan_stage(stage, replace(config, engine=whole), dataset, processes)
+            needed = plan.total - (plan.images if device.type == "cpu" else 0)  # they are in the host's memory already
+        except UserError:  # no plan is made of what depends on the images
+            needed = _COPIES * weights
     needed = same_on_all(needed)
     fits = needed <= SHARE_OF_MEMORY * room
     if rank() == 0:

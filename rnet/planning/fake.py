@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -29,7 +30,8 @@ def shapes_only() -> Iterator[LiveBytes]:
         with FakeTensorMode(allow_non_fake_inputs=True), _AnyNumber(), LiveBytes() as live:
             copied = patch.object(FakeTensor, "__deepcopy__", _deepcopy, create=True)
             alone = patch.object(torch.distributed, "is_initialized", lambda: False)
-            with copied, alone, patch.object(nn.Module, "_apply", _apply):
+            as_numbers = patch.object(FakeTensor, "numpy", _numpy, create=True)
+            with copied, alone, as_numbers, patch.object(nn.Module, "_apply", _apply):
                 yield live
     finally:
         gc.collect()  # fake tensors in circles would meet those of the next count
@@ -38,11 +40,16 @@ def shapes_only() -> Iterator[LiveBytes]:
 
 
 class _AnyNumber(TorchDispatchMode):
-    """Who asks for the value of a fake tensor gets 0: weights are drawn in loops that look at what they drew."""
+    """Who asks for the value of a fake tensor gets 1.0, as optimizers divide by what they make of it, 0 or false.
+
+    All tensors are equal.
+    """
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if operator is torch.ops.aten._local_scalar_dense.default:
-            return 0.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
+            return 1.0 if args[0].is_floating_point() else False if args[0].dtype == torch.bool else 0
+        if operator is torch.ops.aten.equal.default:
+            return True
         return operator(*args, **(kwargs or {}))
 
 
@@ -61,6 +68,11 @@ def _apply(self: nn.Module, function: Any, recurse: bool = True) -> nn.Module:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 held[name] = nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
     return self
+
+
+def _numpy(self: Tensor) -> np.ndarray:
+    """Ones, as for who asks for one value."""
+    return np.ones(self.shape, dtype=str(self.dtype).removeprefix("torch."))
 
 
 def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:

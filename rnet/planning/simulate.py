@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from rnet.attacks.base import Attack, AttackContext
 from rnet.attacks.independent.attack import Independent
@@ -22,6 +23,7 @@ from rnet.data.images import Dataset, Part, TensorSource
 from rnet.data.pixels import images_at_once
 from rnet.defenses.queries import logits_of, quick_copy, samples_per_chunk
 from rnet.engines.base import Engine
+from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.models.zoo import build_model
 from rnet.planning.fake import shapes_only
@@ -49,9 +51,19 @@ class Simulated:
 
 
 def simulate(stage: str, config: RunConfig, dataset: Dataset, share: Share) -> Simulated:
-    """The stage of one of the processes, up to what they divide. dataset: the real one; its images are not read."""
+    """The stage of one of the processes, up to what they divide. dataset: the real one; its images are not read.
+
+    Raises UserError for an attack whose steps depend on more than shapes.
+    """
     with shapes_only() as live, live.during("loading"):
-        model = _STAGES[stage](config, _without_images(dataset), share, live)
+        try:
+            model = _STAGES[stage](config, _without_images(dataset), share, live)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            what = f"attack={config.attack.name}" if stage == "attack" else f"stage={stage}"
+            raise UserError(
+                f"the memory of {what} cannot be planned, as what it does depends on the images; "
+                f"plan a like one whose choices are random"
+            ) from None
         sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
         del model
     return Simulated(

@@ -51,6 +51,19 @@ def test_a_plan_is_within_15_percent_of_what_the_allocator_hands_out(tmp_path: P
         assert planned == pytest.approx(found["bytes"], rel=0.15), (stage, plan)
 
 
+def test_recipes_of_every_kind_are_planned(tmp_path: Path) -> None:
+    """AdamW divides by what its count of steps makes, and mixtures look at their draws and at the batch."""
+    recipe = ["train.optimizer=adamw", "train.mixup=0.2", "train.cutmix=1", "train.ema=0.9", "train.accumulate=2"]
+    config = load_config([*RUN, *recipe, "train.crop_padding=0", "train.crop_scale=[0.5,1]", "train.rand_augment=9"])
+    plan = plan_stage("train", config, load_dataset_once(config.dataset))
+    with peak_allocated() as found:
+        ensure("train", config, Store(tmp_path))
+    assert plan.total - plan.images == pytest.approx(found["bytes"], rel=0.15), plan
+    adaptive = load_config(["dataset=digits", "attack=knockoff_adaptive"])
+    with pytest.raises(UserError, match="attack=knockoff cannot be planned, as what it does depends"):
+        plan_stage("attack", adaptive, load_dataset_once(adaptive.dataset))
+
+
 def test_parts_are_named_by_what_they_are() -> None:
     small = ["attack.batch_size=4", "attack.substitute_size=1", "dataset.test_size=1", "engine.probe_every=0"]
     config = load_config([*RUN, *small])
