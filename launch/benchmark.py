@@ -172,6 +172,9 @@ def _measure_data(overrides: Sequence[str], options: Options) -> Document:
     images, overrides = _number("images", overrides, default=1200)
     usual = ["dataset=image_folder", "dataset.image_size=224"]
     config = load_config([*usual, *overrides], config_dir=options.config_dir)
+    if config.dataset.name != "image_folder":
+        raise UserError(f"rnet bench data reads image files in class folders, not dataset={config.dataset.name}; "
+                        f"set dataset.folder alone, or neither, for photographs that are written for it")  # fmt: skip
     workers = workers_for(config.engine.workers, 1)
     if not workers:
         raise UserError("engine.workers=0 leaves no worker processes to measure; set 1 or more")

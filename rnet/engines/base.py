@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rnet.cutting.split import SplitModel
 from rnet.engines.averaging import WeightAverage
+from rnet.engines.compiled import compiled_where_possible
 from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, on_frozen_copy, on_surrogate
 from rnet.engines.phases import Phases
@@ -93,7 +94,7 @@ class Engine(ABC):
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
         if compiled is True:
             for name in self._compiled:
-                setattr(model, name, torch.compile(getattr(model, name)))
+                setattr(model, name, compiled_where_possible(getattr(model, name)))
         self._guard = model.register_forward_pre_hook(self._refuse_unwrapped_training)
 
     # --- what a configuration may ask of it

@@ -11,10 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from rnet.cutting.split import SplitModel
 from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, check_batch, check_engine, resolve_engine
+from rnet.engines.compiled import compiled_where_possible
 from rnet.engines.config import EngineConfig
 from rnet.engines.ddp import DDPEngine
 from rnet.engines.plain import PlainEngine
@@ -165,6 +167,21 @@ def test_gradients_are_clipped_to_the_norm_given() -> None:
         moved.append(float((model.weight.detach() - start).norm()))
     assert moved[0] > 1
     assert moved[1] <= 0.1 * 1e-3 * 1.001  # the learning rate times the norm, of weight and bias together
+
+
+def test_training_goes_on_where_the_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise TorchDynamoException("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function: refuse)
+    call = compiled_where_possible(lambda x: 2 * x)
+    assert [call(1), call(2)] == [2, 4]
+    assert caplog.text.count("engine.compile=true: not compiled (no compiler here)") == 1
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    with pytest.raises(ZeroDivisionError):  # an error of the function is not taken for the compiler's
+        compiled_where_possible(lambda x: 1 / x)(0)
 
 
 @pytest.mark.slow
