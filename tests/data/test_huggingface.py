@@ -48,7 +48,7 @@ def write(folder: Path, kind: str, splits: dict[str, Any]) -> None:
     if kind == "saved":
         datasets.DatasetDict(splits).save_to_disk(folder, num_shards={name: 2 for name in splits})
     else:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for name, one in splits.items():
             one.to_parquet(folder / f"{name}-00000-of-00001.parquet")
 
@@ -133,3 +133,13 @@ def test_images_are_read_at_their_places_in_the_tables(tmp_path: Path) -> None:
     path = load_dataset(config(tmp_path / "set")).train.source.paths[4]  # type: ignore[attr-defined]
     assert isinstance(path, Member)
     assert path.read() == photograph(4, ".jpg")
+
+
+def test_rows_that_the_library_passes_over_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "tables"
+    write(folder, "parquet", {"train": table(12)})
+    load_dataset(config(folder))
+    assert "no split" not in caplog.text
+    write(folder, "parquet", {"more": table(5, 12)})
+    load_dataset(config(folder))
+    assert f"5 rows of 17 in {folder} are in no split" in caplog.text

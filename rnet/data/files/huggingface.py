@@ -19,6 +19,7 @@ from rnet.data.datasets.config import HuggingFaceConfig
 from rnet.data.files.image_folder import TEST, TRAIN
 from rnet.data.files.names import counted, is_system, shown, some
 from rnet.data.files.shards import Member
+from rnet.data.saying import say
 from rnet.errors import UserError, first_line
 
 _SAVED = ("dataset_dict.json", "state.json")
@@ -96,7 +97,17 @@ def _splits(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
             f"{shown(folder)} cannot be read as a data set of Hugging Face ({first_line(error)}); replace what is "
             f"damaged: {some(names)}"
         ) from error
-    return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+    splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+    if not is_saved(folder):
+        from pyarrow import parquet
+
+        rows = sum(int(parquet.read_metadata(folder / name).num_rows) for name in names)
+        if left_out := rows - sum(len(table) for table in splits.values()):
+            say(
+                f"{counted(left_out, 'row')} of {rows:,} in {shown(folder)} are in no split: where a file has train, "
+                f"test or validation as a word in its name, the library passes over those that have none"
+            )
+    return splits
 
 
 def _column(config: HuggingFaceConfig, table: Any, kind: str, asked: str | None, key: str, usual: str) -> str:
