@@ -62,7 +62,7 @@ def simulate(stage: str, config: RunConfig, dataset: Dataset, share: Share) -> S
             what = f"attack={config.attack.name}" if stage == "attack" else f"stage={stage}"
             raise UserError(
                 f"the memory of {what} cannot be planned, as what it does depends on the images; "
-                f"plan attack.strategy=random"
+                f"plan attack=knockoff attack.strategy=random in its place"
             ) from None
         sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
         del model
