@@ -15,30 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from rnet.engines.base import Engine
 from rnet.engines.config import EngineConfig
 from rnet.engines.registry import ENGINES
-from rnet.errors import UserError, unknown_name
+from rnet.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "gloo", "nccl")
-VICTIMS = ("replica", "zero3")
 
 
 def check_engine(config: EngineConfig, precision: str, processes: int, device: torch.device) -> None:
     """Raises UserError for a combination that so many processes cannot run; needs no process group."""
-    for key, valid in (("backend", BACKENDS), ("victim", VICTIMS)):
-        if getattr(config, key) not in valid:
-            raise unknown_name(f"engine.{key}", getattr(config, key), valid)
-    if config.zero_stage not in range(4):
-        raise UserError(f"engine.zero_stage={config.zero_stage} must be 0, 1, 2 or 3")
-    if config.compile not in (True, False, "auto"):
-        raise UserError(f"engine.compile={config.compile!r} must be true, false or auto")
-    for key in ("accumulate", "log_every", "eval_every", "eval_samples"):
-        if getattr(config, key) < 1:
-            raise UserError(f"engine.{key}={getattr(config, key)} must be at least 1")
-    if config.workers is not None and config.workers < 0:
-        raise UserError(f"engine.workers={config.workers} must be 0 or more")
-    if config.probe_every < 0:
-        raise UserError(f"engine.probe_every={config.probe_every} must be at least 1, or 0 for no probes")
     config.check()
     engine_class(config).check_config(config, precision, processes)
     if config.compile is True and config.activation_checkpointing:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rnet.config.component import ComponentConfig
+from rnet.errors import UserError, unknown_name
+
+_WORDS = {"backend": ("auto", "gloo", "nccl"), "victim": ("replica", "zero3")}
+_LEAST = {"accumulate": 1, "log_every": 1, "eval_every": 1, "eval_samples": 1, "workers": 0, "checkpoint_steps": 0}
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +60,27 @@ class EngineConfig(ComponentConfig):
     pictures: bool = False
     """When an attack ends, show victim and suspect side by side in TensorBoard: saliency, decision boundaries, latents.
     Needs captum (pip install 'rnet[pictures]'); takes a second or two on small images."""
+
+    def check(self) -> None:
+        """Raises UserError for values out of range, whatever the machine and the number of processes."""
+        for key, valid in _WORDS.items():
+            if getattr(self, key) not in valid:
+                raise unknown_name(f"engine.{key}", getattr(self, key), valid)
+        check_device(self.device)
+        if self.zero_stage not in range(4):
+            raise UserError(f"engine.zero_stage={self.zero_stage} must be 0, 1, 2 or 3")
+        if self.compile not in (True, False, "auto"):
+            raise UserError(f"engine.compile={self.compile!r} must be true, false or auto")
+        for key, least in _LEAST.items():
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"engine.{key}={value} must be at least {least}")
+        if not self.checkpoint_seconds >= 0:
+            raise UserError(f"engine.checkpoint_seconds={self.checkpoint_seconds} must be 0 or more")
+        if self.probe_every < 0:
+            raise UserError(f"engine.probe_every={self.probe_every} must be at least 1, or 0 for no probes")
+
+
+def check_device(name: str) -> None:
+    """Raises UserError unless it is auto, cpu, cuda or cuda:N, there or not."""
+    if not _DEVICE.fullmatch(name):
+        raise UserError(f"engine.device={name!r} is no device; choose auto, cpu, cuda or cuda:N")

@@ -122,7 +122,8 @@ def _substitute(config: Any) -> Document:
 
 
 def check_settings(stage: str, config: RunConfig) -> None:
-    """Raises UserError for a setting of the stage or of its ancestors that is out of range; builds nothing."""
+    """Raises UserError for a setting of the stage, its ancestors or the engine that is out of range; builds nothing."""
+    config.engine.check()
     for key in ingredients(stage):
         if key == "substitute":
             with about_substitutes():

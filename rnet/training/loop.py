@@ -23,7 +23,7 @@ from rnet.draws import derive_seed
 from rnet.engines.averaging import WeightAverage
 from rnet.engines.base import Engine
 from rnet.engines.choice import build_engine, divides_parameters, resolve_engine
-from rnet.engines.config import EngineConfig
+from rnet.engines.config import EngineConfig, check_device
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, world_size
 from rnet.parallel.launch import launched
@@ -208,12 +208,8 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"engine.device={name!r} is no device; choose auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"engine.device={name!r} is not supported; choose auto, cpu, cuda or cuda:N")
+    check_device(name)
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"engine.device={name!r} is not there ({torch.cuda.device_count()} CUDA devices); use engine.device=cpu"

@@ -179,6 +179,25 @@ def test_a_wrong_input_is_refused_before_anything_is_written(
     assert not store.root.exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("engine.device=tpu", r"engine\.device='tpu' is no device"),
+        ("engine.compile=maybe", r"engine\.compile='maybe' must be true, false or auto"),
+        ("engine.checkpoint_steps=-1", r"engine\.checkpoint_steps=-1 must be at least 0"),
+        ("engine.checkpoint_seconds=-1", r"engine\.checkpoint_seconds=-1\.0 must be 0 or more"),
+        ("engine.eval_samples=0", r"engine\.eval_samples=0 must be at least 1"),
+        ("engine.workers=-1", r"engine\.workers=-1 must be at least 0"),
+    ],
+)
+def test_a_wrong_setting_of_the_engine_is_refused_where_the_stage_is_finished(
+    store: Store, line: str, message: str
+) -> None:
+    stages.train(tiny(), store)
+    with pytest.raises(UserError, match=message):
+        stages.train(tiny(line), store)
+
+
 def test_imported_weights_make_the_same_victim(store: Store) -> None:
     trained = stages.train(tiny(), store)
     imported = stages.train(tiny(f"model.weights={trained.path / 'model.safetensors'}"), store)

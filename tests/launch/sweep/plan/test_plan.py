@@ -178,6 +178,7 @@ def test_done_cells_are_those_with_a_result(tmp_path: Path) -> None:
         ({"resources": {"train": {"gpus": 4}}}, ["gpus=4", "processes"]),
         ({"resources": {"train": {"minutes": "an hour"}}}, ["minutes='an hour'", "whole number"]),
         ({"resources": {"train": {"pack": 2, "processes": 2}}}, ["pack=2"]),
+        ({"set": ["engine.compile=maybe"]}, ["engine.compile='maybe'", "true, false or auto"]),
     ],
 )
 def test_what_cannot_work_is_refused_by_the_plan(changes: dict[str, Any], words: list[str], tmp_path: Path) -> None:
