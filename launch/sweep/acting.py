@@ -98,8 +98,10 @@ def hand_out(given: Given, *, retry: bool, wait: bool, limit: int | None = None)
     where = f" in {len(found.jobs)} arrays: {' '.join(found.jobs)}" if cluster.queued else ""
     print(f"{plan.name}: submitted {found.cells} cells{where if found.cells else ''}")  # noqa: T201
     left = "not submitted yet (rnet sweep submit)" if retry else "failed before (rnet sweep retry starts them again)"
+    elsewhere = f"to submit again later: their parents run where cluster={plan.cluster} cannot wait for them"
     for number, words in ((found.done, "done already"), (found.elsewhere, "under way"), (found.left, left),
-                          (found.later, "for later (rnet sweep submit without --limit)")):  # fmt: skip
+                          (found.later, "for later (rnet sweep submit without --limit)"),
+                          (found.waiting, elsewhere)):  # fmt: skip
         if number:
             print(f"{number} cells {words}")  # noqa: T201
 

@@ -22,13 +22,15 @@ from rnet.errors import UserError
 @dataclass
 class Report:
     """What a submission did. cells: how many were handed out; elsewhere: pending or running already; later: beyond the
-    limit; recovered: jobs found again whose submitter had died."""
+    limit; waiting: whose parents run where this cluster cannot wait for them; recovered: jobs found again whose
+    submitter had died."""
 
     cells: int = 0
     done: int = 0
     elsewhere: int = 0
     left: int = 0
     later: int = 0
+    waiting: int = 0
     jobs: list[str] = field(default_factory=list)
     recovered: list[str] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ def submit(
         state = StoreState(plan, root, fresh=True)
         if state.trouble:
             raise UserError(state.trouble)
-        wanted = _wanted(plan, state, among, retry, report)
+        wanted = _wanted(plan, state, among, retry, report, cluster.kind)
         save_plan(plan, root)
         _cancel_silent(state, wanted)
         started = _hand_out(plan, root, cluster, wanted, state, report)
@@ -99,10 +101,13 @@ def _cells_of(among: Iterable[Submission]) -> Plan:
     return Plan(name="", cluster="", profile={}, cells=cells, rows=[], shapes=[])
 
 
-def _wanted(plan: Plan, state: StoreState, among: Collection[int], retry: bool, report: Report) -> list[int]:
+def _wanted(
+    plan: Plan, state: StoreState, among: Collection[int], retry: bool, report: Report, kind: str
+) -> list[int]:  # fmt: skip
     """Indices of the cells to hand out: with retry what failed and the parents it misses, else what was never tried.
 
-    What could only be blocked, because a parent failed and is not retried, is left.
+    What could only be blocked is left: a parent failed and is not retried, or it is under way on another kind of
+    cluster or by hand, where tasks of this one cannot wait for it.
     """
     chosen: set[int] = set()
     for index in reversed(range(len(plan.cells))):
@@ -114,7 +119,13 @@ def _wanted(plan: Plan, state: StoreState, among: Collection[int], retry: bool, 
             if retry:
                 chosen |= {p for p in plan.cells[index].parents if state.cells[p].state != "done"}
     found: list[int] = []
-    coming = {index for index, cell in enumerate(state.cells) if cell.state == "done" or cell.alive}
+    coming: set[int] = set()
+    away: set[int] = set()
+    for index, cell in enumerate(state.cells):
+        if cell.state == "done" or cell.alive:
+            where = state.assigned.get(plan.cells[index].label)
+            here = cell.state == "done" or (where is not None and where.submission.kind == kind)
+            (coming if here else away).add(index)
     for index, cell in enumerate(state.cells):
         if cell.state == "done":
             report.done += 1
@@ -125,6 +136,9 @@ def _wanted(plan: Plan, state: StoreState, among: Collection[int], retry: bool, 
         elif index in chosen and coming.issuperset(plan.cells[index].parents):
             found.append(index)
             coming.add(index)
+        elif index in chosen and (coming | away).issuperset(plan.cells[index].parents):
+            report.waiting += 1
+            away.add(index)
         else:
             report.left += 1
     return found

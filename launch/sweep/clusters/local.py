@@ -18,10 +18,11 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from launch.sweep.clusters.pool import Pool, Stop, announce, run_graph, task_exit_status
+from launch.sweep.clusters.pool import Pool, Stop, announce, coming, run_graph, task_exit_status
 
 PRELOADED = [
     "launch.sweep.work.cell", "sklearn.datasets", "torch.utils.tensorboard", "torch._dynamo",
@@ -85,7 +86,7 @@ def run_local(root: Path, token: str, workers: int, crash_requeues: int) -> None
             slots.put(slot)
 
     with ThreadPoolExecutor(workers) as threads:
-        run_graph(record, workers, lambda number: threads.submit(run, number), stop)
+        run_graph(record, workers, lambda number: threads.submit(run, number), stop, partial(coming, root, token))
 
 
 def default_workers() -> int:

@@ -14,10 +14,11 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from launch.sweep.clusters.local import default_workers
-from launch.sweep.clusters.pool import Pool, Stop, announce, run_graph, task_exit_status
+from launch.sweep.clusters.pool import Pool, Stop, announce, coming, run_graph, task_exit_status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,10 @@ def run_mpi(root: Path, token: str, workers: int) -> None:
 
     record = announce(root, token)
     with MPIPoolExecutor(workers) as ranks:
-        run_graph(record, workers, lambda number: ranks.submit(run_alone, root, token, number), Stop(lambda: None))
+        look = partial(coming, root, token)
+        run_graph(
+            record, workers, lambda number: ranks.submit(run_alone, root, token, number), Stop(lambda: None), look
+        )
 
 
 if __name__ == "__main__":

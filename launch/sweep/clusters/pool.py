@@ -27,7 +27,7 @@ from launch.sweep.clusters.base import Cluster
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import process_alive
+from launch.sweep.records.attempts import latest_attempt, process_alive
 from launch.sweep.records.submissions import LIVE, Submission
 from launch.sweep.work.task import run_task
 from rnet.errors import UserError
@@ -37,6 +37,8 @@ from rnet.storage.files import make_folder
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
+LOOK_SECONDS = 2.0
+"""How often one looks whether parents that another submission computes have ended."""
 MOST_WORKERS = 10_000
 _STARTED: dict[str, subprocess.Popen[bytes]] = {}
 """What this process has started, by submission."""
@@ -154,26 +156,61 @@ class Stop:
             self._on_stop()
 
 
-def run_graph(record: Submission, workers: int, start: Callable[[int], Future[int]], stop: Stop) -> None:
+def coming(root: Path, own: str, labels: Collection[str]) -> set[str]:
+    """Those of the cells that another pool than the submission `own` will still finish, or fail to."""
+    labels = {label for label in labels if not (root / label / "result.json").exists()}
+    newest: dict[str, Submission] = {}
+    for submission in submissions.read_all(root) if labels else []:
+        if submission.state in LIVE and submission.token != own:
+            newest |= dict.fromkeys(labels & submission.cells.keys(), submission)
+    found = set()
+    for label, submission in newest.items():
+        if submission.job and _process_here(submission.job) != 0:
+            status = latest_attempt(root, *label.split("/")) or {"attempt": 0}
+            begun = status["attempt"] > submission.cells[label]["dead"]
+            if not begun or status["state"] == "running":
+                found.add(label)
+    return found
+
+
+def run_graph(
+    record: Submission, workers: int, start: Callable[[int], Future[int]], stop: Stop,
+    coming: Callable[[Collection[str]], set[str]] = lambda labels: set(),
+) -> None:  # fmt: skip
     """Starts the record's tasks in their order, each after those with parents of its cells, at most `workers` at once.
 
-    A task whose parent failed is started too: it records that it is blocked, and ends.
+    coming: which of the parents that are not the record's own will still end elsewhere; they are waited for. A task
+    whose parent failed is started too: it records that it is blocked, and ends.
     """
     task_of = {label: number for number, labels in enumerate(record.tasks) for label in labels}
     waits = {
         number: {task_of[p] for label in labels for p in record.cells[label]["parents"] if p in task_of} - {number}
         for number, labels in enumerate(record.tasks)
     }
+    outside = {
+        number: {p for label in labels for p in record.cells[label]["parents"]} - task_of.keys()
+        for number, labels in enumerate(record.tasks)
+    }
+    elsewhere, looked = coming(set().union(*outside.values())), time.monotonic()
+    held: list[int] = []
     children: dict[int, list[int]] = {}
     for number, parents in waits.items():
         for parent in parents:
             children.setdefault(parent, []).append(number)
     ready = [number for number, parents in waits.items() if not parents]  # sorted, and so a heap
     running: dict[Future[int], int] = {}
-    while (ready and not stop.asked) or running:
+    while ((ready or held) and not stop.asked) or running:
+        if elsewhere and time.monotonic() - looked > LOOK_SECONDS:
+            elsewhere, looked = coming(elsewhere), time.monotonic()
+            ready, held = sorted([*ready, *held]), []
         while ready and len(running) < workers and not stop.asked:
             number = heapq.heappop(ready)
-            running[start(number)] = number
+            if outside[number] & elsewhere:
+                held.append(number)
+            else:
+                running[start(number)] = number
+        if held and not running:
+            time.sleep(LOOK_SECONDS / 4)
         for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
             number = running.pop(future)
             if future.exception() is not None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,14 +20,16 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.sweep.cli import sweep_app
+from launch.sweep.clusters import pool
 from launch.sweep.clusters.local import visible_gpus
-from launch.sweep.clusters.pool import Stop, run_graph
+from launch.sweep.clusters.pool import Stop, coming, run_graph
+from launch.sweep.records import submissions
 from launch.sweep.records.submissions import new_submission
 from launch.sweep.states import StoreState
 from launch.sweep.submit import Stopped, cancel, submit
 from rnet.report.rows import FIDELITY
 from tests.launch.sweep.clusters.test_arrays import graph
-from tests.launch.sweep.sweeps import finish, tiny_plan, write_sweep
+from tests.launch.sweep.sweeps import GONE, HERE, finish, started, submitted, tiny_plan, write_sweep
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -71,6 +74,41 @@ def test_the_first_tasks_of_a_submission_are_started_first() -> None:
     with ThreadPoolExecutor(1) as threads:
         run_graph(record, 1, lambda number: threads.submit(lambda: started.append(number) or 0), NeverStop())
     assert started == list(range(len(plan.cells)))
+
+
+@pytest.mark.parametrize("end", ["result", "failed", "gone"])
+def test_a_parent_that_another_submission_computes_is_waited_for(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
+    plan = graph(2, 1, 1)
+    first, *others = range(len(plan.cells))
+    known = submitted(tmp_path, plan, [first], job=HERE)
+    record = new_submission(plan, "cells", [[index] for index in others], {}, None)
+    submissions.save(tmp_path, record)
+    looks, begun = 0, []
+
+    def look(labels: Collection[str]) -> set[str]:
+        nonlocal looks
+        looks += 1
+        if looks == 3 and end != "failed":
+            started(tmp_path, plan, first, known)
+        if looks == 5:
+            assert not {others[number] for number in begun} & children
+            if end == "result":
+                finish(tmp_path, plan.cells[first].label)
+            elif end == "failed":
+                started(tmp_path, plan, first, known, "failed", error="x")
+            else:
+                known.job = GONE
+                submissions.save(tmp_path, known)
+        return coming(tmp_path, record.token, labels)
+
+    children = {index for index in others if first in plan.cells[index].parents}
+    with ThreadPoolExecutor(1) as threads:
+        run_graph(record, 2, lambda number: threads.submit(lambda: begun.append(number) or 0), NeverStop(), look)
+    assert looks == 5
+    assert sorted(begun) == list(range(len(others)))
 
 
 def test_nothing_new_starts_after_a_stop() -> None:
