@@ -12,7 +12,9 @@ from typing import Any
 from launch.sweep.clusters.base import Cluster, make_cluster
 from launch.sweep.plan.plan import Plan, done_cells
 from launch.sweep.records.attempts import (
+    BEAT_SECONDS,
     SILENT_SECONDS,
+    STALE_BEATS,
     is_dead_here,
     latest_attempt,
     newest_attempts,
@@ -27,6 +29,8 @@ from rnet.storage.shapes import NUMBER, fits
 STATES = (
     "not submitted", "pending", "running", "done", "failed", "blocked", "timed out", "preempted", "lost"
 )  # fmt: skip
+UNKNOWN = "unknown"
+"""What is said of a task that its cluster does not know: it is lost, once its heartbeat has stopped."""
 RETRIED = ("failed", "blocked", "timed out", "preempted", "lost")
 
 
@@ -66,7 +70,7 @@ class StoreState:
         self._clusters: dict[str, Cluster | None] = {}
         self._numbers: dict[tuple[str, str], int] = {}
         self._said: dict[str, str] = {}
-        self._heard: dict[str, float] = {}
+        self._heard: dict[str, list[tuple[float, str]]] = {}
         if ask:
             self._ask(fresh)
         self.cells = [self._state(index) for index in range(len(plan.cells))]
@@ -98,7 +102,7 @@ class StoreState:
             except UserError as error:
                 self.trouble = str(error)
                 continue
-            self._said |= {task: states.get(task, "lost") for member in members for task in member.task_ids}
+            self._said |= {task: states.get(task, UNKNOWN) for member in members for task in member.task_ids}
 
     def _state(self, index: int) -> CellState:
         cell = self.plan.cells[index]
@@ -158,6 +162,8 @@ class StoreState:
     def _word(self, task: str) -> str | None:
         """The cluster's word for a task, None if it was not asked or did not answer."""
         word = self._said.get(task)
+        if word == UNKNOWN:
+            return "running" if time.time() - self._beat(task) < STALE_BEATS * BEAT_SECONDS else "lost"
         return "running" if word == "running long" else word
 
     def _silent(self, task: str | None) -> bool:
@@ -167,12 +173,20 @@ class StoreState:
         """
         if task is None or self._said.get(task) != "running long":
             return False
+        return time.time() - max((at for at, _ in self._heard_of(task)), default=0.0) > SILENT_SECONDS
+
+    def _beat(self, task: str) -> float:
+        """When an attempt of the task that has not ended has last shown its heartbeat; 0 for never."""
+        return max((at for at, state in self._heard_of(task) if state == "running"), default=0.0)
+
+    def _heard_of(self, task: str) -> list[tuple[float, str]]:
+        """When the newest attempt of each of the task's cells was last heard of, and its state."""
         if task not in self._heard:
             job, number = split_task(task)
             tasks = [submission.tasks[number] for submission in self.submissions if submission.job == job]
             statuses = [latest_attempt(self.root, *label.split("/")) for labels in tasks for label in labels]
-            self._heard[task] = max((status["updated"] for status in statuses if status), default=0.0)
-        return time.time() - self._heard[task] > SILENT_SECONDS
+            self._heard[task] = [(status["updated"], status["state"]) for status in statuses if status]
+        return self._heard[task]
 
     def _lose(self, found: CellState) -> None:
         found.state, found.alive, found.silent = "lost", False, True

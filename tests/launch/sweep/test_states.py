@@ -10,7 +10,7 @@ import pytest
 
 from launch.sweep.clusters.slurm import Slurm
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import SILENT_SECONDS
+from launch.sweep.records.attempts import BEAT_SECONDS, SILENT_SECONDS, STALE_BEATS, Worker, claim
 from launch.sweep.records.submissions import Submission, new_submission
 from launch.sweep.states import StoreState
 from launch.sweep.submit import Report, _wanted
@@ -113,6 +113,19 @@ def test_a_packed_task_is_silent_only_if_all_its_cells_are(tmp_path: Path, monke
     assert look(tmp_path, {"7_0": "running long"}, monkeypatch)[:2] == [("preempted", True), ("running", True)]
 
 
+def test_a_task_that_slurm_does_not_know_is_lost_once_its_heartbeat_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = new_submission(PLAN, "train", [[TRAIN, ATTACK], [FINGERPRINT]], {}, None)
+    record.job, record.state = "7", "submitted"
+    submissions.save(tmp_path, record)
+    started(tmp_path, PLAN, TRAIN, record, task="7_0")
+    assert look(tmp_path, {}, monkeypatch)[:3] == [("running", True), ("pending", True), ("lost", False)]
+    later = time.time() + STALE_BEATS * BEAT_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert look(tmp_path, {}, monkeypatch)[:3] == [("lost", False)] * 3
+
+
 def test_a_result_counts_for_more_than_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = submitted(tmp_path, PLAN, [TRAIN], job="7")
     started(tmp_path, PLAN, TRAIN, record, task="7_0")
@@ -168,7 +181,7 @@ def test_a_cell_whose_result_was_set_aside_is_lost_and_handed_out_again(
     assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("done", False)
     (tmp_path / PLAN.cells[TRAIN].label).rename(tmp_path / "aside")
     assert look(tmp_path, {}, monkeypatch)[TRAIN] == ("lost", False)
-    assert TRAIN in _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), ALL, False, Report())
+    assert TRAIN in _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), ALL, False, Report(), "slurm")
 
 
 def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
@@ -179,12 +192,14 @@ def test_retry_takes_what_failed_and_the_parents_it_misses_and_submit_the_rest(
     started(tmp_path, PLAN, ATTACK, record, "blocked", task="7_1", error="y")
     look(tmp_path, {"7_0": "failed", "7_1": "failed"}, monkeypatch)
     state = StoreState(PLAN, tmp_path, fresh=True)
-    assert _wanted(PLAN, state, ALL, retry=True, report=Report()) == [TRAIN, ATTACK]
-    assert _wanted(PLAN, state, ALL, retry=False, report=Report()) == []  # the others could only be blocked
+    assert _wanted(PLAN, state, ALL, retry=True, report=Report(), kind="slurm") == [TRAIN, ATTACK]
+    assert (
+        _wanted(PLAN, state, ALL, retry=False, report=Report(), kind="slurm") == []
+    )  # the others could only be blocked
     finish(tmp_path, PLAN.cells[TRAIN].label)
     state = StoreState(PLAN, tmp_path, fresh=True)
-    assert _wanted(PLAN, state, ALL, retry=True, report=Report()) == [ATTACK]
-    assert _wanted(PLAN, state, ALL, retry=False, report=Report()) == [FINGERPRINT]
+    assert _wanted(PLAN, state, ALL, retry=True, report=Report(), kind="slurm") == [ATTACK]
+    assert _wanted(PLAN, state, ALL, retry=False, report=Report(), kind="slurm") == [FINGERPRINT]
 
 
 def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +209,7 @@ def test_what_another_person_submitted_is_not_submitted_again(tmp_path: Path, mo
     look(tmp_path, {"7_0": "running", "7_1": "pending"}, monkeypatch)
     state = StoreState(PLAN, tmp_path, fresh=True)
     report = Report()
-    assert _wanted(PLAN, state, ALL, retry=False, report=report) == [ATTACK, VERIFY]
+    assert _wanted(PLAN, state, ALL, retry=False, report=report, kind="slurm") == [ATTACK, VERIFY]
     assert report.elsewhere == 2
     assert state.assigned[PLAN.cells[TRAIN].label].task == "7_0"
 
@@ -228,3 +243,22 @@ def test_the_states_of_ten_thousand_cells_take_seconds_at_most(tmp_path: Path, m
     cells = StoreState(plan, tmp_path).cells
     assert time.process_time() - started < 4  # 0.3 on an idle machine
     assert sum(cell.state == "done" for cell in cells) == 2000
+
+
+@pytest.mark.parametrize("kind", ["slurm", "local"])
+def test_cells_whose_parents_run_where_their_cluster_cannot_wait_for_them_are_left(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(tmp_path, PLAN, [TRAIN], job="7")
+    look(tmp_path, {"7_0": "pending"}, monkeypatch)
+    report = Report()
+    found = _wanted(PLAN, StoreState(PLAN, tmp_path, fresh=True), ALL, False, report, kind)
+    assert (found, report.waiting) == (([ATTACK, FINGERPRINT, VERIFY], 0) if kind == "slurm" else ([], 3))
+
+
+def test_a_cell_that_is_computed_by_hand_is_not_waited_for_by_tasks(tmp_path: Path) -> None:
+    cell = PLAN.cells[TRAIN]
+    assert claim(tmp_path, cell.stage, cell.id, Worker(token="by-hand")) is not None
+    report = Report()
+    assert _wanted(PLAN, StoreState(PLAN, tmp_path, ask=False), ALL, False, report, "slurm") == []
+    assert (report.elsewhere, report.waiting) == (1, 3)
