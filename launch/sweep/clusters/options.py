@@ -86,8 +86,12 @@ def need_of(stage: str, shape: Shape, own: Mapping[str, Any], memory_option: str
     many = f" for each of {shape.processes} processes" if shape.processes > 1 else ""
     texts = {"nodes": f"resources.nodes={shape.nodes}"}
     found: dict[str, Any] = {"nodes": shape.nodes}
-    if not own.keys() & {"cpus-per-task", "ntasks-per-node", "cpus-per-gpu", "ntasks"}:
-        found["cpus"], texts["cpus"] = shape.cpus * shape.processes, f"resources.cpus={shape.cpus}{many}"
+    if not own.keys() & {"ntasks-per-node", "cpus-per-gpu", "ntasks"}:
+        cpus, texts["cpus"] = shape.cpus, f"resources.cpus={shape.cpus}{many}"
+        if "cpus-per-task" in own:
+            cpus = int(own["cpus-per-task"]) if str(own["cpus-per-task"]).isdecimal() else 1
+            texts["cpus"] = f"sbatch.cpus-per-task={cpus}{many}"
+        found["cpus"] = cpus * shape.processes
     if "time" not in own:
         found["minutes"], texts["minutes"] = shape.minutes, f"resources.minutes={shape.minutes}"
     elif own["time"]:
@@ -97,6 +101,9 @@ def need_of(stage: str, shape: Shape, own: Mapping[str, Any], memory_option: str
     elif memory_option != NONE and not own.keys() & set(MEMORY_OPTIONS):
         found["memory_mb"] = round(shape.memory_gb * 1024)
         texts["memory_mb"] = f"resources.memory_gb={shape.memory_gb:g}"
+    elif own.get("mem-per-cpu") and "cpus" in found:
+        found["memory_mb"] = (parse_memory(str(own["mem-per-cpu"])) or 0) * found["cpus"]
+        texts["memory_mb"] = f"sbatch.mem-per-cpu={own['mem-per-cpu']} for each of {found['cpus']} CPUs"
     asked = [name for name in (*GPU_OPTIONS, *OTHER_GPU_OPTIONS) if own.get(name)]
     if asked in (["gres"], ["gpus-per-node"]):
         text = str(own[asked[0]])

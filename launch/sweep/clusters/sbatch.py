@@ -13,18 +13,28 @@ from submitit.core.utils import DelayedSubmission
 from submitit.slurm.slurm import _as_sbatch_flag, _make_sbatch_string
 
 from launch.sweep.clusters.base import Full
+from launch.sweep.clusters.options import MEMORY_OPTIONS
 from launch.sweep.clusters.slurm_commands import ask, on_cluster
 from rnet.errors import UserError
 from rnet.storage.files import make_folder
 
 PICKLE = "task.pkl"
-_JOB = re.compile(r"(?:job |^)(?P<id>[0-9]+)(?:(?: on cluster |;)(?P<cluster>\S+))?", re.MULTILINE)
-"""Submitted batch job 12 on cluster x; or, where sbatch is told to be terse, 12;x."""
+_JOBS = tuple(
+    re.compile(rf"{before}(?P<id>[0-9]+)(?:(?: on cluster |;)(?P<cluster>\S+))?{after}", re.MULTILINE)
+    for before, after in (("^Submitted batch job ", ""), ("^", r"\s*$"), ("job ", r"[.\s]*$"))
+)
+"""Submitted batch job 12 on cluster x; where sbatch is told to be terse, 12;x; else a site's own words that end so.
+Other lines may begin with numbers or speak of jobs."""
 _FULL = (
     "AssocGrpSubmitJobs", "QOSGrpSubmitJobs", "MaxSubmitJob",
     "job submit limit", "temporarily unable to accept job", "Resource temporarily unavailable",
 )  # fmt: skip
 """What sbatch says when a user, an account or the whole cluster has as many jobs as it may have."""
+_LIMIT = re.compile(r"\b(?:QOS|Assoc)[A-Z]\w+")
+"""A limit's own name, where sbatch gives one. What it says besides speaks of several: job submit limit, size, time."""
+
+_VARIABLES = {"time": "timelimit", "mem": "mem-per-node"}
+"""Options whose SBATCH_ variable has another name."""
 
 
 def submit_array(
@@ -44,13 +54,22 @@ def submit_array(
     path = folder / "job.sh"
     path.write_text(script)
     try:
-        said = ask(["sbatch", *([f"--clusters={clusters}"] if clusters else []), str(path)])
+        said = ask(["sbatch", *([f"--clusters={clusters}"] if clusters else []), str(path)], unset=overriding(script))
     except UserError as error:
-        raise (Full if any(words in str(error) for words in _FULL) else UserError)(error) from None
-    found = _JOB.search(said)
+        limits = " ".join(_LIMIT.findall(str(error))) or str(error)
+        raise (Full if any(words in limits for words in _FULL) else UserError)(error) from None
+    found = next((match for form in _JOBS if (match := form.search(said))), None)
     if found is None:
         raise UserError(f"sbatch: it names no job: {said.strip()!r}")
     return on_cluster(found["id"], (found["cluster"] or clusters) if clusters else None)
+
+
+def overriding(script: str) -> set[str]:
+    """The SBATCH_ variables that sbatch would prefer to what the script says. Of memory it takes one word only."""
+    options = set(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE))
+    for several in (MEMORY_OPTIONS, ("requeue", "no-requeue")):
+        options |= set(several) if options & set(several) else set()
+    return {f"SBATCH_{_VARIABLES.get(name, name).replace('-', '_').upper()}" for name in options}
 
 
 def job_script(

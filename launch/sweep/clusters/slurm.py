@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from launch.sweep.clusters.slurm_commands import (
     on_cluster,
     requeue_task,
 )
+from launch.sweep.clusters.surroundings import check_no_other_cluster, outside_of_jobs
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.records.submissions import Submission, task_id
@@ -94,10 +96,15 @@ class Slurm(Cluster):
             raise UserError(
                 "no Slurm here: sbatch and srun are not on PATH; log in to a node of the cluster, or use cluster=local"
             )
+        if self.clusters is None:
+            check_no_other_cluster()
 
     def arrays(self, plan: Plan, wanted: Collection[int], *, ask: bool = True) -> list[Array]:
         """One array for each stage and shape, split below MaxArraySize."""
-        size = min(self.max_array_size, max_array_size(self.clusters)) if ask else self.max_array_size
+        size = self.max_array_size
+        if ask:
+            with suppress(UserError):  # a site that does not tell: sbatch says it
+                size = min(size, max_array_size(self.clusters))
         return make_arrays(plan, wanted, max_size=size, max_arrays=self.max_submissions)
 
     def check(self, arrays: Sequence[Array]) -> None:
@@ -108,7 +115,11 @@ class Slurm(Cluster):
             offers = read_offers(self.clusters)
         except UserError:
             return
-        partition, constraint = (self._own.get(name, getattr(self, name)) for name in ("partition", "constraint"))
+        persons = outside_of_jobs()
+        own = {
+            name: getattr(self, name) or persons.get(f"SBATCH_{name.upper()}") for name in ("partition", "constraint")
+        }
+        partition, constraint = (self._own.get(name, value) for name, value in own.items())
         for array in arrays:
             need = need_of(array.stage, array.shape, self._own, self.memory_option, self.gpu_type)
             check_need(need, offers, str(partition or "") or None, str(constraint or "") or None)

@@ -171,11 +171,13 @@ def max_array_size(clusters: str | None = None) -> int:
     return max(1, int(match[1]) - 1) if match else 1000
 
 
-def ask(command: list[str], *, missing_ok: bool = False) -> str:
-    """What a command of Slurm prints. missing_ok: jobs that it does not know are none. Raises UserError."""
+def ask(command: list[str], *, missing_ok: bool = False, unset: Collection[str] = ()) -> str:
+    """What a command of Slurm prints. missing_ok: jobs that it does not know are none. unset: variables that it must
+    not see. Raises UserError."""
     try:
         # Unset, Slurm cuts long lists of array elements short.
         whole = {**outside_of_jobs(), "SLURM_BITSTR_LEN": "0"}
+        whole = {name: value for name, value in whole.items() if name not in unset}
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS, env=whole
         )

@@ -41,6 +41,7 @@ def check(shape: dict[str, Any], partition: str | None, own: dict[str, Any], **p
         ({"memory_gb": 9999}, None, {"mem": None}, {}),
         ({"memory_gb": 9999}, None, {"mem-per-cpu": "2G"}, {}),
         ({"memory_gb": 9999}, None, {}, {"memory_option": "none"}),
+        ({"cpus": 99}, None, {"cpus-per-task": None, "mem-per-cpu": "2G"}, {}),
         ({"cpus": 999, "minutes": 9999}, "elsewhere", {}, {}),
         ({"minutes": 9999}, "all", {"time": "30"}, {}),
         ({"gpus": 1}, "gpu", {}, {"constraint": "a100|v100"}),
@@ -72,6 +73,8 @@ def test_what_some_node_could_run_is_passed(
         ),
         ({}, "gpu", {"gres": "gpu:a100:8"}, {}, "sbatch.gres=gpu:a100:8 is more .* 4 GPUs of type a100"),
         ({}, "gpu", {"gpus-per-node": "v100:4"}, {}, "sbatch.gpus-per-node=v100:4 is more .* 2 GPUs of type v100"),
+        ({}, None, {"cpus_per_task": "63"}, {}, "sbatch.cpus-per-task=63 is more than any node of partition=cpu has"),
+        ({"cpus": 2}, "gpu", {"mem-per-cpu": "250G"}, {}, "sbatch.mem-per-cpu=250G for each of 2 CPUs is more"),
         ({"minutes": 2881}, None, {}, {}, "resources.minutes=2881 is above the limit of partition=cpu, 2880 minutes"),
         ({}, "all", {"time": "1:00:00"}, {}, "sbatch.time=1:00:00 is above the limit of partition=all, 30 minutes"),
         (

@@ -15,6 +15,7 @@ from launch.sweep.clusters.slurm import Slurm, dependency
 from launch.sweep.clusters.slurm_commands import array_states, cancel_jobs, find_jobs
 from launch.sweep.plan.resources import Shape
 from rnet.errors import UserError
+from tests.launch.sweep.clusters.test_arrays import graph
 
 
 def test_the_job_script_says_what_was_asked_for(tmp_path: Path) -> None:
@@ -142,6 +143,35 @@ def test_the_clusters_of_a_federation_are_asked_and_told_each_of_its_own_jobs(
     assert array_states(["north:12", "south:12"]) == {"north:12_0": "running", "south:12_0": "timed out"}
     cancel_jobs(["north:12", "south:12_0", "south:13"])
     assert called.read_text() == "--clusters=north 12\n--clusters=south 12_0 13\n"
+
+
+def test_arrays_are_as_long_as_the_site_allows_or_the_profile_where_it_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = graph(1, 1, 9)
+    cells = range(len(plan.cells))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sizes = []
+    for line in ("echo MaxArraySize = 4", "echo 'Access/permission denied' >&2; exit 1"):
+        _stand_in(tmp_path, "scontrol", line)
+        sizes.append(max(len(array.tasks) for array in Slurm(kind="slurm", max_array_size=7).arrays(plan, cells)))
+    assert sizes == [3, 7]
+
+
+def test_a_persons_partition_is_the_one_that_requests_are_checked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes = "NodeName=a CPUTot=1 Partitions=small\nNodeName=b CPUTot=8 RealMemory=9000 Partitions=big"
+    partitions = "PartitionName=small Default=YES\nPartitionName=big Default=NO"
+    _stand_in(tmp_path, "scontrol", f"case $* in *nodes) echo '{nodes}';; *) echo '{partitions}';; esac")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arrays = [Array(stage="train", shape=Shape(cpus=8), tasks=[[0]])]
+    with pytest.raises(UserError, match="partition=small"):
+        Slurm(kind="slurm").check(arrays)
+    monkeypatch.setenv("SBATCH_PARTITION", "big")
+    Slurm(kind="slurm").check(arrays)
+    with pytest.raises(UserError, match="partition=small"):
+        Slurm(kind="slurm", partition="small").check(arrays)
 
 
 def _stand_in(folder: Path, name: str, line: str) -> None:
