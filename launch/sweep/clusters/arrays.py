@@ -25,11 +25,15 @@ After = Mapping[str, list[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
-    """Cells (by index) of one stage and shape, a list for each task."""
+    """Cells (by index) of one stage and shape, a list for each task.
+
+    packing: how many times as much as its stage asks for a task has to do (and minutes to do it), to have few arrays.
+    """
 
     stage: str
     shape: Shape
     tasks: list[list[int]]
+    packing: int = 1
 
 
 def make_arrays(plan: Plan, wanted: Iterable[int], *, max_size: int, max_arrays: int) -> list[Array]:
@@ -65,11 +69,12 @@ def _split(
     arrays = []
     for (_, stage, shape_index, _), members in sorted(keyed.items()):
         shape = plan.shapes[shape_index]
-        if shape.nodes * shape.processes == 1:
-            shape = replace(shape, pack=shape.pack * packing, minutes=shape.minutes * packing)
+        times = packing if shape.nodes * shape.processes == 1 else 1
+        shape = replace(shape, pack=shape.pack * times, minutes=shape.minutes * times)
         tasks = [members[start : start + shape.pack] for start in range(0, len(members), shape.pack)]
         for start in range(0, len(tasks), max_size):
-            arrays.append(Array(stage=STAGE_NAMES[stage], shape=shape, tasks=tasks[start : start + max_size]))
+            some = tasks[start : start + max_size]
+            arrays.append(Array(stage=STAGE_NAMES[stage], shape=shape, tasks=some, packing=times))
     return arrays
 
 

@@ -81,8 +81,10 @@ def resource_options(
     return options
 
 
-def need_of(stage: str, shape: Shape, own: Mapping[str, Any], memory_option: str, gpu_type: str | None) -> Need:
-    """What a task asks of a node, as far as rnet knows the options that ask for it."""
+def need_of(
+    stage: str, shape: Shape, own: Mapping[str, Any], memory_option: str, gpu_type: str | None, packing: int = 1
+) -> Need:  # fmt: skip
+    """What a task asks of a node, as far as rnet knows the options that ask for it. packing: of its array."""
     many = f" for each of {shape.processes} processes" if shape.processes > 1 else ""
     texts = {"nodes": f"resources.nodes={shape.nodes}"}
     found: dict[str, Any] = {"nodes": shape.nodes}
@@ -94,6 +96,9 @@ def need_of(stage: str, shape: Shape, own: Mapping[str, Any], memory_option: str
         found["cpus"] = cpus * shape.processes
     if "time" not in own:
         found["minutes"], texts["minutes"] = shape.minutes, f"resources.minutes={shape.minutes}"
+        if packing > 1:
+            texts["minutes"] = f"resources.minutes={shape.minutes // packing}, {packing} times for what shares a task,"
+            texts["less time"] = "raise max_submissions in the profile, so that tasks share less, or ask for less time"
     elif own["time"]:
         found["minutes"], texts["minutes"] = parse_minutes(str(own["time"])) or 0, f"sbatch.time={own['time']}"
     if own.get("mem"):

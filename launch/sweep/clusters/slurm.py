@@ -121,7 +121,7 @@ class Slurm(Cluster):
         }
         partition, constraint = (self._own.get(name, value) for name, value in own.items())
         for array in arrays:
-            need = need_of(array.stage, array.shape, self._own, self.memory_option, self.gpu_type)
+            need = need_of(array.stage, array.shape, self._own, self.memory_option, self.gpu_type, array.packing)
             check_need(need, offers, str(partition or "") or None, str(constraint or "") or None)
 
     def start(self, root: Path, submission: Submission, array: Array, after: After) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,21 @@ def test_a_persons_partition_is_the_one_that_requests_are_checked_for(
     Slurm(kind="slurm").check(arrays)
     with pytest.raises(UserError, match="partition=small"):
         Slurm(kind="slurm", partition="small").check(arrays)
+
+
+def test_a_time_that_is_too_long_since_cells_share_tasks_is_told_as_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = "*config) ;; *nodes) echo NodeName=a CPUTot=1 RealMemory=9000 Partitions=p;;"
+    _stand_in(tmp_path, "scontrol", f"case $* in {answers} *) echo PartitionName=p Default=YES MaxTime=90;; esac")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    plan = graph(1, 4, 4)
+    words = r"resources.minutes=60, 8 times for what shares a task, is above .* 90 minutes; raise max_submissions"
+    for most, share in ((4, True), (20, False)):
+        cluster = Slurm(kind="slurm", max_array_size=2, max_submissions=most)
+        arrays = cluster.arrays(plan, range(len(plan.cells)))
+        with pytest.raises(UserError, match=words) if share else nullcontext():
+            cluster.check(arrays)
 
 
 def _stand_in(folder: Path, name: str, line: str) -> None:
