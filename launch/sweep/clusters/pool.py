@@ -27,7 +27,7 @@ from launch.sweep.clusters.base import Cluster
 from launch.sweep.plan.plan import Plan
 from launch.sweep.plan.resources import Shape
 from launch.sweep.records import submissions
-from launch.sweep.records.attempts import latest_attempt, process_alive
+from launch.sweep.records.attempts import SILENT_SECONDS, latest_attempt, process_alive
 from launch.sweep.records.submissions import LIVE, Submission
 from launch.sweep.work.task import run_task
 from rnet.errors import UserError
@@ -168,7 +168,8 @@ def coming(root: Path, own: str, labels: Collection[str]) -> set[str]:
         if submission.job and _process_here(submission.job) != 0:
             status = latest_attempt(root, *label.split("/")) or {"attempt": 0}
             begun = status["attempt"] > submission.cells[label]["dead"]
-            if not begun or status["state"] == "running":
+            beats = begun and status["state"] == "running" and time.time() - status["updated"] < SILENT_SECONDS
+            if beats or not begun:
                 found.add(label)
     return found
 

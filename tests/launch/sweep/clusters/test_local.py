@@ -76,14 +76,14 @@ def test_the_first_tasks_of_a_submission_are_started_first() -> None:
     assert started == list(range(len(plan.cells)))
 
 
-@pytest.mark.parametrize("end", ["result", "failed", "gone"])
+@pytest.mark.parametrize("end", ["result", "failed", "gone", "silent"])
 def test_a_parent_that_another_submission_computes_is_waited_for(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
     plan = graph(2, 1, 1)
     first, *others = range(len(plan.cells))
-    known = submitted(tmp_path, plan, [first], job=HERE)
+    known = submitted(tmp_path, plan, [first], job="elsewhere:1" if end == "silent" else HERE)
     record = new_submission(plan, "cells", [[index] for index in others], {}, None)
     submissions.save(tmp_path, record)
     looks, begun = 0, []
@@ -99,6 +99,8 @@ def test_a_parent_that_another_submission_computes_is_waited_for(
                 finish(tmp_path, plan.cells[first].label)
             elif end == "failed":
                 started(tmp_path, plan, first, known, "failed", error="x")
+            elif end == "silent":
+                monkeypatch.setattr(pool, "SILENT_SECONDS", 0.0)
             else:
                 known.job = GONE
                 submissions.save(tmp_path, known)
