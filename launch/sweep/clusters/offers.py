@@ -42,6 +42,8 @@ class Partition:
     max_nodes: int | None = None
     max_mem_per_cpu: int | None = None
     max_mem_per_node: int | None = None
+    max_cpus_per_node: int | None = None
+    total_nodes: int | None = None
     accounts: tuple[str, ...] = ()
     qos: tuple[str, ...] = ()
 
@@ -56,6 +58,10 @@ class Offers:
     def partition(self, name: str | None) -> Partition | None:
         """The partition of that name, or the default one."""
         return next((p for p in self.partitions if (p.name == name if name else p.default)), None)
+
+    def hides_nodes_of(self, partition: Partition) -> bool:
+        """Whether it has nodes that are not shown: of a cloud, switched off, or what a site keeps private."""
+        return len(self.nodes_of(partition.name)) < (partition.total_nodes or 0)
 
     def nodes_of(self, partition: str) -> list[Node]:
         """The nodes of a partition."""
@@ -100,6 +106,8 @@ def parse_partitions(text: str) -> list[Partition]:
                     max_minutes=parse_minutes(pairs.get("MaxTime", "")), max_nodes=_number(pairs.get("MaxNodes")),
                     max_mem_per_cpu=_number(pairs.get("MaxMemPerCPU")),
                     max_mem_per_node=_number(pairs.get("MaxMemPerNode")),
+                    max_cpus_per_node=_number(pairs.get("MaxCPUsPerNode")),
+                    total_nodes=_number(pairs.get("TotalNodes")),
                     accounts=_some(pairs.get("AllowAccounts", "")), qos=_some(pairs.get("AllowQos", "")),
                 )
             )  # fmt: skip
@@ -172,6 +180,11 @@ def _refusal(need: Need, offers: Offers, partition: Partition, constraint: str |
     if partition.max_mem_per_node and need.memory_mb > partition.max_mem_per_node:
         limit = f"{partition.max_mem_per_node} MiB of memory on a node"
         return f"{text['memory_mb']} is above the limit of {where}, {limit}; {_REMEDIES['memory_mb']}"
+    if partition.max_cpus_per_node and need.cpus > partition.max_cpus_per_node:
+        limit = f"{partition.max_cpus_per_node} CPUs of a node"
+        return f"{text['cpus']} is above the limit of {where}, {limit}; {_REMEDIES['cpus']}"
+    if offers.hides_nodes_of(partition):
+        return ""
     nodes = offers.nodes_of(partition.name)
     if constraint and re.fullmatch(r"[\w.-]+", constraint):  # not one of Slurm's expressions
         nodes = [node for node in nodes if constraint in node.features]

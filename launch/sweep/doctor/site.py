@@ -17,7 +17,8 @@ def findings_of(site: Site) -> list[Finding]:
     if not site.offers.partitions:
         found.append(Finding(about="partitions", found="not told", means="requests are not checked before sbatch"))
     for partition in site.offers.partitions:
-        found.append(_finding_of(partition, site.offers.nodes_of(partition.name)))
+        nodes, hidden = site.offers.nodes_of(partition.name), site.offers.hides_nodes_of(partition)
+        found.append(_finding_of(partition, nodes, hidden))
     found.append(_memory(site))
     found.append(_gpus(site))
     if site.accounting:
@@ -41,17 +42,20 @@ def findings_of(site: Site) -> list[Finding]:
     return found
 
 
-def _finding_of(partition: Partition, nodes: list[Node]) -> Finding:
+def _finding_of(partition: Partition, nodes: list[Node], hidden: bool) -> Finding:
     limit = f"up to {partition.max_minutes} min" if partition.max_minutes else "no time limit"
-    parts = [f"{len(nodes)} nodes", limit]
+    shown = f"of {partition.total_nodes} nodes {len(nodes)} shown" if hidden else f"{len(nodes)} nodes"
+    parts = [shown, limit]
     if nodes:
         parts.append(f"nodes of {_span(node.cpus for node in nodes)} CPUs, {_span(n.memory_mb for n in nodes)} MiB")
     gpus = gpu_names(nodes)
     if gpus:
         parts.append("GPUs: " + ", ".join(f"{name or 'no type'} ({count} on a node)" for name, count in gpus.items()))
+    if partition.max_cpus_per_node:
+        parts.append(f"at most {partition.max_cpus_per_node} CPUs of a node")
     if partition.max_mem_per_cpu:
         parts.append(f"at most {partition.max_mem_per_cpu} MiB a CPU")
-    notes = []
+    notes = ["what its nodes have is not checked before sbatch"] if hidden else []
     if partition.accounts:
         notes.append(f"for accounts {', '.join(partition.accounts)} only")
     if partition.qos:
@@ -93,11 +97,13 @@ def _memory(site: Site) -> Finding:
 def _gpus(site: Site) -> Finding:
     names = gpu_names(list(site.offers.nodes))
     if not names:
-        return Finding(about="GPUs", found="none told", means="resources: gpus: 1 cannot be satisfied")
-    means = ["write gpu_option: gres; this Slurm has no --gpus-per-task"] if site.gpus_by_gres else []
+        hidden = any(map(site.offers.hides_nodes_of, site.offers.partitions))
+        means = "nodes that are not shown may have some" if hidden else "resources: gpus: 1 cannot be satisfied"
+        return Finding(about="GPUs", found="none told", means=means)
+    ways = ["write gpu_option: gres; this Slurm has no --gpus-per-task"] if site.gpus_by_gres else []
     if len(names) > 1:
-        means.append("gpu_type in the profile chooses one")
-    return Finding(about="GPUs", found=", ".join(name or "no type" for name in names), means="; ".join(means))
+        ways.append("gpu_type in the profile chooses one")
+    return Finding(about="GPUs", found=", ".join(name or "no type" for name in names), means="; ".join(ways))
 
 
 def _preemption(own: dict[str, str]) -> Finding:

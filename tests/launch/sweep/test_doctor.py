@@ -37,6 +37,10 @@ OLD = {
     "sacct": UserError("sacct: Slurm accounting storage is disabled"),
     "sacctmgr": UserError("sacctmgr: not allowed"), "srun": UserError("no Slurm here: srun is not on PATH"),
 }  # fmt: skip
+CLOUD = {
+    "config": "ClusterName = cloud\n", "nodes": "NodeName=s1 CPUTot=8 RealMemory=9000 Partitions=queue\n",
+    "partitions": "PartitionName=queue Default=YES State=UP MaxTime=60 MaxCPUsPerNode=4 TotalNodes=9\n",
+}  # fmt: skip
 MUTE = {"config": "MaxArraySize = 1001\n"}
 
 
@@ -72,9 +76,14 @@ def site_that_says(said: dict[str, str | UserError]) -> Ask:
             "accounting": "none is kept -> rnet goes on with squeue and its own files; how a killed task ended is "
             "known for 300 sec",
         }, ["arrays"]),
+        (CLOUD, {
+            "partition queue (default)": "of 9 nodes 1 shown; up to 60 min; nodes of 8 CPUs, 9000 MiB; at most 4 CPUs "
+            "of a node -> what its nodes have is not checked before sbatch",
+            "GPUs": "none told -> nodes that are not shown may have some",
+        }, []),
         (MUTE, {"partitions": "not told -> requests are not checked", "accounting": "sacct: no -> rnet goes on"}, []),
     ],
-    ids=["gpus", "old", "mute"],
+    ids=["gpus", "old", "cloud", "mute"],
 )  # fmt: skip
 def test_each_line_says_what_was_found_and_what_it_means(
     said: dict[str, str | UserError], lines: dict[str, str], bad: list[str]

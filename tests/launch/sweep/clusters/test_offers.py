@@ -17,11 +17,14 @@ NodeName=c1 Arch=x86_64 CPUAlloc=0 CPUEfctv=62 CPUTot=64 AvailableFeatures=skyla
 NodeName=c1 CPUEfctv=62 CPUTot=64 AvailableFeatures=skylake,ib RealMemory=192000 State=IDLE Partitions=cpu,all
 NodeName=g CPUTot=32 AvailableFeatures=a100 Gres=gpu:a100:4(S:0) RealMemory=510000 MemSpecLimit=10000 Partitions=all,gpu
 NodeName=g2 CPUTot=16 AvailableFeatures=v100 Gres=gpu:v100:2,shard:8 RealMemory=96000 State=DOWN Partitions=gpu,all
+NodeName=s CPUTot=32 RealMemory=96000 State=IDLE Partitions=shared,cloud
 """
 PARTITIONS = """\
 PartitionName=cpu AllowAccounts=ALL Default=YES MaxTime=2-00:00:00 MaxMemPerCPU=4000 MaxNodes=UNLIMITED
 PartitionName=gpu Default=NO MaxTime=UNLIMITED State=UP MaxNodes=1 MaxMemPerNode=UNLIMITED AllowAccounts=lab,ops
-PartitionName=all Default=NO MaxTime=30 MaxMemPerNode=64000 State=UP
+PartitionName=all Default=NO MaxTime=30 MaxMemPerNode=64000 State=UP TotalCPUs=112 TotalNodes=3
+PartitionName=cloud MaxTime=60 MaxCPUsPerNode=UNLIMITED TotalNodes=9
+PartitionName=shared MaxCPUsPerNode=24 TotalNodes=1
 """
 SITE = Offers(nodes=parse_nodes(NODES), partitions=partitions(PARTITIONS))
 
@@ -46,6 +49,8 @@ def check(shape: dict[str, Any], partition: str | None, own: dict[str, Any], **p
         ({"minutes": 9999}, "all", {"time": "30"}, {}),
         ({"gpus": 1}, "gpu", {}, {"constraint": "a100|v100"}),
         ({}, "cpu", {"exclusive": True, "mem": "0"}, {}),
+        ({"cpus": 24}, "shared", {}, {}),
+        ({"cpus": 96, "gpus": 1, "nodes": 4}, "cloud", {}, {"constraint": "h100"}),  # its other nodes are not shown
     ],
 )
 def test_what_some_node_could_run_is_passed(
@@ -84,6 +89,8 @@ def test_what_some_node_could_run_is_passed(
             {},
             "resources.memory_gb=63 is above the limit of partition=all, 64000 MiB",
         ),
+        ({"cpus": 25}, "shared", {}, {}, "resources.cpus=25 is above the limit of partition=shared, 24 CPUs of a node"),
+        ({"minutes": 61, "cpus": 96}, "cloud", {}, {}, "resources.minutes=61 is above the limit of partition=cloud"),
         ({"nodes": 2}, None, {}, {}, "resources.nodes=2 is more than partition=cpu has of such nodes, 1"),
         ({"nodes": 2}, "gpu", {}, {}, "resources.nodes=2 is more than partition=gpu has of such nodes, 1"),
         ({"gpus": 1, "memory_gb": 200}, "gpu", {}, {"gpu_type": "v100"}, "no node .*memory_gb=200, resources.gpus=1"),
