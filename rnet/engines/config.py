@@ -10,7 +10,7 @@ from rnet.errors import UserError, unknown_name
 
 _WORDS = {"backend": ("auto", "gloo", "nccl"), "victim": ("replica", "zero3")}
 _LEAST = {"accumulate": 1, "log_every": 1, "eval_every": 1, "eval_samples": 1, "workers": 0, "checkpoint_steps": 0}
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?")  # torch takes cuda:128 for cuda:-128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,6 +183,9 @@ def test_a_wrong_input_is_refused_before_anything_is_written(
     ("line", "message"),
     [
         ("engine.device=tpu", r"engine\.device='tpu' is no device"),
+        ("engine.device=cuda:128", r"engine\.device='cuda:128' is no device"),
+        ("engine.device=cuda:99999999999", r"engine\.device='cuda:99999999999' is no device"),
+        ("engine.device=cuda:01", r"engine\.device='cuda:01' is no device"),
         ("engine.compile=maybe", r"engine\.compile='maybe' must be true, false or auto"),
         ("engine.checkpoint_steps=-1", r"engine\.checkpoint_steps=-1 must be at least 0"),
         ("engine.checkpoint_seconds=-1", r"engine\.checkpoint_seconds=-1\.0 must be 0 or more"),

@@ -175,8 +175,7 @@ def _refusal(need: Need, offers: Offers, partition: Partition, constraint: str |
     """Why the partition cannot run it; empty if it can."""
     text, where = need.texts, f"partition={partition.name}"
     if partition.max_minutes is not None and need.minutes > partition.max_minutes:
-        remedy = text.get("less time", "ask for less time")
-        return f"{text['minutes']} is above the limit of {where}, {partition.max_minutes} minutes; {remedy}"
+        return f"{text['minutes']} is above the limit of {where}, {partition.max_minutes} minutes; ask for less time"
     if partition.max_mem_per_node and need.memory_mb > partition.max_mem_per_node:
         limit = f"{partition.max_mem_per_node} MiB of memory on a node"
         return f"{text['memory_mb']} is above the limit of {where}, {limit}; {_REMEDIES['memory_mb']}"

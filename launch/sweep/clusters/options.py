@@ -97,8 +97,8 @@ def need_of(
     if "time" not in own:
         found["minutes"], texts["minutes"] = shape.minutes, f"resources.minutes={shape.minutes}"
         if packing > 1:
-            texts["minutes"] = f"resources.minutes={shape.minutes // packing}, {packing} times for what shares a task,"
-            texts["less time"] = "raise max_submissions in the profile, so that tasks share less, or ask for less time"
+            times = f"{packing} times as a low max_submissions makes cells share a task"
+            texts["minutes"] = f"resources.minutes={shape.minutes // packing}, {times},"
     elif own["time"]:
         found["minutes"], texts["minutes"] = parse_minutes(str(own["time"])) or 0, f"sbatch.time={own['time']}"
     if own.get("mem"):

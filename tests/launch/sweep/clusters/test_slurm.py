@@ -182,7 +182,7 @@ def test_a_time_that_is_too_long_since_cells_share_tasks_is_told_as_it_was_asked
     _stand_in(tmp_path, "scontrol", f"case $* in {answers} *) echo PartitionName=p Default=YES MaxTime=90;; esac")
     monkeypatch.setenv("PATH", str(tmp_path))
     plan = graph(1, 4, 4)
-    words = r"resources.minutes=60, 8 times for what shares a task, is above .* 90 minutes; raise max_submissions"
+    words = r"resources.minutes=60, 8 times as a low max_submissions makes cells share a task, is above .* 90 minutes"
     for most, share in ((4, True), (20, False)):
         cluster = Slurm(kind="slurm", max_array_size=2, max_submissions=most)
         arrays = cluster.arrays(plan, range(len(plan.cells)))
