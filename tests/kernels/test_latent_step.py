@@ -68,6 +68,18 @@ def test_step_equals_loops_in_float64(run: Run, B: int, C: int, dtype: torch.dty
     assert_near(squared, (out.double() - z.double()).square().sum())
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "tokens", "strided", "transposed"])
+def test_a_shuffle_that_moves_few_channels(run: Run, layout: str) -> None:
+    *latents, _ = draw(3, 32, 2, 3)
+    (z1, axis), (z, _), (gradient, _) = (laid_out(latent, layout) for latent in latents)
+    perm_BC = torch.arange(32).repeat(3, 1)
+    perm_BC[0, [3, 20]], perm_BC[2, [0, 31, 7]] = torch.tensor([20, 3]), torch.tensor([31, 7, 0])
+    before = (z1 - z).square().sum()
+    out, squared = run(latent_step, z1, z, gradient, before, perm_BC, channel_axis=axis, **SETTINGS)
+    assert_near(out, in_loops(z1, z, gradient, float(before), perm_BC, axis), digits=1e-6)
+    assert_near(squared, (out.double() - z.double()).square().sum())
+
+
 def test_step_without_a_shuffle_moves_each_element_where_it_is(run: Run) -> None:
     z1, z, gradient, _ = draw(2, 5, 7)
     before = (z1 - z).square().sum()
