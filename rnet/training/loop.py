@@ -27,6 +27,7 @@ from rnet.engines.config import EngineConfig, check_device
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, world_size
 from rnet.parallel.launch import launched
+from rnet.rewrites.cpu.freed_memory import keep_freed_memory
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
 from rnet.training.finite import FiniteWatch, first_not_finite, not_kept, tensors_in
@@ -94,6 +95,8 @@ class Run:
         if not divides_parameters(config):
             model.to(self.device)
         use_channels_last(model)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         engine = build_engine(
             config, model, optimizer, scheduler, device=self.device, precision=self.precision, clip_norm=clip_norm,
             average=average,
