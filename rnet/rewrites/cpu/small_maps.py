@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rnet.kernels.kept_tensors import keep_tensors
-from rnet.rewrites.cpu.winograd import products, transform_weights, winograd_conv
+from rnet.rewrites.cpu.products import PackedWeights
+from rnet.rewrites.cpu.winograd import multiplications, transform_weights, winograd_conv
 
 FEWEST_CHANNELS = 128
 """With fewer, a direct 3x3 convolution is as fast (2 cores, AVX2); twice as many where tiles stick out of the map."""
@@ -19,6 +19,9 @@ LARGEST_SUBSAMPLED = 8
 LARGEST_MAP = 16
 LEAST_SAVED = 3.0
 """How many times fewer multiplications Winograd's algorithm must take."""
+
+_untraced = torch.compiler.disable(winograd_conv)
+"""For a compiler, which could not look into packed weights. Asking costs less than calling this where there is none."""
 
 
 class RewrittenConv2d(nn.Module):
@@ -41,7 +44,7 @@ class RewrittenConv2d(nn.Module):
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Takes over the Conv2d's present weights, in place."""
+        """Takes over the Conv2d's present weights."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """As the Conv2d, up to rounding; channels_last."""
@@ -59,60 +62,39 @@ class WinogradConv2d(RewrittenConv2d):
     """3x3 by Winograd's algorithm (rnet/rewrites/cpu/winograd.py)."""
 
     kernel, stride = 3, 1
-    u_PCK: Tensor
 
     def __init__(self, conv: nn.Conv2d, size: tuple[int, int]) -> None:
         super().__init__(conv, size)
-        self.register_buffer("u_PCK", transform_weights(conv.weight, size), persistent=False)
+        self._weights = PackedWeights(self._products)
 
     @classmethod
     def pays(cls, channels_in: int, channels_out: int, size: tuple[int, int]) -> bool:
         height, width = size
         exact = size == (2, 2) or (height % 4 == 0 and width % 4 == 0)
         fewest = FEWEST_CHANNELS if exact else 2 * FEWEST_CHANNELS
-        saved = 9 * height * width / products(size)
+        saved = 9 * height * width / multiplications(size)
         return max(size) <= LARGEST_MAP and min(channels_in, channels_out) >= fewest and saved >= LEAST_SAVED
 
     def refresh(self) -> None:
-        transform_weights(self.conv.weight, self.size, out=self.u_PCK)
+        self._weights.renew()
+
+    def _products(self) -> Tensor:
+        return transform_weights(self.conv.weight, self.size, self.stride)
 
     def compute(self, x_NCHW: Tensor) -> Tensor:
-        return winograd_conv(x_NCHW, self.u_PCK, self.conv.bias)
+        convolve = _untraced if torch.compiler.is_compiling() else winograd_conv
+        y: Tensor = convolve(x_NCHW, self._weights, self.conv.bias, self.size, self.stride)
+        return y
 
 
-class HalvingConv2d(RewrittenConv2d):
-    """3x3 with stride 2 from 4x4 to 2x2, without the 11 of 36 multiplications that meet the zero border.
-
-    P = 25 pairs of a position that is read and one that is written, as many matrix products, forward and backward.
-    """
+class HalvingConv2d(WinogradConv2d):
+    """3x3 with stride 2 from 4x4 to 2x2, without the 11 of 36 multiplications that meet the zero border."""
 
     kernel, stride = 3, 2
-    u_PCK: Tensor
-
-    def __init__(self, conv: nn.Conv2d, size: tuple[int, int]) -> None:
-        super().__init__(conv, size)
-        self.register_buffer("u_PCK", self._taps(), persistent=False)
 
     @classmethod
     def pays(cls, channels_in: int, channels_out: int, size: tuple[int, int]) -> bool:
         return size == (4, 4) and min(channels_in, channels_out) >= FEWEST_CHANNELS
-
-    def refresh(self) -> None:
-        self.u_PCK.copy_(self._taps())
-
-    def compute(self, x_NCHW: Tensor) -> Tensor:
-        size_N, channels, bias = len(x_NCHW), self.u_PCK.shape[2], self.conv.bias
-        read_PI, _, write_OP = (matrix.to(x_NCHW) for matrix in _halving())
-        x_NIC = x_NCHW.permute(0, 2, 3, 1).reshape(size_N, 16, -1)
-        x_PNC = torch.bmm(read_PI.expand(size_N, -1, -1), x_NIC).transpose(0, 1)
-        y_NPK = torch.bmm(x_PNC, self.u_PCK).transpose(0, 1)
-        start = x_NCHW.new_zeros(()) if bias is None else bias
-        y_NOK = torch.baddbmm(start, write_OP.expand(size_N, -1, -1), y_NPK)
-        return y_NOK.view(size_N, 2, 2, channels).permute(0, 3, 1, 2)
-
-    def _taps(self) -> Tensor:
-        tap_P = _halving()[1]
-        return self.conv.weight.detach().flatten(2)[:, :, tap_P].permute(2, 1, 0).contiguous()
 
 
 class SubsampledConv2d(RewrittenConv2d):
@@ -180,14 +162,3 @@ def _kind(conv: nn.Module) -> type[RewrittenConv2d] | None:
         ):
             return kind
     return None
-
-
-@keep_tensors()
-def _halving() -> tuple[Tensor, Tensor, Tensor]:
-    """What each of 25 products reads (25, 16), its tap (25,) and where it is added (4, 25)."""
-    line = [(2 * y + tap - 1, tap, y) for y in range(2) for tap in range(3) if 2 * y + tap - 1 >= 0]
-    read, write = torch.zeros(5, 4), torch.zeros(2, 5)
-    for p, (x, _, y) in enumerate(line):
-        read[p, x] = write[y, p] = 1.0
-    taps = torch.tensor([3 * vertical + horizontal for _, vertical, _ in line for _, horizontal, _ in line])
-    return torch.kron(read, read), taps, torch.kron(write, write)

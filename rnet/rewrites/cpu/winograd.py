@@ -1,266 +1,212 @@
-"""3x3 convolutions of small feature maps with a quarter of the multiplications, for weights that stay for a while.
+"""3x3 convolutions of small feature maps with fewer multiplications, for weights that stand still for a while.
 
-Each tile of the output is bilinear in the map and in the weights: y = A [(G w) * (B x)], where * multiplies the P
-components one by one and sums over channels: P matrix products in place of nine per position of the tile. A tile of
-4x4 takes P = 36 of them instead of 144 (Winograd 1980; Lavin, Gray, CVPR 2016), a whole 2x2 map with its zero border 9
-instead of 36. G w pays where the same weights meet many maps, as in RemovalNet's latent level: twenty steps, forward
-and backward, through one frozen network.
+Along one axis each tile of the output is bilinear in the map and in the weights: y = A [(G w) * (B x)], where *
+multiplies the Q components one by one and, over both axes, sums over channels: Q^2 matrix products in place of nine per
+position. A tile of 4 takes Q = 6 components instead of 12 products (Winograd 1980; Lavin, Gray, CVPR 2016), a map of 2
+with its zero border 3 instead of 6; with stride 2 a map of 4 takes 5 instead of 6, those that do not meet the border.
+G w pays where the same weights meet many maps, as in RemovalNet's latent level: twenty steps, forward and backward,
+through one frozen network. The gradient of x from one of y has the same form with each matrix transposed.
 
-The finite points at which the polynomials of 4x4 tiles are evaluated, 0, +-5/7 and +-7/5, keep rounding within a
+The finite points at which the polynomials of tiles of 4 are evaluated, 0, +-5/7 and +-7/5, keep rounding within a
 few times that of a direct convolution; with the usual 0, +-1 and +-2 it is about twice as large (compare Barabasz et
 al., ACM TOMS 2020).
-They also serve the backward pass, which convolves with the weights turned by half a circle. A turned polynomial takes
-at a point what the first one takes at its inverse, up to a factor, and 5/7 and 7/5, 0 and infinity are each other's
-inverses: so its components are those of the first in another order, which the maps B and A make up for.
 
-Shapes: N images, C channels in, K out, H height, W width, P components, T tiles.
+B and A of all tiles along an axis are one matrix each, in which a border is a row or column of zeros: so maps need
+neither a border nor to be cut into tiles, and tiles may stick out.
+
+Shapes: N images, C channels in, K out, H height, W width, P = Q^2 products, R tiles down, S tiles across, T = N R rows.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnet.errors import UserError
-from rnet.kernels.checks import check_floats, check_same_device, check_shape
+from rnet.kernels.checks import check_floats, check_shape
 from rnet.kernels.kept_tensors import keep_tensors
+from rnet.rewrites.cpu.products import PackedWeights, multiply
 
 _OP = "winograd_conv"
-POINTS = (0.0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)
-"""And infinity."""
-SCRATCH_ELEMENTS = 1 << 20
-"""Of a work area (4 MiB in float32): the components of a chunk of tiles should stay in the cache ..."""
-FEWEST_TILES = 128
-"""... but a chunk should have as many tiles as this, or reading the weights takes longer than the products."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Algorithm:
-    """Of one tile size m: the three maps in two dimensions, in float64. side: what a tile reads is side x side.
+class _Tile:
+    """Along one axis, in float64: M outputs = write [(weight w) * (read x)], from X elements of the map, of which the
+    first is one before the place that the tile begins at. step: from there to where the next tile begins."""
 
-    turned_PI and turned_OP are map and output for weights that are turned by half a circle after their transformation.
+    read_QX: Tensor
+    weight_Q3: Tensor
+    write_MQ: Tensor
+    step: int
+
+
+def transform_weights(weight_KC33: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
+    """G w, shape (P, K, C), of a 3x3 convolution for maps of `size` (H, W); what winograd_conv's weights are packed of.
+
+    stride: 1, or 2 for maps of 4x4. Raises UserError for other strides and weights.
     """
-
-    m: int
-    side: int
-    map_PI: Tensor
-    weight_P9: Tensor
-    output_OP: Tensor
-    turned_PI: Tensor
-    turned_OP: Tensor
-
-
-def transform_weights(weight_KC33: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
-    """G w, shape (P, C, K), for maps of `size` (H, W); the weights of winograd_conv. out: where to write it."""
     check_floats(_OP, weight=weight_KC33)
     count_K, count_C = weight_KC33.shape[:2]
     check_shape(_OP, "weight", weight_KC33, (count_K, count_C, 3, 3), "a 3x3 convolution without groups")
-    algorithm = _for_map(size)
-    rows = weight_KC33.detach().permute(2, 3, 1, 0).reshape(9, count_C * count_K)
-    g_P9 = algorithm.weight_P9.to(rows)
-    flat = None if out is None else out.view(len(g_P9), count_C * count_K)
-    return torch.mm(g_P9, rows, out=flat).view(-1, count_C, count_K)
+    if stride != 1 and (stride, *size) != (2, 4, 4):
+        raise UserError(f"{_OP}: stride={stride} for maps of {size}; give 1, or 2 for maps of 4x4")
+    weight_Q3 = _tile(size, stride).weight_Q3
+    weight_K9C = weight_KC33.detach().permute(0, 2, 3, 1).reshape(count_K, 9, count_C)  # as channels_last has it
+    transform_P9 = torch.kron(weight_Q3, weight_Q3).to(weight_K9C)
+    return torch.bmm(transform_P9.expand(count_K, -1, -1), weight_K9C).transpose(0, 1).contiguous()
 
 
-def products(size: tuple[int, int]) -> int:
+def multiplications(size: tuple[int, int], stride: int = 1) -> int:
     """How many multiplications per channel in, channel out and map of this size (H, W) are left of 9 H W."""
-    m, components = _tile_and_components(size)
-    return components * -(-size[0] // m) * -(-size[1] // m)
+    components = len(_tile(size, stride).weight_Q3) ** 2
+    return components * _tiles(size[0], size, stride) * _tiles(size[1], size, stride)
 
 
-def winograd_conv(x_NCHW: Tensor, u_PCK: Tensor, bias_K: Tensor | None = None) -> Tensor:
-    """The 3x3 convolution with stride 1 and a zero border of 1: (N, K, H, W), channels_last, of x's type.
+def winograd_conv(
+    x_NCHW: Tensor, weights: PackedWeights, bias_K: Tensor | None, size: tuple[int, int], stride: int = 1
+) -> Tensor:
+    """The convolution with a zero border of 1: (N, K, H, W) or, with stride 2, half of it, channels_last, of x's type.
 
-    u: transform_weights of the weights, for maps of x's height and width. Gradients flow to x only: the weights are
-    taken as constant. float32 or float64, all tensors alike; on CPUs only, where it was measured. Raises UserError for
-    anything else.
+    weights: of transform_weights for this size (H, W) and stride. Gradients flow to x only. float32 or float64, all
+    tensors alike; on CPUs only, where it was measured. Raises UserError for anything else.
     """
-    check_floats(_OP, x=x_NCHW, u=u_PCK)
-    check_same_device(_OP, x=x_NCHW, u=u_PCK)
+    check_floats(_OP, x=x_NCHW)
     if x_NCHW.device.type != "cpu" or x_NCHW.dtype not in (torch.float32, torch.float64):
         raise UserError(f"{_OP}: x is {x_NCHW.dtype} on {x_NCHW.device}; give float32 on a CPU, or use conv2d")
     if x_NCHW.ndim != 4 or x_NCHW.numel() == 0:
         raise UserError(f"{_OP}: x has shape {tuple(x_NCHW.shape)}; give (images, channels, height, width), none empty")
-    _, components = _tile_and_components((x_NCHW.shape[2], x_NCHW.shape[3]))
-    if u_PCK.ndim != 3:
-        raise UserError(f"{_OP}: u has shape {tuple(u_PCK.shape)}; give what transform_weights returns")
-    count_C, count_K = x_NCHW.shape[1], u_PCK.shape[2]
-    what = "what transform_weights gives for x's channels, height and width"
-    check_shape(_OP, "u", u_PCK, (components, count_C, count_K), what)
-    for name, tensor in (("u", u_PCK), *([] if bias_K is None else [("bias", bias_K)])):
-        if tensor.dtype != x_NCHW.dtype:
-            raise UserError(f"{_OP}: {name} is {tensor.dtype} but x {x_NCHW.dtype}; give one type")
+    there, back = weights.for_rows(len(x_NCHW) * _tiles(size[0], size, stride))
+    components = len(_tile(size, stride).weight_Q3)
+    count_K, count_C = len(there) // components**2, len(back) // components**2
+    check_shape(_OP, "x", x_NCHW, (len(x_NCHW), count_C, *size), "maps as the weights are for")
+    if x_NCHW.dtype != there.dtype:
+        raise UserError(f"{_OP}: x is {x_NCHW.dtype} but the weights {there.dtype}; give one type")
     if bias_K is not None:
         check_shape(_OP, "bias", bias_K, (count_K,), "one value per output channel")
-    return winograd_conv_op(x_NCHW, u_PCK, bias_K, False)
+    y: Tensor = _Convolution.apply(x_NCHW, there, back, bias_K, size, stride, False)
+    return y
 
 
-def _compute(x_NCHW: Tensor, u_PCK: Tensor, bias_K: Tensor | None, turned: bool) -> Tensor:
-    """turned: from K channels to C, with the weights turned by half a circle: the gradient of x from one of y."""
-    if turned:
-        u_PCK = u_PCK.transpose(1, 2)
-    size_N, _, height, width = x_NCHW.shape
-    components, count_C, count_K = u_PCK.shape
-    algorithm = _for_map((height, width))
-    rows, columns = -(-height // algorithm.m), -(-width // algorithm.m)
-    out_NKHW = _empty_output(x_NCHW, count_K)
-    out_NHWK = out_NKHW.permute(0, 2, 3, 1)
-    fitting = SCRATCH_ELEMENTS // (components * max(count_C, count_K))  # tiles
-    most = max(max(fitting, FEWEST_TILES) // (rows * columns), 1)
-    chunks = -(-size_N // most)
-    for x_nCHW, out_nHWK in zip(x_NCHW.tensor_split(chunks), out_NHWK.tensor_split(chunks), strict=True):
-        _compute_chunk(algorithm, x_nCHW.permute(0, 2, 3, 1), u_PCK, out_nHWK, rows, columns, turned)
-        if bias_K is not None:
-            out_nHWK.add_(bias_K)
+class _Convolution(torch.autograd.Function):
+    """there, back: weights of what is computed and of its gradient. transposed: x is a gradient of y, for that of x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NCHW: Tensor, there: Tensor, back: Tensor, bias_K: Tensor | None, size: tuple[int, int],
+        stride: int, transposed: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.saved = (there, back, size, stride, transposed)
+        return _compute(x_NCHW, there, bias_K, size, stride, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
+        there, back, size, stride, transposed = ctx.saved
+        slope = _Convolution.apply(gradient_NKHW, back, there, None, size, stride, not transposed)
+        return (slope, *(None,) * 6)
+
+
+def _compute(
+    x_NCHW: Tensor, packed: Tensor, bias_K: Tensor | None, size: tuple[int, int], stride: int, transposed: bool
+) -> Tensor:
+    down_read, down_write = _matrices(size[0], size, stride, transposed, x_NCHW.dtype)  # (RQ, H), (H', RQ)
+    across_read, across_write = _matrices(size[1], size, stride, transposed, x_NCHW.dtype)  # (SQ, W), (W', SQ)
+    components = len(_tile(size, stride).weight_Q3)  # Q
+    size_N, count_C, high, wide = x_NCHW.shape
+    count_K, out_high, out_wide = len(packed) // components**2, len(down_write), len(across_write)
+    x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(size_N * high, wide, count_C)
+    read_LUC = torch.bmm(across_read.expand(len(x_LWC), -1, -1), x_LWC)  # U = SQ
+    read_NHSV = read_LUC.view(size_N, high, -1, components * count_C)
+    out_NKHW = torch.empty(  # not a view, which could not be modified in place
+        (size_N, count_K, out_high, out_wide), dtype=x_NCHW.dtype, memory_format=torch.channels_last
+    )
+    out_LWK = out_NKHW.permute(0, 2, 3, 1).view(size_N * out_high, out_wide, count_K)
+    for s, write in enumerate(across_write.split(components, dim=1)):  # what S tiles take would not stay in the cache
+        parts_NUV = torch.bmm(down_read.expand(size_N, -1, -1), read_NHSV[:, :, s])  # U = RQ
+        m_TPK = multiply(parts_NUV.view(-1, components**2, count_C), packed)
+        m_NUV = m_TPK.view(size_N, len(down_read), components * count_K)
+        written_LQK = torch.bmm(down_write.expand(size_N, -1, -1), m_NUV).view(-1, components, count_K)
+        write_LWQ = write.expand(len(written_LQK), -1, -1)
+        if s == 0:
+            torch.bmm(write_LWQ, written_LQK, out=out_LWK)
+        else:
+            out_LWK.baddbmm_(write_LWQ, written_LQK)
+    if bias_K is not None:
+        out_LWK.add_(bias_K)
     return out_NKHW
 
 
-def _compute_chunk(
-    algorithm: _Algorithm, x_NHWC: Tensor, u_PCK: Tensor, out_NHWK: Tensor, rows: int, columns: int, turned: bool
-) -> None:
-    m, side, dtype = algorithm.m, algorithm.side, u_PCK.dtype
-    size_N, height, width, count_C = x_NHWC.shape
-    components, _, count_K = u_PCK.shape
-    count_T = size_N * rows * columns
-    whole = height == width == m  # one tile is the map: what it reads and writes lies there in order
-    map_PI, output_OP = _matrices(algorithm, whole, turned, dtype)
-    one = _scratch("one", count_T * components * max(count_C, count_K), dtype)
-    other = _scratch("other", len(one), dtype)
-    if whole:
-        read_TIC = x_NHWC.reshape(count_T, m * m, count_C)
-    else:
-        around = (size_N, m * rows + side - m, m * columns + side - m, count_C)
-        padded = _view(_scratch("padded", torch.Size(around).numel(), dtype), around)
-        _with_zero_border(x_NHWC, padded)
-        tiles = padded.unfold(1, side, m).unfold(2, side, m).permute(0, 1, 2, 4, 5, 3)
-        read_TIC = _view(one, (count_T, side * side, count_C))
-        read_TIC.view(tiles.shape).copy_(tiles)
-    v_TPC = torch.bmm(map_PI.expand(count_T, -1, -1), read_TIC, out=_view(other, (count_T, components, count_C)))
-    m_PTK = torch.bmm(v_TPC.transpose(0, 1), u_PCK, out=_view(one, (components, count_T, count_K)))
-    y_TOK = out_NHWK.view(count_T, m * m, count_K) if whole else _view(other, (count_T, m * m, count_K))
-    torch.bmm(output_OP.expand(count_T, -1, -1), m_PTK.transpose(0, 1), out=y_TOK)
-    if not whole:
-        y = y_TOK.view(size_N, rows, columns, m, m, count_K).transpose(2, 3)
-        if height % m or width % m:
-            out_NHWK.copy_(y.reshape(size_N, rows * m, columns * m, count_K)[:, :height, :width])
-        else:
-            out_NHWK.view(y.shape).copy_(y)
+# --- the algorithms
 
 
-def _with_zero_border(x_NHWC: Tensor, out: Tensor) -> None:
-    """x one in from the top and left of out, and zeros around it."""
-    _, height, width, _ = x_NHWC.shape
-    out[:, 0].zero_()
-    out[:, height + 1 :].zero_()
-    out[:, 1 : height + 1, 0].zero_()
-    out[:, 1 : height + 1, width + 1 :].zero_()
-    out[:, 1 : height + 1, 1 : width + 1].copy_(x_NHWC)
+def _tile(size: tuple[int, int], stride: int) -> _Tile:
+    if stride == 2:
+        return _half_of_4()
+    return _whole_2() if tuple(size) == (2, 2) else _tile_of_4()
 
 
-winograd_conv_op = torch.library.custom_op("rnet::winograd_conv", _compute, mutates_args=())
-
-
-@winograd_conv_op.register_fake
-def _fake(x_NCHW, u_PCK, bias_K, turned):  # type: ignore[no-untyped-def]
-    return _empty_output(x_NCHW, u_PCK.shape[1 if turned else 2])
-
-
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    _, u_PCK, _, turned = inputs
-    ctx.save_for_backward(u_PCK)
-    ctx.turned = turned
-
-
-def _backward(ctx, grad_NKHW):  # type: ignore[no-untyped-def]
-    (u_PCK,) = ctx.saved_tensors
-    return winograd_conv_op(grad_NKHW, u_PCK, None, not ctx.turned), None, None, None
-
-
-winograd_conv_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _empty_output(x_NCHW: Tensor, count_K: int) -> Tensor:
-    """Not a view, which could not be modified in place."""
-    size_N, _, height, width = x_NCHW.shape
-    shape = (size_N, count_K, height, width)
-    return torch.empty(shape, dtype=x_NCHW.dtype, device=x_NCHW.device, memory_format=torch.channels_last)
-
-
-def _tile_and_components(size: tuple[int, int]) -> tuple[int, int]:
-    return (2, 9) if tuple(size) == (2, 2) else (4, 36)
-
-
-def _for_map(size: tuple[int, int]) -> _Algorithm:
-    return _whole_2x2() if _tile_and_components(size)[0] == 2 else _tiles_4x4()
+def _tiles(length: int, size: tuple[int, int], stride: int) -> int:
+    """Along an axis of this length, of a map of this size."""
+    return -(-length // _tile(size, stride).step)
 
 
 @keep_tensors()
-def _tiles_4x4() -> _Algorithm:
-    """Transposed Toom-Cook: to correlate is to multiply polynomials, at five points and infinity, transposed."""
-    map_66 = torch.linalg.inv(_values(6)).T
-    map_66[map_66.abs() < 1e-12] = 0.0
-    scale_6 = map_66.abs().amax(dim=1)  # moved into the weights, where it costs nothing
-    weight_63 = _values(3) * scale_6[:, None]
-    inverses = [5, *(POINTS.index(1 / p) for p in POINTS[1:]), 0]
-    return _squared(4, 6, map_66 / scale_6[:, None], weight_63, _values(4).T, inverses)
+def _matrices(
+    length: int, size: tuple[int, int], stride: int, transposed: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """B and A of all tiles along an axis of this length; transposed: those of the gradient."""
+    tile, tiles = _tile(size, stride), _tiles(length, size, stride)
+    outputs, components = tile.write_MQ.shape
+    positions = tiles * tile.step + tile.read_QX.shape[1]  # enough for the border, and what sticks out
+    read = torch.zeros(tiles * components, positions, dtype=torch.float64)
+    write = torch.zeros(tiles * outputs, tiles * components, dtype=torch.float64)
+    for t in range(tiles):
+        own = slice(t * components, (t + 1) * components)
+        read[own, t * tile.step : t * tile.step + tile.read_QX.shape[1]] = tile.read_QX
+        write[t * outputs : (t + 1) * outputs, own] = tile.write_MQ
+    read, write = read[:, 1 : length + 1], write[: -(-length // stride)]
+    if transposed:
+        read, write = write.T, read.T
+    return read.to(dtype).contiguous(), write.to(dtype).contiguous()
 
 
-def _values(terms: int) -> Tensor:
+@keep_tensors()
+def _tile_of_4() -> _Tile:
+    return _Tile(*_correlation(4, 3, (0.0, 5 / 7, -5 / 7, 7 / 5, -7 / 5)), step=4)
+
+
+def _correlation(outputs: int, taps: int, points: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Transposed Toom-Cook: to correlate is to multiply polynomials, at these points and at infinity, transposed."""
+    read_QQ = torch.linalg.inv(_values(points, len(points) + 1)).T
+    read_QQ[read_QQ.abs() < 1e-12] = 0.0
+    scale_Q1 = read_QQ.abs().amax(dim=1, keepdim=True)  # moved into the weights, where it costs nothing
+    return read_QQ / scale_Q1, _values(points, taps) * scale_Q1, _values(points, outputs).T
+
+
+def _values(points: tuple[float, ...], terms: int) -> Tensor:
     """What each coefficient of a polynomial of so many terms adds at each point; at infinity, only the highest does."""
-    rows = [[p**k for k in range(terms)] for p in POINTS]
+    rows = [[p**k for k in range(terms)] for p in points]
     return torch.tensor([*rows, [0.0] * (terms - 1) + [1.0]], dtype=torch.float64)
 
 
 @keep_tensors()
-def _whole_2x2() -> _Algorithm:
+def _whole_2() -> _Tile:
     """y0 = w1 x0 + w2 x1 and y1 = w0 x0 + w1 x1 in three products, as Karatsuba's."""
-    float64 = torch.float64
-    map_32 = torch.tensor([[1, 1], [0, 1], [1, 0]], dtype=float64)
-    weight_33 = torch.tensor([[0, 1, 0], [0, -1, 1], [1, -1, 0]], dtype=float64)
-    output_23 = torch.tensor([[1, 1, 0], [1, 0, 1]], dtype=float64)
-    return _squared(2, 2, map_32, weight_33, output_23, [0, 2, 1])
-
-
-def _squared(
-    m: int, side: int, map_pi: Tensor, weight_p3: Tensor, output_op: Tensor, turned_p: list[int]
-) -> _Algorithm:
-    """The algorithm in two dimensions from the one in one.
-
-    turned_p: which component of weights is, up to a factor, component p of weights in reverse order.
-    """
-    largest = weight_p3.abs().argmax(dim=1, keepdim=True)
-    factor_p = (weight_p3.flip(1)[turned_p].gather(1, largest) / weight_p3.gather(1, largest)).squeeze(1)
-    turned_pi, turned_op = map_pi[turned_p], output_op[:, turned_p] * factor_p
-    maps = (map_pi, weight_p3, output_op, turned_pi, turned_op)
-    return _Algorithm(m, side, *(torch.kron(matrix.contiguous(), matrix.contiguous()) for matrix in maps))
+    read_34 = [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]]
+    weight_33 = [[0, 1, 0], [0, -1, 1], [1, -1, 0]]
+    write_23 = [[1, 1, 0], [1, 0, 1]]
+    read, weight, write = (torch.tensor(rows, dtype=torch.float64) for rows in (read_34, weight_33, write_23))
+    return _Tile(read, weight, write, step=2)
 
 
 @keep_tensors()
-def _matrices(algorithm: _Algorithm, whole: bool, turned: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """B and A. whole: B without the columns that meet the zero border."""
-    m, side = algorithm.m, algorithm.side
-    map_PI = algorithm.turned_PI if turned else algorithm.map_PI
-    output_OP = algorithm.turned_OP if turned else algorithm.output_OP
-    if whole and side > m:
-        map_PI = map_PI.view(-1, side, side)[:, 1:-1, 1:-1].reshape(len(map_PI), m * m)
-    return map_PI.to(dtype).contiguous(), output_OP.to(dtype).contiguous()
-
-
-_areas = threading.local()
-
-
-def _scratch(name: str, elements: int, dtype: torch.dtype) -> Tensor:
-    """A work area of this thread, kept: memory that is new each time would cost page faults."""
-    key = f"{name} {dtype}"
-    area: Tensor | None = getattr(_areas, key, None)
-    if area is None or len(area) < elements:
-        area = torch.empty(elements, dtype=dtype)
-        setattr(_areas, key, area)
-    return area[:elements]
-
-
-def _view(area: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return area[: torch.Size(shape).numel()].view(shape)
+def _half_of_4() -> _Tile:
+    """y0 = w1 x0 + w2 x1 and y1 = w0 x1 + w1 x2 + w2 x3: five products, one for each that does not meet the border."""
+    pairs = [(2 * y + tap, tap, y) for y in range(2) for tap in range(3) if 2 * y + tap >= 1]
+    read, weight, write = (torch.zeros(len(pairs), width, dtype=torch.float64) for width in (5, 3, 2))
+    for q, (x, tap, y) in enumerate(pairs):
+        read[q, x] = weight[q, tap] = write[q, y] = 1.0
+    return _Tile(read, weight, write.T.contiguous(), step=4)

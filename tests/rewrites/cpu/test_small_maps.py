@@ -116,6 +116,27 @@ def test_each_rewritten_convolution_equals_its_own(kind, conv, size: tuple[int, 
     assert slope.is_contiguous(memory_format=torch.channels_last), "or what comes before walks through memory twice"
 
 
+def test_a_copy_packs_weights_of_its_own() -> None:
+    quick = WinogradConv2d(wide(), (4, 4))
+    x = torch.randn(2, 128, 4, 4)
+    before = quick(x)
+    other = copy.deepcopy(quick)
+    other.conv.weight.mul_(2)
+    other.conv.bias.mul_(2)
+    torch.testing.assert_close(other(x), 2 * before)
+    assert torch.equal(quick(x), before)
+
+
+def test_what_is_compiled_around_it_computes_the_same() -> None:
+    model = nn.Sequential(WinogradConv2d(wide(), (4, 4)), nn.ReLU())
+    x = torch.randn(2, 128, 4, 4, requires_grad=True)
+    results = []
+    for function in (model, torch.compile(model, dynamic=False)):
+        y = function(x)
+        results.append((y.detach(), torch.autograd.grad(y.square().sum(), x)[0]))
+    torch.testing.assert_close(*results)
+
+
 def wide() -> nn.Conv2d:
     torch.manual_seed(0)
     return nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False)

@@ -1,0 +1,89 @@
+"""Matrix products by weights that stand still for a while, packed once in the order in which oneDNN reads them.
+
+torch.bmm packs both factors anew in every call, which takes about as long as the products where rows are few. To oneDNN
+the products are a 1x1 convolution in P groups of an image of one row: its T pixels are the rows, P times C channels
+each. What it packs is for one number of rows: with another it would be many times slower.
+
+Shapes: T rows, P products, C what a row holds, K what it becomes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHANNEL_BLOCK = 16
+"""Channels that are no multiple of it oneDNN pads, or takes one by one."""
+_BY_ONE: dict[str, Any] = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
+
+
+class PackedWeights:
+    """Weights of P products, packed when they are asked for, for each number of rows that they meet.
+
+    unpacked: gives them, (P, K, C), as they are now.
+    """
+
+    def __init__(self, unpacked: Callable[[], Tensor]) -> None:
+        self._unpacked = unpacked
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def renew(self) -> None:
+        """Takes over the weights as they are at the next call."""
+        self._packed.clear()
+
+    def for_rows(self, rows: int) -> tuple[Tensor, Tensor]:
+        """For multiply() of so many rows: there, (P K, C, 1, 1), and back, by the transposed weights, (P C, K, 1, 1).
+
+        Opaque where oneDNN has packed them, else as they are.
+        """
+        if rows not in self._packed:
+            u_PKC = self._unpacked().detach()
+            self._packed[rows] = _pack_op(u_PKC, rows), _pack_op(u_PKC.transpose(1, 2), rows)
+        return self._packed[rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: it packs its own."""
+        return self.__dict__ | {"_packed": {}}
+
+
+def multiply(v_TPC: Tensor, packed: Tensor) -> Tensor:
+    """(T, P, K), contiguous: each row's P parts by the weights of each. v: contiguous. Gradients do not flow."""
+    count_T, count_P, count_C = v_TPC.shape
+    count_K = packed.shape[0] // count_P
+    if not packed.is_mkldnn:
+        u_PCK = packed.view(count_P, count_K, count_C).transpose(1, 2)
+        return torch.bmm(v_TPC.transpose(0, 1), u_PCK).transpose(0, 1).contiguous()
+    image = v_TPC.view(1, count_T, 1, count_P * count_C).permute(0, 3, 1, 2)
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        image, packed, None, **_BY_ONE, groups=count_P, attr="none", scalars=[], algorithm=""
+    )
+    return y.permute(0, 2, 3, 1).reshape(count_T, count_P, count_K)
+
+
+def _pack(u_PKC: Tensor, rows: int) -> Tensor:
+    count_P, count_K, count_C = u_PKC.shape
+    weight = u_PKC.reshape(count_P * count_K, count_C, 1, 1)
+    if not _can_pack(u_PKC):
+        return weight.clone()
+    size = [1, count_P * count_C, rows, 1]
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, **_BY_ONE, groups=count_P, input_size=size)
+    return packed
+
+
+_pack_op = torch.library.custom_op("rnet::pack_products", _pack, mutates_args=())
+
+
+@_pack_op.register_fake
+def _fake(u_PKC, rows):  # type: ignore[no-untyped-def]
+    count_P, count_K, count_C = u_PKC.shape
+    return u_PKC.new_empty(count_P * count_K, count_C, 1, 1)
+
+
+def _can_pack(u_PKC: Tensor) -> bool:
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return False
+    return u_PKC.dtype == torch.float32 and all(channels % _CHANNEL_BLOCK == 0 for channels in u_PKC.shape[1:])
