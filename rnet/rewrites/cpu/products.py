@@ -2,7 +2,8 @@
 
 torch.bmm packs both factors anew in every call, which takes about as long as the products where rows are few. To oneDNN
 the products are a 1x1 convolution in P groups of an image of one row: its T pixels are the rows, P times C channels
-each. What it packs is for one number of rows: with another it would be many times slower.
+each. Those by the transposed weights are its transposed convolution. What is packed is for one number of rows: with
+another it would be many times slower.
 
 Shapes: T rows, P products, C what a row holds, K what it becomes.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,18 @@ from torch import Tensor
 _CHANNEL_BLOCK = 16
 """Channels that are no multiple of it oneDNN pads, or takes one by one."""
 _BY_ONE: dict[str, Any] = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
+_AS_IT_IS: dict[str, Any] = {"attr": "none", "scalars": [], "algorithm": ""}
+
+
+class Packed(NamedTuple):
+    """The weights of P products for the way there and, transposed, back: opaque where oneDNN has packed them, else both
+    are (P K, C, 1, 1)."""
+
+    there: Tensor
+    back: Tensor
+    products: int
+    channels_in: int
+    channels_out: int
 
 
 class PackedWeights:
@@ -29,20 +42,19 @@ class PackedWeights:
 
     def __init__(self, unpacked: Callable[[], Tensor]) -> None:
         self._unpacked = unpacked
-        self._packed: dict[int, tuple[Tensor, Tensor]] = {}
+        self._packed: dict[int, Packed] = {}
 
     def renew(self) -> None:
         """Takes over the weights as they are at the next call."""
         self._packed.clear()
 
-    def for_rows(self, rows: int) -> tuple[Tensor, Tensor]:
-        """For multiply() of so many rows: there, (P K, C, 1, 1), and back, by the transposed weights, (P C, K, 1, 1).
-
-        Opaque where oneDNN has packed them, else as they are.
-        """
+    def for_rows(self, rows: int) -> Packed:
+        """For multiply() of so many rows."""
         if rows not in self._packed:
             u_PKC = self._unpacked().detach()
-            self._packed[rows] = _pack_op(u_PKC, rows), _pack_op(u_PKC.transpose(1, 2), rows)
+            count_P, count_K, count_C = u_PKC.shape
+            there, back = (_pack_op(u_PKC, rows, transposed) for transposed in (False, True))
+            self._packed[rows] = Packed(there, back, count_P, count_C, count_K)
         return self._packed[rows]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,27 +62,40 @@ class PackedWeights:
         return self.__dict__ | {"_packed": {}}
 
 
-def multiply(v_TPC: Tensor, packed: Tensor) -> Tensor:
-    """(T, P, K), contiguous: each row's P parts by the weights of each. v: contiguous. Gradients do not flow."""
+def multiply(v_TPC: Tensor, packed: Packed, transposed: bool = False) -> Tensor:
+    """(T, P, K), contiguous: each row's P parts by the weights of each; transposed: from (T, P, K) to (T, P, C).
+
+    v: contiguous. Gradients do not flow.
+    """
     count_T, count_P, count_C = v_TPC.shape
-    count_K = packed.shape[0] // count_P
-    if not packed.is_mkldnn:
-        u_PCK = packed.view(count_P, count_K, count_C).transpose(1, 2)
-        return torch.bmm(v_TPC.transpose(0, 1), u_PCK).transpose(0, 1).contiguous()
+    if not packed.there.is_mkldnn:
+        u_PKC = packed.there.view(count_P, packed.channels_out, packed.channels_in)
+        matrices = u_PKC if transposed else u_PKC.transpose(1, 2)
+        return torch.bmm(v_TPC.transpose(0, 1), matrices).transpose(0, 1).contiguous()
     image = v_TPC.view(1, count_T, 1, count_P * count_C).permute(0, 3, 1, 2)
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        image, packed, None, **_BY_ONE, groups=count_P, attr="none", scalars=[], algorithm=""
-    )
-    return y.permute(0, 2, 3, 1).reshape(count_T, count_P, count_K)
+    y: Tensor
+    if transposed:
+        y = torch.ops.mkldnn._convolution_transpose_pointwise(
+            image, packed.back, None, **_BY_ONE, output_padding=[0, 0], groups=count_P, **_AS_IT_IS
+        )
+    else:
+        y = torch.ops.mkldnn._convolution_pointwise(image, packed.there, None, **_BY_ONE, groups=count_P, **_AS_IT_IS)
+    return y.permute(0, 2, 3, 1).reshape(count_T, count_P, -1)
 
 
-def _pack(u_PKC: Tensor, rows: int) -> Tensor:
+def _pack(u_PKC: Tensor, rows: int, transposed: bool) -> Tensor:
     count_P, count_K, count_C = u_PKC.shape
     weight = u_PKC.reshape(count_P * count_K, count_C, 1, 1)
     if not _can_pack(u_PKC):
         return weight.clone()
-    size = [1, count_P * count_C, rows, 1]
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, **_BY_ONE, groups=count_P, input_size=size)
+    size = [1, count_P * (count_K if transposed else count_C), rows, 1]
+    packed: Tensor
+    if transposed:
+        packed = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+            weight, **_BY_ONE, output_padding=[0, 0], groups=count_P, input_size=size
+        )
+    else:
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, **_BY_ONE, groups=count_P, input_size=size)
     return packed
 
 
@@ -78,7 +103,7 @@ _pack_op = torch.library.custom_op("rnet::pack_products", _pack, mutates_args=()
 
 
 @_pack_op.register_fake
-def _fake(u_PKC, rows):  # type: ignore[no-untyped-def]
+def _fake(u_PKC, rows, transposed):  # type: ignore[no-untyped-def]
     count_P, count_K, count_C = u_PKC.shape
     return u_PKC.new_empty(count_P * count_K, count_C, 1, 1)
 

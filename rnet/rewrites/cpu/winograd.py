@@ -28,7 +28,7 @@ from torch import Tensor
 from rnet.errors import UserError
 from rnet.kernels.checks import check_floats, check_shape
 from rnet.kernels.kept_tensors import keep_tensors
-from rnet.rewrites.cpu.products import PackedWeights, multiply
+from rnet.rewrites.cpu.products import Packed, PackedWeights, multiply
 
 _OP = "winograd_conv"
 
@@ -79,44 +79,42 @@ def winograd_conv(
         raise UserError(f"{_OP}: x is {x_NCHW.dtype} on {x_NCHW.device}; give float32 on a CPU, or use conv2d")
     if x_NCHW.ndim != 4 or x_NCHW.numel() == 0:
         raise UserError(f"{_OP}: x has shape {tuple(x_NCHW.shape)}; give (images, channels, height, width), none empty")
-    there, back = weights.for_rows(len(x_NCHW) * _tiles(size[0], size, stride))
-    components = len(_tile(size, stride).weight_Q3)
-    count_K, count_C = len(there) // components**2, len(back) // components**2
-    check_shape(_OP, "x", x_NCHW, (len(x_NCHW), count_C, *size), "maps as the weights are for")
-    if x_NCHW.dtype != there.dtype:
-        raise UserError(f"{_OP}: x is {x_NCHW.dtype} but the weights {there.dtype}; give one type")
+    packed = weights.for_rows(len(x_NCHW) * _tiles(size[0], size, stride))
+    check_shape(_OP, "x", x_NCHW, (len(x_NCHW), packed.channels_in, *size), "maps as the weights are for")
+    if x_NCHW.dtype != packed.there.dtype:
+        raise UserError(f"{_OP}: x is {x_NCHW.dtype} but the weights {packed.there.dtype}; give one type")
     if bias_K is not None:
-        check_shape(_OP, "bias", bias_K, (count_K,), "one value per output channel")
-    y: Tensor = _Convolution.apply(x_NCHW, there, back, bias_K, size, stride, False)
+        check_shape(_OP, "bias", bias_K, (packed.channels_out,), "one value per output channel")
+    y: Tensor = _Convolution.apply(x_NCHW, packed, bias_K, size, stride, False)
     return y
 
 
 class _Convolution(torch.autograd.Function):
-    """there, back: weights of what is computed and of its gradient. transposed: x is a gradient of y, for that of x."""
+    """transposed: x is a gradient of y, for that of x."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_NCHW: Tensor, there: Tensor, back: Tensor, bias_K: Tensor | None, size: tuple[int, int],
-        stride: int, transposed: bool,
+        ctx: Any, x_NCHW: Tensor, packed: Packed, bias_K: Tensor | None, size: tuple[int, int], stride: int,
+        transposed: bool,
     ) -> Tensor:  # fmt: skip
-        ctx.saved = (there, back, size, stride, transposed)
-        return _compute(x_NCHW, there, bias_K, size, stride, transposed)
+        ctx.saved = (packed, size, stride, transposed)
+        return _compute(x_NCHW, packed, bias_K, size, stride, transposed)
 
     @staticmethod
     def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
-        there, back, size, stride, transposed = ctx.saved
-        slope = _Convolution.apply(gradient_NKHW, back, there, None, size, stride, not transposed)
-        return (slope, *(None,) * 6)
+        packed, size, stride, transposed = ctx.saved
+        return _Convolution.apply(gradient_NKHW, packed, None, size, stride, not transposed), *(None,) * 5
 
 
 def _compute(
-    x_NCHW: Tensor, packed: Tensor, bias_K: Tensor | None, size: tuple[int, int], stride: int, transposed: bool
+    x_NCHW: Tensor, packed: Packed, bias_K: Tensor | None, size: tuple[int, int], stride: int, transposed: bool
 ) -> Tensor:
     down_read, down_write = _matrices(size[0], size, stride, transposed, x_NCHW.dtype)  # (RQ, H), (H', RQ)
     across_read, across_write = _matrices(size[1], size, stride, transposed, x_NCHW.dtype)  # (SQ, W), (W', SQ)
     components = len(_tile(size, stride).weight_Q3)  # Q
     size_N, count_C, high, wide = x_NCHW.shape
-    count_K, out_high, out_wide = len(packed) // components**2, len(down_write), len(across_write)
+    count_K = packed.channels_in if transposed else packed.channels_out
+    out_high, out_wide = len(down_write), len(across_write)
     x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(size_N * high, wide, count_C)
     read_LUC = torch.bmm(across_read.expand(len(x_LWC), -1, -1), x_LWC)  # U = SQ
     read_NHSV = read_LUC.view(size_N, high, -1, components * count_C)
@@ -126,7 +124,7 @@ def _compute(
     out_LWK = out_NKHW.permute(0, 2, 3, 1).view(size_N * out_high, out_wide, count_K)
     for s, write in enumerate(across_write.split(components, dim=1)):  # what S tiles take would not stay in the cache
         parts_NUV = torch.bmm(down_read.expand(size_N, -1, -1), read_NHSV[:, :, s])  # U = RQ
-        m_TPK = multiply(parts_NUV.view(-1, components**2, count_C), packed)
+        m_TPK = multiply(parts_NUV.view(-1, components**2, count_C), packed, transposed)
         m_NUV = m_TPK.view(size_N, len(down_read), components * count_K)
         written_LQK = torch.bmm(down_write.expand(size_N, -1, -1), m_NUV).view(-1, components, count_K)
         write_LWQ = write.expand(len(written_LQK), -1, -1)

@@ -27,32 +27,33 @@ def test_they_are_the_products_there_and_back(
     if not packs:
         monkeypatch.setattr(products, "_can_pack", lambda u: False)
     v, u = draw(T, P, C, K)
-    there, back = PackedWeights(lambda: u).for_rows(T)
-    for rows, weights, matrix in ((v, there, u), (multiply(v, there), back, u.transpose(1, 2))):
+    packed = PackedWeights(lambda: u).for_rows(T)
+    for rows, matrix, transposed in ((v, u, False), (multiply(v, packed), u.transpose(1, 2), True)):
         expected = torch.einsum("tpc,pkc->tpk", rows.double(), matrix.double())
-        found = multiply(rows, weights)
+        found = multiply(rows, packed, transposed)
         assert found.is_contiguous()
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_other_types_are_not_packed() -> None:
     v, u = draw(4, 2, 16, 16, torch.float64)
-    there, _ = PackedWeights(lambda: u).for_rows(4)
-    assert not there.is_mkldnn
-    torch.testing.assert_close(multiply(v, there), torch.einsum("tpc,pkc->tpk", v, u), rtol=1e-12, atol=1e-12)
+    packed = PackedWeights(lambda: u).for_rows(4)
+    assert not packed.there.is_mkldnn
+    torch.testing.assert_close(multiply(v, packed), torch.einsum("tpc,pkc->tpk", v, u), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_are_taken_over_when_they_are_renewed(dtype: torch.dtype) -> None:
     v, u = draw(4, 2, 16, 16, dtype)
     weights = PackedWeights(lambda: u)
-    before = multiply(v, weights.for_rows(4)[0])
+    before = multiply(v, weights.for_rows(4))
     u.mul_(2)
-    assert torch.equal(multiply(v, weights.for_rows(4)[0]), before)
+    assert torch.equal(multiply(v, weights.for_rows(4)), before)
     weights.renew()
-    torch.testing.assert_close(multiply(v, weights.for_rows(4)[0]), 2 * before)
+    torch.testing.assert_close(multiply(v, weights.for_rows(4)), 2 * before)
 
 
 def test_the_operator_is_registered_as_torch_asks() -> None:
     _, u = draw(4, 2, 16, 16, torch.float64)
-    torch.library.opcheck(torch.ops.rnet.pack_products, (u, 4))
+    torch.library.opcheck(torch.ops.rnet.pack_products, (u, 4, False))
+    torch.library.opcheck(torch.ops.rnet.pack_products, (u, 4, True))
