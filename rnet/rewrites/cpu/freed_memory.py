@@ -16,8 +16,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc's allocator to keep up to 2 GiB of freed memory; returns whether it will.
 
     By default it returns a step's activations to the system at once, and the next step's cost a page fault every 4 KiB:
-    a sixth of a step of ResNet-18. The peak stays what it was. Nothing happens with another C library, nor where the
-    user has set MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES.
+    a tenth of a step of ResNet-18 with 256 images of 32 pixels. The peak stays what it was, within 2 %. Nothing happens
+    with another C library, nor where the user has set MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES.
     """
     if any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
         return False
