@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_ONEDNN_CHANNEL_BLOCK = 16
+ONEDNN_CHANNEL_BLOCK = 16
 
 
 def use_channels_last(model: nn.Module) -> bool:
@@ -26,5 +26,5 @@ def _overruns(module: nn.Module) -> bool:
         isinstance(module, nn.Conv2d)
         and module.kernel_size == (1, 1)
         and module.stride != (1, 1)
-        and (module.in_channels // module.groups) % _ONEDNN_CHANNEL_BLOCK != 0
+        and (module.in_channels // module.groups) % ONEDNN_CHANNEL_BLOCK != 0
     )

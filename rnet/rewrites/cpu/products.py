@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_CHANNEL_BLOCK = 16
-"""Channels that are no multiple of it oneDNN pads, or takes one by one."""
+from rnet.rewrites.memory_format import ONEDNN_CHANNEL_BLOCK
+
 _BY_ONE: dict[str, Any] = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
 _AS_IT_IS: dict[str, Any] = {"attr": "none", "scalars": [], "algorithm": ""}
 
@@ -29,7 +29,6 @@ class Packed(NamedTuple):
 
     there: Tensor
     back: Tensor
-    products: int
     channels_in: int
     channels_out: int
 
@@ -52,9 +51,9 @@ class PackedWeights:
         """For multiply() of so many rows."""
         if rows not in self._packed:
             u_PKC = self._unpacked().detach()
-            count_P, count_K, count_C = u_PKC.shape
+            _, count_K, count_C = u_PKC.shape
             there, back = (_pack_op(u_PKC, rows, transposed) for transposed in (False, True))
-            self._packed[rows] = Packed(there, back, count_P, count_C, count_K)
+            self._packed[rows] = Packed(there, back, count_C, count_K)
         return self._packed[rows]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def _pack(u_PKC: Tensor, rows: int, transposed: bool) -> Tensor:
     count_P, count_K, count_C = u_PKC.shape
     weight = u_PKC.reshape(count_P * count_K, count_C, 1, 1)
     if not _can_pack(u_PKC):
-        return weight.clone()
+        return weight.clone()  # an operator must not return what it was given
     size = [1, count_P * (count_K if transposed else count_C), rows, 1]
     packed: Tensor
     if transposed:
@@ -109,6 +108,7 @@ def _fake(u_PKC, rows, transposed):  # type: ignore[no-untyped-def]
 
 
 def _can_pack(u_PKC: Tensor) -> bool:
+    """Where it was measured: float32, whole blocks of channels, x86."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
-    return u_PKC.dtype == torch.float32 and all(channels % _CHANNEL_BLOCK == 0 for channels in u_PKC.shape[1:])
+    return u_PKC.dtype == torch.float32 and all(channels % ONEDNN_CHANNEL_BLOCK == 0 for channels in u_PKC.shape[1:])

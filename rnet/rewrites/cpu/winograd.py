@@ -15,6 +15,7 @@ B and A of all tiles along an axis are one matrix each, in which a border is a r
 neither a border nor to be cut into tiles, and tiles may stick out.
 
 Shapes: N images, C channels in, K out, H height, W width, P = Q^2 products, R tiles down, S tiles across, T = N R rows.
+Within: L = N H lines of a map, I = R Q, J = S Q, V = Q C or Q K.
 """
 
 from __future__ import annotations
@@ -116,17 +117,17 @@ def _compute(
     count_K = packed.channels_in if transposed else packed.channels_out
     out_high, out_wide = len(down_write), len(across_write)
     x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(size_N * high, wide, count_C)
-    read_LUC = torch.bmm(across_read.expand(len(x_LWC), -1, -1), x_LWC)  # U = SQ
-    read_NHSV = read_LUC.view(size_N, high, -1, components * count_C)
+    read_LJC = torch.bmm(across_read.expand(len(x_LWC), -1, -1), x_LWC)
+    read_NHSV = read_LJC.view(size_N, high, -1, components * count_C)
     out_NKHW = torch.empty(  # not a view, which could not be modified in place
         (size_N, count_K, out_high, out_wide), dtype=x_NCHW.dtype, memory_format=torch.channels_last
     )
     out_LWK = out_NKHW.permute(0, 2, 3, 1).view(size_N * out_high, out_wide, count_K)
-    for s, write in enumerate(across_write.split(components, dim=1)):  # what S tiles take would not stay in the cache
-        parts_NUV = torch.bmm(down_read.expand(size_N, -1, -1), read_NHSV[:, :, s])  # U = RQ
-        m_TPK = multiply(parts_NUV.view(-1, components**2, count_C), packed, transposed)
-        m_NUV = m_TPK.view(size_N, len(down_read), components * count_K)
-        written_LQK = torch.bmm(down_write.expand(size_N, -1, -1), m_NUV).view(-1, components, count_K)
+    for s, write in enumerate(across_write.split(components, dim=1)):  # together they were slower
+        parts_NIV = torch.bmm(down_read.expand(size_N, -1, -1), read_NHSV[:, :, s])
+        m_TPK = multiply(parts_NIV.view(-1, components**2, count_C), packed, transposed)
+        m_NIV = m_TPK.view(size_N, len(down_read), components * count_K)
+        written_LQK = torch.bmm(down_write.expand(size_N, -1, -1), m_NIV).view(-1, components, count_K)
         write_LWQ = write.expand(len(written_LQK), -1, -1)
         if s == 0:
             torch.bmm(write_LWQ, written_LQK, out=out_LWK)
