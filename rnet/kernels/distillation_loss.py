@@ -129,7 +129,11 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _backward(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
     (gradient_BK,) = ctx.saved_tensors
-    return (grad_loss * gradient_BK).to(ctx.dtype), None, None, None, None, None, None
+    if grad_loss.requires_grad:
+        scaled_BK = (grad_loss * gradient_BK).to(ctx.dtype)
+    else:  # one pass
+        scaled_BK = torch.mul(gradient_BK, grad_loss, out=torch.empty_like(gradient_BK, dtype=ctx.dtype))
+    return scaled_BK, None, None, None, None, None, None
 
 
 distillation_loss_op.register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""The distillation loss, a program per sample: a row is read from memory once, and again from the cache."""
+"""The distillation loss: a program for all rows of few classes, for each row of many."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from torch import Tensor
 
 LARGEST_BLOCK = 8192
 """Classes at once: 16 for each of 512 threads. Larger rows are read block by block."""
+WARPS = 0
+FEW = 4096
+"""So many elements, one program takes all at once: two launches less."""
 
 
 @triton.jit
-def distillation_loss_kernel(  # type: ignore[no-untyped-def]
+def rows_kernel(  # type: ignore[no-untyped-def]
     logits_ptr,  # (B, K), strides logits_b, logits_k
     target_ptr,  # (B, K), strides target_b, target_k
     y_ptr,  # (B,)
-    kl_ptr,  # (B,): includes T^2
-    ce_ptr,  # (B,)
+    rows_ptr,  # (2, B): KL, which includes T^2, and cross-entropy of each row; not written where WHOLE
+    loss_ptr,  # (): where WHOLE
+    parts_ptr,  # (2,): where WHOLE, the mean KL and cross-entropy
     gradient_ptr,  # (B, K), contiguous
+    B,
     K,
     logits_b,
     logits_k,
@@ -28,9 +33,92 @@ def distillation_loss_kernel(  # type: ignore[no-untyped-def]
     temperature,
     by_kl,  # alpha * T / B
     by_ce,  # gamma / B
+    alpha,
+    gamma,
+    SOFTEN: tl.constexpr,
+    WHOLE: tl.constexpr,  # one program has all rows
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Rows that fit in registers: each is read once."""
+    b = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = b.to(tl.int64)[:, None]
+    k = tl.arange(0, BLOCK)[None, :]
+    inside = (b < B)[:, None] & (k < K)
+    minus_infinity = float("-inf")
+
+    y = tl.load(y_ptr + b * y_b, mask=b < B, other=0)
+    logits_row = logits_ptr + row * logits_b
+    logits = tl.load(logits_row + k * logits_k, mask=inside, other=minus_infinity).to(tl.float32)
+    target_row = target_ptr + row * target_b + k * target_k
+    target = tl.load(target_row, mask=inside, other=minus_infinity if SOFTEN else 0.0).to(tl.float32)
+    valid = (y >= 0) & (y < K)
+    logits -= tl.max(logits, axis=1)[:, None]
+    scaled = logits / temperature
+    p_log = tl.log(tl.sum(tl.exp(logits), axis=1))
+    p_log = tl.where(valid, p_log, float("nan"))  # spoils the row's cross-entropy and gradient
+    log_s = scaled - tl.log(tl.sum(tl.exp(scaled), axis=1))[:, None]
+    if SOFTEN:
+        target = (target - tl.max(target, axis=1)[:, None]) / temperature
+        log_q = target - tl.log(tl.sum(tl.exp(target), axis=1))[:, None]
+        q = tl.exp(log_q)
+        toward_q = tl.exp(log_s) - q
+    else:
+        q = target
+        log_q = tl.log(q)
+        toward_q = tl.exp(log_s) * tl.sum(q, axis=1)[:, None] - q
+    toward_y = tl.exp(logits - p_log[:, None]) - tl.where(k == y[:, None], 1.0, 0.0)
+    tl.store(gradient_ptr + row * K + k, by_kl * toward_q + by_ce * toward_y, mask=inside)
+    kl = tl.sum(tl.where(inside & (q != 0), q * (log_q - log_s), 0.0), axis=1) * temperature * temperature
+    ce = p_log - tl.sum(tl.where(k == y[:, None], logits, 0.0), axis=1)
+    if WHOLE:
+        kl = tl.sum(tl.where(b < B, kl, 0.0), axis=0) / B
+        ce = tl.sum(tl.where(b < B, ce, 0.0), axis=0) / B
+        tl.store(parts_ptr, kl)
+        tl.store(parts_ptr + 1, ce)
+        tl.store(loss_ptr, alpha * kl + gamma * ce)
+    else:
+        tl.store(rows_ptr + b, kl, mask=b < B)
+        tl.store(rows_ptr + B + b, ce, mask=b < B)
+
+
+@triton.jit
+def mean_kernel(rows_ptr, loss_ptr, parts_ptr, B, alpha, gamma, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of (2, B) KL and cross-entropy of rows, in one program: their means (2,) and the loss ()."""
+    kl_total = tl.zeros([BLOCK], tl.float32)
+    ce_total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, B, BLOCK):
+        b = start + tl.arange(0, BLOCK)
+        kl_total += tl.load(rows_ptr + b, mask=b < B, other=0.0)
+        ce_total += tl.load(rows_ptr + B + b, mask=b < B, other=0.0)
+    kl = tl.sum(kl_total, axis=0) / B
+    ce = tl.sum(ce_total, axis=0) / B
+    tl.store(parts_ptr, kl)
+    tl.store(parts_ptr + 1, ce)
+    tl.store(loss_ptr, alpha * kl + gamma * ce)
+
+
+@triton.jit
+def long_rows_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,  # (B, K), strides logits_b, logits_k
+    target_ptr,  # (B, K), strides target_b, target_k
+    y_ptr,  # (B,)
+    rows_ptr,  # (2, B), as above
+    gradient_ptr,  # (B, K), contiguous
+    B,
+    K,
+    logits_b,
+    logits_k,
+    target_b,
+    target_k,
+    y_b,
+    temperature,
+    by_kl,
+    by_ce,
     SOFTEN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """A row per program, read block by block."""
     b = tl.program_id(0).to(tl.int64)
     logits_ptr += b * logits_b
     target_ptr += b * target_b
@@ -89,8 +177,8 @@ def distillation_loss_kernel(  # type: ignore[no-untyped-def]
         toward_y = tl.exp(logits - p_log) - tl.where(k == y, 1.0, 0.0)
         tl.store(gradient_ptr + k, by_kl * toward_q + by_ce * toward_y, mask=k < K)
     y_logit = tl.load(logits_ptr + y * logits_k, mask=valid, other=0.0).to(tl.float32)
-    tl.store(kl_ptr + b, tl.sum(kl, axis=0) * temperature * temperature)
-    tl.store(ce_ptr + b, p_log - (y_logit - logits_max))
+    tl.store(rows_ptr + b, tl.sum(kl, axis=0) * temperature * temperature)
+    tl.store(rows_ptr + B + b, p_log - (y_logit - logits_max))
 
 
 def launch(
@@ -106,14 +194,24 @@ def launch(
     B, K = logits_BK.shape
     gradient_BK = torch.empty(B, K, dtype=torch.float32, device=logits_BK.device)
     rows_2B = torch.empty(2, B, dtype=torch.float32, device=logits_BK.device)
-    BLOCK = min(triton.next_power_of_2(K), LARGEST_BLOCK)
+    loss, parts_2 = rows_2B.new_empty(()), rows_2B.new_empty(2)
+    given, strides = (logits_BK, target_BK, y_B), (*logits_BK.stride(), *target_BK.stride(), y_B.stride(0))
+    weights = (temperature, alpha * temperature / B, gamma / B)
+    BLOCK = triton.next_power_of_2(K)
+    whole = triton.next_power_of_2(B) * BLOCK <= FEW
+    ROWS = triton.next_power_of_2(B) if whole else max(1, FEW // 4 // BLOCK)
     with torch.cuda.device_of(logits_BK):
-        distillation_loss_kernel[(B,)](
-            logits_BK, target_BK, y_B, rows_2B[0], rows_2B[1], gradient_BK, K,
-            *logits_BK.stride(), *target_BK.stride(), y_B.stride(0),
-            temperature, alpha * temperature / B, gamma / B,
-            SOFTEN=soften_target, BLOCK=BLOCK, num_warps=max(1, min(16, BLOCK // 512)),
-            enable_fp_fusion=True,
-        )  # fmt: skip
-    parts_2 = rows_2B.mean(dim=1)
-    return torch.add(alpha * parts_2[0], parts_2[1], alpha=gamma), parts_2, gradient_BK
+        if BLOCK <= LARGEST_BLOCK:
+            rows_kernel[(triton.cdiv(B, ROWS),)](
+                *given, rows_2B, loss, parts_2, gradient_BK, B, K, *strides, *weights, alpha, gamma,
+                SOFTEN=soften_target, WHOLE=whole, ROWS=ROWS, BLOCK=BLOCK,
+                num_warps=WARPS or max(1, min(16, ROWS * BLOCK // 512)), enable_fp_fusion=True,
+            )  # fmt: skip
+        else:
+            long_rows_kernel[(B,)](
+                *given, rows_2B, gradient_BK, B, K, *strides, *weights,
+                SOFTEN=soften_target, BLOCK=LARGEST_BLOCK, num_warps=16, enable_fp_fusion=True,
+            )  # fmt: skip
+        if not whole:
+            mean_kernel[(1,)](rows_2B, loss, parts_2, B, alpha, gamma, BLOCK=min(1024, triton.next_power_of_2(B)))
+    return loss, parts_2, gradient_BK

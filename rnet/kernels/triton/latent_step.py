@@ -12,6 +12,32 @@ from torch import Tensor
 
 TILE = 2048
 """Elements per program: 16 for each of 128 threads."""
+WARPS = 4
+NEIGHBOURS = 128
+"""Channels in a row of a tile whose channels are neighbours in memory."""
+
+
+@triton.jit
+def _divided(values, divisor):  # type: ignore[no-untyped-def]
+    """values / divisor, one number, rounded to nearest, in a few instructions for each value.
+
+    The product with the reciprocal, itself rounded to nearest, misses by less than a unit in the last place, and its
+    exact remainder puts it right (Markstein 1990).
+    """
+    reciprocal = tl.div_rn(1.0, divisor)
+    quotient = values * reciprocal
+    exact = tl.fma(tl.fma(-quotient, divisor, values), reciprocal, quotient)
+    return tl.where(exact == exact, exact, quotient)  # an infinite quotient leaves no remainder
+
+
+@triton.jit
+def _channels(row_ptr, c, source, stride, inside, readable, other, NEAR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The source of each channel. NEAR: what stays where it is is read at once, what does not, one by one."""
+    if NEAR:
+        here = tl.load(row_ptr + c * stride, mask=inside, other=0.0).to(tl.float32)
+        there = tl.load(row_ptr + source * stride, mask=readable & (source != c), other=other).to(tl.float32)
+        return tl.where(source == c, here, there)
+    return tl.load(row_ptr + source * stride, mask=readable, other=other).to(tl.float32)
 
 
 @triton.jit
@@ -57,25 +83,27 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     else:
         c, s = outer, inner
     inside = (c < C) & (s < S)
-    z_here = tl.load(z_ptr + b * z_b + c * z_c + s * z_s, mask=inside, other=0.0).to(tl.float32)
+    z_row = z_ptr + b * z_b + s * z_s
+    z_here = tl.load(z_row + c * z_c, mask=inside, other=0.0).to(tl.float32)
     if HAS_PERM:
         source = tl.load(perm_ptr + b * C + c, mask=c < C, other=0)
         readable = inside & (source >= 0) & (source < C)
         elsewhere = readable & (source != c)
-        z_there = tl.load(z_ptr + b * z_b + source * z_c + s * z_s, mask=elsewhere, other=0.0).to(tl.float32)
+        z_there = tl.load(z_row + source * z_c, mask=elsewhere, other=0.0).to(tl.float32)
         z_source = tl.where(elsewhere, z_there, z_here)
     else:
         source = c
         readable = inside
         z_source = z_here
-    z1 = tl.load(z1_ptr + b * z1_b + source * z1_c + s * z1_s, mask=readable, other=float("nan")).to(tl.float32)
-    gradient_at = gradient_ptr + b * gradient_b + source * gradient_c + s * gradient_s
-    gradient = tl.load(gradient_at, mask=readable, other=0.0).to(tl.float32)
+    NEAR: tl.constexpr = HAS_PERM and CHANNELS_INNER
+    z1 = _channels(z1_ptr + b * z1_b + s * z1_s, c, source, z1_c, inside, readable, float("nan"), NEAR)
+    gradient_row = gradient_ptr + b * gradient_b + s * gradient_s
+    gradient = _channels(gradient_row, c, source, gradient_c, inside, readable, 0.0, NEAR)
     squared = tl.load(squared_ptr).to(tl.float32)
-    # Rounded as torch does it (and launched without fused multiply-add), so that the same signs come out.
-    slope = tl.div_rn(gradient, samples) - tl.div_rn(z1 - z_source, squared) * weight
-    sign = tl.where(slope > 0, 1.0, tl.where(slope < 0, -1.0, 0.0))
-    moved = (z1 - step_size * sign).to(out_ptr.dtype.element_ty)
+    # Rounded as torch does it (and launched without other fused multiply-adds), so that the same signs come out.
+    slope = _divided(gradient, samples) - _divided(z1 - z_source, squared) * weight
+    shift = tl.where(slope > 0, step_size, tl.where(slope < 0, -step_size, 0.0))
+    moved = (z1 - shift).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + b * out_b + c * out_c + s * out_s, moved, mask=inside)
     off = tl.where(inside, moved.to(tl.float32) - z_here, 0.0)
     tl.store(squares_ptr + program, tl.sum(tl.sum(off * off, axis=1), axis=0))
@@ -100,7 +128,7 @@ def launch(
     B, C, S = out_BCS.shape
     channels_inner = out_BCS.stride(1) == 1 and C > 1
     across, down = (C, S) if channels_inner else (S, C)
-    INNER = min(triton.next_power_of_2(across), TILE // 2)
+    INNER = _width(across, NEIGHBOURS if channels_inner else TILE // 2)
     OUTER = min(triton.next_power_of_2(down), TILE // INNER)
     programs = B * triton.cdiv(across, INNER) * triton.cdiv(down, OUTER)
     squares = torch.empty(programs, dtype=torch.float32, device=z1.device)
@@ -111,9 +139,17 @@ def launch(
             *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(),
             weight, step_size, float(samples),
             HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, OUTER=OUTER, INNER=INNER,
-            num_warps=4, enable_fp_fusion=False,
+            num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return squares.sum()
+
+
+def _width(count: int, largest: int) -> int:
+    """Of a tile's rows of neighbours: the widest power of two that leaves hardly more of them idle than any other."""
+    if count <= 32:
+        return int(triton.next_power_of_2(count))
+    padded = {2**power: triton.cdiv(count, 2**power) * 2**power for power in range(5, largest.bit_length())}
+    return max(width for width, size in padded.items() if 16 * size <= 17 * min(padded.values()))
 
 
 def _as_BCS(tensor: Tensor, channel_axis: int) -> Tensor:
