@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
@@ -27,8 +27,11 @@ from rnet.engines.phases import Phases
 from rnet.engines.recording import Replayer
 from rnet.errors import UserError
 from rnet.parallel.collectives import any_rank, rank, world_size
+from rnet.rewrites import tiny_maps
 from rnet.rewrites.activation_checkpointing import checkpoint_activations, keep_activations
 from rnet.rewrites.batch_norm import use_global_batch_norm, use_local_batch_norm
+from rnet.rewrites.convolutions import RewrittenConv2d
+from rnet.rewrites.cpu import small_maps
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +198,7 @@ class Engine(ABC):
             split, example_BCHW, autocast=self.autocast, held=AUTOCAST.get(self._precision), chunks=self.accumulate,
             timed=timed,
             uncompiled=self._compile_obstacle(),
-            quick=self._quicken and self.device.type == "cpu" and self._precision == "fp32",
+            rewritten_as=self._rewritings(),
             replayer=Replayer(self._graph_obstacle()), say=say,
         )  # fmt: skip
 
@@ -312,6 +315,13 @@ class Engine(ABC):
         if self._compile == "auto":
             return "" if self.device.type == "cuda" else f"engine.compile=auto on a {self.device.type}"
         return "" if self._compile else "engine.compile=false"
+
+    def _rewritings(self) -> Sequence[type[RewrittenConv2d]]:
+        """What convolutions of the lower level's copy may become."""
+        if not self._quicken:
+            return ()
+        winograd = small_maps.KINDS if self.device.type == "cpu" and self._precision == "fp32" else ()
+        return (*winograd, *tiny_maps.KINDS)
 
     def _graph_obstacle(self) -> str:
         """Why the lower level cannot be a CUDA graph; empty if it can."""

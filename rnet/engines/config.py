@@ -37,7 +37,8 @@ class EngineConfig(ComponentConfig):
     cuda_graph: bool = True
     """On CUDA and in one process, record the lower level of an attack once as a CUDA graph and replay it."""
     quicken: bool = True
-    """On CPUs in float32, rewrite the frozen copy on which a lower level runs, to take fewer multiplications."""
+    """Rewrite convolutions of small maps, in the frozen copy on which a lower level runs, to take fewer
+    multiplications."""
     compile: bool | str = "auto"
     """torch.compile: true (every forward pass of training too; slow to start), false, or auto: on CUDA the part of an
     attack's lower level that is repeated many times."""

@@ -7,8 +7,9 @@ micro-batches; compiled; rewritten for CPUs; replayed as one CUDA graph.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from rnet.cutting.split import SplitModel
 from rnet.engines.recording import Replayer
 from rnet.errors import first_line
 from rnet.parallel.collectives import gather_rows, sum_over_ranks, world_size
-from rnet.rewrites.cpu.small_maps import quicken
+from rnet.rewrites.convolutions import RewrittenConv2d, quicken
 from rnet.rewrites.folding import FoldedSplit
 
 T = TypeVar("T")
@@ -31,18 +32,20 @@ class Network:
     """What a function sees of the surrogate: constants, in eval mode, and a share of the global batch.
 
     chunks: micro-batches that go through the tail one after the other where activations are kept. compiled: where
-    gradients are asked for, the tail and its backward pass go through torch.compile.
+    gradients are asked for, the tail, a loss that is a function of some module, and their backward pass go through
+    torch.compile.
     """
 
     def __init__(self, split: SplitModel | Uncut, *, chunks: int = 1, compiled: bool = False) -> None:
         self.split = split
         self.compiled = compiled
         self._chunks = chunks
-        self._differentiated = torch.compile(split.tail, dynamic=False) if compiled else split.tail
+        self._objectives: dict[Any, Callable[..., Tensor]] = {}
 
     def call_as_it_is(self) -> None:
         """Gives up compiling."""
-        self.compiled, self._differentiated = False, self.split.tail
+        self.compiled = False
+        self._objectives.clear()
 
     def head(self, x_BCHW: Tensor) -> Tensor:
         """z: the features at the cut layer."""
@@ -54,12 +57,27 @@ class Network:
 
     def gradient(self, loss: Callable[..., Tensor], z: Tensor, *rows: Tensor) -> Tensor:
         """Gradient at z of loss(tail(z), *rows), a sum over samples; as z. rows: tensors with one row per sample."""
-        gradients = []
+        objective, gradients = self._objective(loss), []
         for part, *row_parts in zip(*(tensor.chunk(self._chunks) for tensor in (z, *rows)), strict=True):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_(True)
-                gradients.append(torch.autograd.grad(loss(self._differentiated(leaf), *row_parts), leaf)[0])
+                gradients.append(torch.autograd.grad(objective(leaf, *row_parts), leaf)[0])
         return torch.cat(gradients) if len(gradients) > 1 else gradients[0]
+
+    def _objective(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """(z, *rows) -> loss(tail(z), *rows). What is made anew for each call, as lambdas are, is not compiled."""
+        lasting = getattr(sys.modules.get(loss.__module__), getattr(loss, "__qualname__", ""), None) is loss
+        key = loss if lasting else None
+        if key not in self._objectives:
+            tail = self.split.tail
+
+            def whole(z: Tensor, *rows: Tensor) -> Tensor:
+                return loss(tail(z), *rows)
+
+            made = whole if lasting else tail
+            self._objectives[key] = torch.compile(made, dynamic=False) if self.compiled else made
+        made = self._objectives[key]
+        return made if lasting else lambda z, *rows: loss(made(z), *rows)
 
     def total(self, value: Tensor) -> Tensor:
         """A sum over this process's samples -> the sum over those of the global batch."""
@@ -145,7 +163,7 @@ def on_frozen_copy(
     held: torch.dtype | None = None,
     chunks: int = 1,
     uncompiled: str = "not asked for",
-    quick: bool = False,
+    rewritten_as: Sequence[type[RewrittenConv2d]] = (),
     replayer: Replayer | None = None,
     say: Say | None = None,
 ) -> LowerLevel:
@@ -153,11 +171,12 @@ def on_frozen_copy(
     whole and stay where they are in memory.
 
     example_BCHW: images like those to come. held: the type of an autocast, in which the copy holds its matrix weights.
-    uncompiled: why the copy's tail is not to go through torch.compile; empty to compile it. quick: rewrite its
-    convolutions of small maps where that pays; for float32 on CPUs. timed: opened around each call, outermost.
+    uncompiled: why the copy's tail is not to go through torch.compile; empty to compile it. rewritten_as: what its
+    convolutions are replaced by where that pays. timed: opened around each call, outermost.
     """
     copy = FoldedSplit(split, example_BCHW, held=held)
-    rewritten = quicken(copy.split.model, example_BCHW) if quick else []
+    with autocast():
+        rewritten = quicken(copy.split.model, example_BCHW, rewritten_as) if rewritten_as else []
 
     def refresh() -> None:
         copy.refresh()
@@ -167,7 +186,7 @@ def on_frozen_copy(
     notes = [f"{copy.count} batch norms folded"]
     if held is not None:
         notes.append(f"weights held in {str(held).removeprefix('torch.')}")
-    if quick:
+    if rewritten_as:
         notes.append(f"{len(rewritten)} convolutions rewritten")
     if not uncompiled:
         refresh()

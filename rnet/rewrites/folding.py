@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rnet.cutting.split import SplitModel
 from rnet.rewrites.activation_checkpointing import keep_activations
@@ -99,16 +100,33 @@ class FoldedSplit:
     @torch.no_grad()
     def refresh(self) -> None:
         """Takes over the model's present weights and statistics."""
-        for conv, norm, own in self._followed:
-            weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            own.weight.copy_(weight)
-            own.bias.copy_(bias)
+        if self._followed:
+            self._fold_again()
         for pooled, linear in self._pooled:
             pooled.refresh(linear)
         if self._held:
             torch._foreach_copy_([own for own, _ in self._held], [weight for _, weight in self._held])
+
+    def _fold_again(self) -> None:
+        """As torch's fuse_conv_bn_weights, bit by bit, for the channels of all convolutions at once."""
+        convolutions, norms, owns = zip(*self._followed, strict=True)
+        mean = torch.cat([norm.running_mean for norm in norms])
+        ones, zeros = torch.ones_like(mean), torch.zeros_like(mean)
+        sizes = [len(norm.running_mean) for norm in norms]
+
+        def joined(values: Iterable[Tensor | None], otherwise: Tensor) -> Tensor:
+            parts = zip(values, otherwise.split(sizes), strict=True)
+            return torch.cat([part if value is None else value for value, part in parts])
+
+        weight, bias = joined((norm.weight for norm in norms), ones), joined((norm.bias for norm in norms), zeros)
+        deviation = torch.cat([norm.running_var for norm in norms])
+        torch._foreach_add_(list(deviation.split(sizes)), [norm.eps for norm in norms])
+        deviation.rsqrt_()
+        before = joined((conv.bias for conv in convolutions), zeros)
+        biases = before.sub_(mean).mul_(deviation).mul_(weight).add_(bias)
+        for conv, own, scale in zip(convolutions, owns, weight.mul_(deviation).split(sizes), strict=True):
+            torch.mul(conv.weight, scale.view(-1, 1, 1, 1), out=own.weight)
+        torch._foreach_copy_([own.bias for own in owns], list(biases.split(sizes)))
 
 
 def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:

@@ -22,7 +22,7 @@ from rnet.data.loading import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
 from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
-from rnet.rewrites.cpu.small_maps import quicken
+from rnet.rewrites.convolutions import quicken
 from tests.attacks.removalnet.prepared import CONFIG, prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny

@@ -21,6 +21,8 @@ from rnet.engines.config import EngineConfig
 from rnet.engines.lower_level import LowerLevel, Network, on_frozen_copy, on_surrogate
 from rnet.engines.plain import PlainEngine
 from rnet.engines.recording import Function, Replayer
+from rnet.rewrites import tiny_maps
+from rnet.rewrites.cpu import small_maps
 from tests.attacks.removalnet.prepared import CONFIG, prepared
 from tests.engines.cells import network
 from tests.tiny_runs import tiny
@@ -73,7 +75,7 @@ def nothing_gathered() -> Iterator[None]:
 
 MADE: dict[str, Callable[[SplitModel], LowerLevel]] = {
     "frozen copy": lambda split: on_frozen_copy(split, batch()[0]),
-    "rewritten copy": lambda split: on_frozen_copy(split, batch()[0], quick=True),
+    "rewritten copy": lambda split: on_frozen_copy(split, batch()[0], rewritten_as=small_maps.KINDS),
     "micro-batches": lambda split: on_frozen_copy(split, batch()[0], chunks=2),
     "surrogate": lambda split: on_surrogate(split, gathered=nothing_gathered),
 }
@@ -232,6 +234,16 @@ def test_when_the_copy_is_rewritten(
     monkeypatch.setattr("rnet.rewrites.cpu.small_maps.FEWEST_CHANNELS", 8)
     lower = made(split, **settings).lower_level(batch()[0])
     assert ("convolutions rewritten" in lower.describe()) == rewritten
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, tiny_maps.KINDS), ({"precision": "bf16"}, tiny_maps.KINDS), ({"quicken": False}, ())],
+)
+def test_what_convolutions_become_on_cuda(split: SplitModel, settings: dict[str, Any], expected: Any) -> None:
+    engine = made(split, **settings)
+    engine.device = torch.device("cuda")
+    assert engine._rewritings() == expected
 
 
 def made(split: SplitModel, **settings: Any) -> PlainEngine:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision import models
 
 from rnet.cutting.split import SplitModel
@@ -133,6 +134,30 @@ def test_a_folded_split_follows_the_weights_and_keeps_z(build, layer: str, pairs
     gradients = [torch.autograd.grad(split.tail(z).square().sum(), z)[0] for split in (source, follower.split)]
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
     assert not any(parameter.requires_grad for parameter in follower.split.parameters())
+
+
+def test_a_refresh_has_the_bits_of_torchs_own_folding() -> None:
+    """Although it takes the channels of all convolutions at once; with what norms and convolutions may lack."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 5, 1, bias=False)]
+    model = lived_in(nn.Sequential(*layers, nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2)))
+    model[4].weight = model[4].bias = None
+    source = SplitModel(model.float(), "2")
+    follower = FoldedSplit(source, torch.rand(2, 3, 8, 8))
+    with torch.no_grad():
+        for tensor in (*source.parameters(), *source.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(1.1)
+    follower.refresh()
+    for conv_name, norm_name in (("0", "1"), ("3", "4"), ("6", "7")):
+        conv, norm = source.model.get_submodule(conv_name), source.model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        expected = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        own = follower.split.model.get_submodule(conv_name)
+        assert all(map(torch.equal, own.parameters(), expected))
 
 
 def test_weights_are_held_in_the_type_of_an_autocast_which_then_casts_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,16 @@ from torchvision import models
 
 from rnet.cutting.split import SplitModel
 from rnet.models.resnet import SmallResNet
+from rnet.rewrites.convolutions import RewrittenConv2d
+from rnet.rewrites.convolutions import quicken as quicken_as
 from rnet.rewrites.cpu import small_maps
-from rnet.rewrites.cpu.small_maps import HalvingConv2d, SubsampledConv2d, WinogradConv2d, quicken
+from rnet.rewrites.cpu.small_maps import KINDS, HalvingConv2d, SubsampledConv2d, WinogradConv2d
 from rnet.rewrites.folding import FoldedSplit, folded
 from tests.rewrites.test_folding import lived_in
+
+
+def quicken(model: nn.Module, x_BCHW: Tensor) -> list[RewrittenConv2d]:
+    return quicken_as(model, x_BCHW, KINDS)
 
 
 def image(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
