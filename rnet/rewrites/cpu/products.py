@@ -21,6 +21,8 @@ from rnet.rewrites.memory_format import ONEDNN_CHANNEL_BLOCK
 
 _BY_ONE: dict[str, Any] = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
 _AS_IT_IS: dict[str, Any] = {"attr": "none", "scalars": [], "algorithm": ""}
+_there = torch.ops.mkldnn._convolution_pointwise.default  # one that is named so is not looked for at each call
+_back = torch.ops.mkldnn._convolution_transpose_pointwise.default
 
 
 class Packed(NamedTuple):
@@ -29,6 +31,7 @@ class Packed(NamedTuple):
 
     there: Tensor
     back: Tensor
+    products: int
     channels_in: int
     channels_out: int
 
@@ -51,9 +54,9 @@ class PackedWeights:
         """For multiply() of so many rows."""
         if rows not in self._packed:
             u_PKC = self._unpacked().detach()
-            _, count_K, count_C = u_PKC.shape
+            count_P, count_K, count_C = u_PKC.shape
             there, back = (_pack_op(u_PKC, rows, transposed) for transposed in (False, True))
-            self._packed[rows] = Packed(there, back, count_C, count_K)
+            self._packed[rows] = Packed(there, back, count_P, count_C, count_K)
         return self._packed[rows]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,25 +64,24 @@ class PackedWeights:
         return self.__dict__ | {"_packed": {}}
 
 
-def multiply(v_TPC: Tensor, packed: Packed, transposed: bool = False) -> Tensor:
-    """(T, P, K), contiguous: each row's P parts by the weights of each; transposed: from (T, P, K) to (T, P, C).
+def multiply(v_TV: Tensor, packed: Packed, transposed: bool = False) -> Tensor:
+    """(T, P K), contiguous: each row's P parts by the weights of each; transposed: from (T, P K) to (T, P C).
 
-    v: contiguous. Gradients do not flow.
+    v: (T, P C), contiguous. Gradients do not flow.
     """
-    count_T, count_P, count_C = v_TPC.shape
+    rows, parts = v_TV.shape
     if not packed.there.is_mkldnn:
-        u_PKC = packed.there.view(count_P, packed.channels_out, packed.channels_in)
-        matrices = u_PKC if transposed else u_PKC.transpose(1, 2)
-        return torch.bmm(v_TPC.transpose(0, 1), matrices).transpose(0, 1).contiguous()
-    image = v_TPC.view(1, count_T, 1, count_P * count_C).permute(0, 3, 1, 2)
+        v_PTC = v_TV.view(rows, packed.products, -1).transpose(0, 1)
+        u_PKC = packed.there.view(packed.products, packed.channels_out, packed.channels_in)
+        y_PTK = torch.bmm(v_PTC, u_PKC if transposed else u_PKC.transpose(1, 2))
+        return y_PTK.transpose(0, 1).contiguous().view(rows, -1)
+    image = v_TV.as_strided((1, parts, rows, 1), (v_TV.numel(), 1, parts, parts))  # as views say it, in one call
     y: Tensor
     if transposed:
-        y = torch.ops.mkldnn._convolution_transpose_pointwise(
-            image, packed.back, None, **_BY_ONE, output_padding=[0, 0], groups=count_P, **_AS_IT_IS
-        )
+        y = _back(image, packed.back, None, **_BY_ONE, output_padding=[0, 0], groups=packed.products, **_AS_IT_IS)
     else:
-        y = torch.ops.mkldnn._convolution_pointwise(image, packed.there, None, **_BY_ONE, groups=count_P, **_AS_IT_IS)
-    return y.permute(0, 2, 3, 1).reshape(count_T, count_P, -1)
+        y = _there(image, packed.there, None, **_BY_ONE, groups=packed.products, **_AS_IT_IS)
+    return y.permute(0, 2, 3, 1).view(rows, -1)
 
 
 def _pack(u_PKC: Tensor, rows: int, transposed: bool) -> Tensor:

@@ -21,7 +21,7 @@ Within: L = N H lines of a map, I = R Q, J = S Q, V = Q C or Q K.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,25 +110,20 @@ class _Convolution(torch.autograd.Function):
 def _compute(
     x_NCHW: Tensor, packed: Packed, bias_K: Tensor | None, size: tuple[int, int], stride: int, transposed: bool
 ) -> Tensor:
-    down_read, down_write = _matrices(size[0], size, stride, transposed, x_NCHW.dtype)  # (RQ, H), (H', RQ)
-    across_read, across_write = _matrices(size[1], size, stride, transposed, x_NCHW.dtype)  # (SQ, W), (W', SQ)
-    components = len(_tile(size, stride).weight_Q3)  # Q
-    size_N, count_C, high, wide = x_NCHW.shape
+    count_N, count_C, *_ = x_NCHW.shape
     count_K = packed.channels_in if transposed else packed.channels_out
-    out_high, out_wide = len(down_write), len(across_write)
-    x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(size_N * high, wide, count_C)
-    read_LJC = torch.bmm(across_read.expand(len(x_LWC), -1, -1), x_LWC)
-    read_NHSV = read_LJC.view(size_N, high, -1, components * count_C)
+    way = _way(count_N, size, stride, transposed, x_NCHW.dtype)
+    x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(-1, way.wide, count_C)
+    read_NHSV = torch.bmm(way.across_read_LJW, x_LWC).view(count_N, way.high, len(way.across_writes), -1)
     out_NKHW = torch.empty(  # not a view, which could not be modified in place
-        (size_N, count_K, out_high, out_wide), dtype=x_NCHW.dtype, memory_format=torch.channels_last
+        (count_N, count_K, way.out_high, way.out_wide), dtype=x_NCHW.dtype, memory_format=torch.channels_last
     )
-    out_LWK = out_NKHW.permute(0, 2, 3, 1).view(size_N * out_high, out_wide, count_K)
-    for s, write in enumerate(across_write.split(components, dim=1)):  # together they were slower
-        parts_NIV = torch.bmm(down_read.expand(size_N, -1, -1), read_NHSV[:, :, s])
-        m_TPK = multiply(parts_NIV.view(-1, components**2, count_C), packed, transposed)
-        m_NIV = m_TPK.view(size_N, len(down_read), components * count_K)
-        written_LQK = torch.bmm(down_write.expand(size_N, -1, -1), m_NIV).view(-1, components, count_K)
-        write_LWQ = write.expand(len(written_LQK), -1, -1)
+    out_LWK = out_NKHW.permute(0, 2, 3, 1).view(-1, way.out_wide, count_K)
+    for s, write_LWQ in enumerate(way.across_writes):  # together they were slower
+        parts_NIV = torch.bmm(way.down_read_NIH, read_NHSV.select(2, s))
+        m_TV = multiply(parts_NIV.view(way.rows, -1), packed, transposed)
+        written_NHV = torch.bmm(way.down_write_NHI, m_TV.view(count_N, way.components, -1))
+        written_LQK = written_NHV.view(len(write_LWQ), -1, count_K)
         if s == 0:
             torch.bmm(write_LWQ, written_LQK, out=out_LWK)
         else:
@@ -136,6 +131,41 @@ def _compute(
     if bias_K is not None:
         out_LWK.add_(bias_K)
     return out_NKHW
+
+
+class _Way(NamedTuple):
+    """From maps of one size to maps, or from gradients to gradients: the matrices of both axes, as views for as many
+    lines or images, and what else follows from the size. components: I, of all tiles down."""
+
+    high: int
+    wide: int
+    out_high: int
+    out_wide: int
+    components: int
+    rows: int
+    across_read_LJW: Tensor
+    across_writes: tuple[Tensor, ...]
+    """For each tile across, (L, W', Q)."""
+    down_read_NIH: Tensor
+    down_write_NHI: Tensor
+
+
+@keep_tensors(256)
+def _way(images: int, size: tuple[int, int], stride: int, transposed: bool, dtype: torch.dtype) -> _Way:
+    """Kept, because putting it together takes about as long as one of its products."""
+    components = len(_tile(size, stride).weight_Q3)  # Q
+    down_read, down_write = _matrices(size[0], size, stride, transposed, dtype)  # (RQ, H), (H', RQ)
+    across_read, across_write = _matrices(size[1], size, stride, transposed, dtype)  # (SQ, W), (W', SQ)
+    (count_I, high), (out_high, _) = down_read.shape, down_write.shape
+    (_, wide), (out_wide, _) = across_read.shape, across_write.shape
+    writes = across_write.split(components, dim=1)
+    return _Way(
+        high=high, wide=wide, out_high=out_high, out_wide=out_wide, components=count_I,
+        rows=images * count_I // components,
+        across_read_LJW=across_read.expand(images * high, -1, -1),
+        across_writes=tuple(write.expand(images * out_high, -1, -1) for write in writes),
+        down_read_NIH=down_read.expand(images, -1, -1), down_write_NHI=down_write.expand(images, -1, -1),
+    )  # fmt: skip
 
 
 # --- the algorithms

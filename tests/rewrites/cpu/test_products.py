@@ -28,9 +28,10 @@ def test_they_are_the_products_there_and_back(
         monkeypatch.setattr(products, "_can_pack", lambda u: False)
     v, u = draw(T, P, C, K)
     packed = PackedWeights(lambda: u).for_rows(T)
-    for rows, matrix, transposed in ((v, u, False), (multiply(v, packed), u.transpose(1, 2), True)):
-        expected = torch.einsum("tpc,pkc->tpk", rows.double(), matrix.double())
-        found = multiply(rows, packed, transposed)
+    there = multiply(v.flatten(1), packed).view(T, P, K)
+    for rows, matrix, transposed in ((v, u, False), (there, u.transpose(1, 2), True)):
+        expected = torch.einsum("tpc,pkc->tpk", rows.double(), matrix.double()).flatten(1)
+        found = multiply(rows.flatten(1), packed, transposed)
         assert found.is_contiguous()
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
@@ -39,12 +40,14 @@ def test_other_types_are_not_packed() -> None:
     v, u = draw(4, 2, 16, 16, torch.float64)
     packed = PackedWeights(lambda: u).for_rows(4)
     assert not packed.there.is_mkldnn
-    torch.testing.assert_close(multiply(v, packed), torch.einsum("tpc,pkc->tpk", v, u), rtol=1e-12, atol=1e-12)
+    expected = torch.einsum("tpc,pkc->tpk", v, u).flatten(1)
+    torch.testing.assert_close(multiply(v.flatten(1), packed), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_are_taken_over_when_they_are_renewed(dtype: torch.dtype) -> None:
     v, u = draw(4, 2, 16, 16, dtype)
+    v = v.flatten(1)
     weights = PackedWeights(lambda: u)
     before = multiply(v, weights.for_rows(4))
     u.mul_(2)
