@@ -155,6 +155,12 @@ def _show_operators(row: Document) -> None:
         shown = (str(found["calls"]), f"{found['ms']:.1f} ms", f"{100 * found['share']:.1f} %")
         table.add_row(escape(found["name"]), *shown)
     console().print(table)
+    kinds = Table(title="all of it, by kind", title_justify="left")
+    for name in ("kind", "time", "share"):
+        kinds.add_column(name, justify="left" if name == "kind" else "right")
+    for found in row["kinds"]:
+        kinds.add_row(found["kind"], f"{found['ms']:.1f} ms", f"{100 * found['share']:.1f} %")
+    console().print(kinds)
 
 
 def _measure_data(overrides: Sequence[str], options: Options) -> Document:

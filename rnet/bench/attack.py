@@ -23,7 +23,7 @@ from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.attacks.training import Training
 from rnet.bench.memory import peak_memory
 from rnet.bench.monitoring import monitoring
-from rnet.bench.profile import costliest
+from rnet.bench.profile import by_kind, costliest
 from rnet.bench.steps import prepare_removalnet
 from rnet.bench.straightforward_removalnet import bare_passes, straightforward_step
 from rnet.bench.timing import interquartile_range, now
@@ -63,7 +63,8 @@ def bench_attack(
     a large matrix product in rnet's precision, which is also that of the bare passes, and floor_ms, what a step of the
     bare passes would take at that rate.
     engine: how rnet's step is executed; always in one process. profile: how many of the costliest operators of the
-    lower level its row holds as "operators" (rnet/bench/profile.py), of one more call.
+    lower level its row holds as "operators", and as "kinds" all of them summed up (rnet/bench/profile.py), of one more
+    call.
     Raises UserError for a configuration that the straightforward program does not cover.
     """
     if config.distance != "l2" or config.target != "official":
@@ -126,7 +127,8 @@ def bench_attack(
         if row["name"] != MONITORING:
             row["gflops"] = flops / row["median_ms"] / 1e6
         if profile and row["name"] == LOWER_LEVEL:
-            row["operators"] = costliest(lambda: ready.loss_of((rounds + 1) * (IN_A_ROW + 1)), device, profile)
+            found = costliest(lambda: ready.loss_of((rounds + 1) * (IN_A_ROW + 1)), device)
+            row |= {"operators": found[:profile], "kinds": by_kind(found)}
     ceiling = _matmul_gflops(device, precision)
     return [*rows, {"name": "ceiling", "gflops": ceiling, "floor_ms": (lower + upper) / ceiling / 1e6}]
 

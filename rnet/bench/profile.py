@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +14,31 @@ from torch.profiler import ProfilerActivity, profile
 
 from rnet.bench.timing import now
 
+_KINDS = (
+    ("latent step", r"latent_step"),
+    ("fused by the compiler", r"^triton_"),
+    ("attention", r"sdpa|attention|flash|fmha|cudnn::fusion"),
+    ("convolutions", r"conv(?!ert)|fprop|dgrad|wgrad|winograd"),
+    ("matrix products", r"gemm|gemv|nvjet|splitK|::(b|add|badd)?mm\b|addmm|baddbmm|linear|matmul"),
+    ("copies, casts and fills", r"copy|Memcpy|Memset|Fill|fill_|zero_"),
+)
+_OTHER = "other"
 
-def costliest(work: Callable[[], object], device: torch.device, count: int) -> list[dict[str, Any]]:
-    """The `count` operators, or kernels on CUDA, that take most of one call of work, the costliest first.
+
+def by_kind(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What costliest() found, summed up by what it is, told by names: kind, ms and share, the largest first."""
+    sums: dict[str, float] = defaultdict(float)
+    for row in found:
+        kind = next((kind for kind, pattern in _KINDS if re.search(pattern, row["name"], re.IGNORECASE)), _OTHER)
+        sums[kind] += row["ms"]
+    total = sum(sums.values()) or 1.0
+    return [
+        {"kind": kind, "ms": ms, "share": ms / total} for kind, ms in sorted(sums.items(), key=lambda item: -item[1])
+    ]
+
+
+def costliest(work: Callable[[], object], device: torch.device, count: int | None = None) -> list[dict[str, Any]]:
+    """The `count` operators, or kernels on CUDA, that take most of one call of work, the costliest first; None: all.
 
     Each: name, calls, ms (without what it calls), and share of what all of them take. Watching slows the call down, so
     shares mean more than milliseconds.

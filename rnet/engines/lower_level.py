@@ -187,7 +187,7 @@ def on_frozen_copy(
     if held is not None:
         notes.append(f"weights held in {str(held).removeprefix('torch.')}")
     if rewritten_as:
-        notes.append(f"{len(rewritten)} convolutions rewritten")
+        notes.append(f"{len(rewritten)} convolution{'' if len(rewritten) == 1 else 's'} rewritten")
     if not uncompiled:
         refresh()
         with torch.no_grad(), autocast():  # so that the tail knows whether it writes to z before it is traced

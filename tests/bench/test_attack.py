@@ -16,7 +16,7 @@ from launch.benchmark import whole_number
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
 from rnet.bench.attack import _flops, bench_attack
-from rnet.bench.profile import costliest
+from rnet.bench.profile import by_kind, costliest
 from rnet.bench.straightforward_removalnet import straightforward_step
 from rnet.data.loading import load_dataset
 from rnet.draws import channel_permutations, derive_seed, uniform
@@ -150,6 +150,27 @@ def test_a_profile_names_the_costliest_operators() -> None:
     assert (found[0]["name"], found[0]["calls"]) == ("aten::mm", 7)
     assert sum(row["share"] for row in found) == pytest.approx(1)
     assert costliest(work, torch.device("cpu"), 2)[0]["name"] == "aten::mm"
+
+
+def test_kinds_are_told_by_the_names_that_profiles_have() -> None:
+    """Those of an H100 and of a CPU."""
+    names = {
+        "latent step": ["latent_step_kernel", "rnet::latent_step"],
+        "fused by the compiler": ["triton_poi_fused_convolution_backward_threshold_backward_5"],
+        "attention": ["cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16", "void cudnn::fusion::compute_dot"],
+        "convolutions": [
+            "sm90_xmma_dgrad_implicit_gemm_bf16bf16", "aten::convolution_backward", "mkldnn::_convolution_pointwise",
+            "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816fprop_optimized_bf16_128x128_32x5_nhwc>",
+        ],
+        "matrix products": ["nvjet_sm90_tst_64x64_64x13_2x1_v_bz_bias_TNT", "aten::bmm", "aten::addmm"],
+        "copies, casts and fills": ["void at::native::bfloat16_copy_kernel_cuda", "Memset (Device)", "aten::copy_"],
+        "other": ["void at::native::vectorized_layer_norm_kernel<float>", "aten::add_", "aten::threshold_backward"],
+    }  # fmt: skip
+    rows = [{"name": name, "ms": 1.0} for group in names.values() for name in group]
+    found = by_kind(rows)
+    assert {row["kind"]: row["ms"] for row in found} == {kind: len(group) for kind, group in names.items()}
+    assert sum(row["share"] for row in found) == pytest.approx(1)
+    assert found[0]["kind"] == "convolutions"
 
 
 def test_what_the_yardstick_does_not_cover_is_refused() -> None:

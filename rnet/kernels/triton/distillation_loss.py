@@ -9,7 +9,6 @@ from torch import Tensor
 
 LARGEST_BLOCK = 8192
 """Classes at once: 16 for each of 512 threads. Larger rows are read block by block."""
-WARPS = 0
 FEW = 4096
 """So many elements, one program takes all at once: two launches less."""
 
@@ -205,7 +204,7 @@ def launch(
             rows_kernel[(triton.cdiv(B, ROWS),)](
                 *given, rows_2B, loss, parts_2, gradient_BK, B, K, *strides, *weights, alpha, gamma,
                 SOFTEN=soften_target, WHOLE=whole, ROWS=ROWS, BLOCK=BLOCK,
-                num_warps=WARPS or max(1, min(16, ROWS * BLOCK // 512)), enable_fp_fusion=True,
+                num_warps=max(1, min(16, ROWS * BLOCK // 512)), enable_fp_fusion=True,
             )  # fmt: skip
         else:
             long_rows_kernel[(B,)](

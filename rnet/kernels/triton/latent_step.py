@@ -12,7 +12,6 @@ from torch import Tensor
 
 TILE = 2048
 """Elements per program: 16 for each of 128 threads."""
-WARPS = 4
 NEIGHBOURS = 128
 """Channels in a row of a tile whose channels are neighbours in memory."""
 
@@ -139,7 +138,7 @@ def launch(
             *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(),
             weight, step_size, float(samples),
             HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, OUTER=OUTER, INNER=INNER,
-            num_warps=WARPS, enable_fp_fusion=False,
+            num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return squares.sum()
 
