@@ -110,38 +110,60 @@ class _Convolution(torch.autograd.Function):
 def _compute(
     x_NCHW: Tensor, packed: Packed, bias_K: Tensor | None, size: tuple[int, int], stride: int, transposed: bool
 ) -> Tensor:
-    count_N, count_C, *_ = x_NCHW.shape
+    count_N = len(x_NCHW)
     count_K = packed.channels_in if transposed else packed.channels_out
     way = _way(count_N, size, stride, transposed, x_NCHW.dtype)
-    x_LWC = x_NCHW.permute(0, 2, 3, 1).reshape(-1, way.wide, count_C)
-    read_NHSV = torch.bmm(way.across_read_LJW, x_LWC).view(count_N, way.high, len(way.across_writes), -1)
     out_NKHW = torch.empty(  # not a view, which could not be modified in place
-        (count_N, count_K, way.out_high, way.out_wide), dtype=x_NCHW.dtype, memory_format=torch.channels_last
+        (count_N, count_K, *way.out_size), dtype=x_NCHW.dtype, memory_format=torch.channels_last
     )
-    out_LWK = out_NKHW.permute(0, 2, 3, 1).view(-1, way.out_wide, count_K)
-    for s, write_LWQ in enumerate(way.across_writes):  # together they were slower
+    out_NHWK = out_NKHW.permute(0, 2, 3, 1)
+    if isinstance(way, _OneTile):
+        _by_map(x_NCHW.permute(0, 2, 3, 1), packed, way, transposed, out_NHWK)
+    else:
+        _by_axis(x_NCHW.permute(0, 2, 3, 1), packed, way, transposed, out_NHWK)
+    if bias_K is not None:
+        out_NHWK.add_(bias_K)
+    return out_NKHW
+
+
+def _by_map(x_NHWC: Tensor, packed: Packed, way: _OneTile, transposed: bool, out_NHWK: Tensor) -> None:
+    """Of maps of one tile, both axes at once: more operations than one after the other, but fewer passes."""
+    count_N, *_, count_C = x_NHWC.shape
+    v_NPC = torch.bmm(way.read_NPX, x_NHWC.reshape(count_N, -1, count_C))
+    m_NV = multiply(v_NPC.view(count_N, -1), packed, transposed)
+    out_NYK = out_NHWK.view(count_N, -1, out_NHWK.shape[3])
+    torch.bmm(way.write_NYP, m_NV.view(count_N, v_NPC.shape[1], -1), out=out_NYK)
+
+
+def _by_axis(x_NHWC: Tensor, packed: Packed, way: _Tiles, transposed: bool, out_NHWK: Tensor) -> None:
+    """One axis after the other, and the tiles across one by one, which together were slower."""
+    (count_N, high, wide, count_C), (_, _, out_wide, count_K) = x_NHWC.shape, out_NHWK.shape
+    x_LWC, out_LWK = x_NHWC.reshape(-1, wide, count_C), out_NHWK.view(-1, out_wide, count_K)
+    read_NHSV = torch.bmm(way.across_read_LJW, x_LWC).view(count_N, high, len(way.across_writes), -1)
+    for s, write_LWQ in enumerate(way.across_writes):
         parts_NIV = torch.bmm(way.down_read_NIH, read_NHSV.select(2, s))
         m_TV = multiply(parts_NIV.view(way.rows, -1), packed, transposed)
-        written_NHV = torch.bmm(way.down_write_NHI, m_TV.view(count_N, way.components, -1))
+        written_NHV = torch.bmm(way.down_write_NHI, m_TV.view(count_N, parts_NIV.shape[1], -1))
         written_LQK = written_NHV.view(len(write_LWQ), -1, count_K)
         if s == 0:
             torch.bmm(write_LWQ, written_LQK, out=out_LWK)
         else:
             out_LWK.baddbmm_(write_LWQ, written_LQK)
-    if bias_K is not None:
-        out_LWK.add_(bias_K)
-    return out_NKHW
 
 
-class _Way(NamedTuple):
-    """From maps of one size to maps, or from gradients to gradients: the matrices of both axes, as views for as many
-    lines or images, and what else follows from the size. components: I, of all tiles down."""
+class _OneTile(NamedTuple):
+    """From maps of one tile to maps, or from gradients to gradients: the matrices of both axes in one, (P, H W) and
+    (H' W', P), as views for as many images."""
 
-    high: int
-    wide: int
-    out_high: int
-    out_wide: int
-    components: int
+    out_size: tuple[int, int]
+    read_NPX: Tensor
+    write_NYP: Tensor
+
+
+class _Tiles(NamedTuple):
+    """The same for maps of several tiles: the matrices of each axis, as views for as many lines or images."""
+
+    out_size: tuple[int, int]
     rows: int
     across_read_LJW: Tensor
     across_writes: tuple[Tensor, ...]
@@ -151,17 +173,22 @@ class _Way(NamedTuple):
 
 
 @keep_tensors(256)
-def _way(images: int, size: tuple[int, int], stride: int, transposed: bool, dtype: torch.dtype) -> _Way:
+def _way(
+    images: int, size: tuple[int, int], stride: int, transposed: bool, dtype: torch.dtype
+) -> _OneTile | _Tiles:  # fmt: skip
     """Kept, because putting it together takes about as long as one of its products."""
     components = len(_tile(size, stride).weight_Q3)  # Q
     down_read, down_write = _matrices(size[0], size, stride, transposed, dtype)  # (RQ, H), (H', RQ)
     across_read, across_write = _matrices(size[1], size, stride, transposed, dtype)  # (SQ, W), (W', SQ)
     (count_I, high), (out_high, _) = down_read.shape, down_write.shape
-    (_, wide), (out_wide, _) = across_read.shape, across_write.shape
+    out_size = (out_high, len(across_write))
+    if len(down_read) == len(across_read) == components:
+        both = (torch.kron(down_read, across_read), torch.kron(down_write, across_write))
+        read_NPX, write_NYP = (matrix.expand(images, -1, -1) for matrix in both)
+        return _OneTile(out_size, read_NPX, write_NYP)
     writes = across_write.split(components, dim=1)
-    return _Way(
-        high=high, wide=wide, out_high=out_high, out_wide=out_wide, components=count_I,
-        rows=images * count_I // components,
+    return _Tiles(
+        out_size=out_size, rows=images * count_I // components,
         across_read_LJW=across_read.expand(images * high, -1, -1),
         across_writes=tuple(write.expand(images * out_high, -1, -1) for write in writes),
         down_read_NIH=down_read.expand(images, -1, -1), down_write_NHI=down_write.expand(images, -1, -1),
