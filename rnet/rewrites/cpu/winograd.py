@@ -15,7 +15,7 @@ B and A of all tiles along an axis are one matrix each, in which a border is a r
 neither a border nor to be cut into tiles, and tiles may stick out.
 
 Shapes: N images, C channels in, K out, H height, W width, P = Q^2 products, R tiles down, S tiles across, T = N R rows.
-Within: L = N H lines of a map, I = R Q, J = S Q, V = Q C or Q K.
+Within: X = H W places in, Y out; L = N H lines of a map, I = R Q, V = Q C or Q K (P C or P K of maps of one tile).
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def _by_axis(x_NHWC: Tensor, packed: Packed, way: _Tiles, transposed: bool, out_
     """One axis after the other, and the tiles across one by one, which together were slower."""
     (count_N, high, wide, count_C), (_, _, out_wide, count_K) = x_NHWC.shape, out_NHWK.shape
     x_LWC, out_LWK = x_NHWC.reshape(-1, wide, count_C), out_NHWK.view(-1, out_wide, count_K)
-    read_NHSV = torch.bmm(way.across_read_LJW, x_LWC).view(count_N, high, len(way.across_writes), -1)
     for s, write_LWQ in enumerate(way.across_writes):
-        parts_NIV = torch.bmm(way.down_read_NIH, read_NHSV.select(2, s))
+        read_NHV = torch.bmm(way.across_reads[s], x_LWC).view(count_N, high, -1)
+        parts_NIV = torch.bmm(way.down_read_NIH, read_NHV)
         m_TV = multiply(parts_NIV.view(way.rows, -1), packed, transposed)
         written_NHV = torch.bmm(way.down_write_NHI, m_TV.view(count_N, parts_NIV.shape[1], -1))
         written_LQK = written_NHV.view(len(write_LWQ), -1, count_K)
@@ -165,9 +165,10 @@ class _Tiles(NamedTuple):
 
     out_size: tuple[int, int]
     rows: int
-    across_read_LJW: Tensor
+    across_reads: tuple[Tensor, ...]
+    """For each tile across, (L, Q, W)."""
     across_writes: tuple[Tensor, ...]
-    """For each tile across, (L, W', Q)."""
+    """(L, W', Q)."""
     down_read_NIH: Tensor
     down_write_NHI: Tensor
 
@@ -189,7 +190,7 @@ def _way(
     writes = across_write.split(components, dim=1)
     return _Tiles(
         out_size=out_size, rows=images * count_I // components,
-        across_read_LJW=across_read.expand(images * high, -1, -1),
+        across_reads=tuple(read.expand(images * high, -1, -1) for read in across_read.split(components)),
         across_writes=tuple(write.expand(images * out_high, -1, -1) for write in writes),
         down_read_NIH=down_read.expand(images, -1, -1), down_write_NHI=down_write.expand(images, -1, -1),
     )  # fmt: skip
