@@ -104,7 +104,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
         packed, size, stride, transposed = ctx.saved
-        return _Convolution.apply(gradient_NKHW, packed, None, size, stride, not transposed), *(None,) * 5
+        compute = _Convolution.apply if torch.is_grad_enabled() else _compute
+        return compute(gradient_NKHW, packed, None, size, stride, not transposed), *(None,) * 5
 
 
 def _compute(
