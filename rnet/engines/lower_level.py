@@ -2,7 +2,7 @@
 
 An attack says what is computed, as `function(network, *tensors)`; here it is decided on what and how: on a frozen copy
 with its batch norms folded in or, where parameters are divided, on the surrogate itself; in the run's precision; in
-micro-batches; compiled; rewritten for CPUs; replayed as one CUDA graph.
+micro-batches; compiled; its convolutions rewritten; replayed as one CUDA graph.
 """
 
 from __future__ import annotations

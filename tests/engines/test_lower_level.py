@@ -205,6 +205,29 @@ def test_what_cannot_be_recorded_is_called_and_the_reason_told(split: SplitModel
     assert lower.describe().startswith("no CUDA graph (operation not permitted when stream is capturing)")
 
 
+def test_a_loss_of_a_module_is_compiled_with_the_tail_and_one_of_the_moment_is_not(
+    split: SplitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each, however often gradients are asked for, and with the same gradients."""
+    compiled: list[Any] = []
+
+    def watched(function: Any, **settings: Any) -> Any:
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", watched)
+    x_BCHW, y_B = batch()
+    network, plain = Network(split.eval(), compiled=True), Network(split)
+    with torch.no_grad():
+        z = network.head(x_BCHW)
+    for _ in range(2):
+        found = [network.gradient(each, z, y_B) for each in (loss, lambda logits, y: loss(logits, y))]
+        assert all(torch.equal(gradient, plain.gradient(loss, z, y_B)) for gradient in found)
+    assert len(compiled) == 2
+    assert compiled[0](z, y_B).ndim == 0, "the loss"
+    assert compiled[1] == split.tail
+
+
 @pytest.mark.parametrize(
     ("settings", "device", "processes", "word"),
     [

@@ -10,6 +10,7 @@ Shapes: T rows, P products, C what a row holds, K what it becomes.
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,8 +22,6 @@ from rnet.rewrites.memory_format import ONEDNN_CHANNEL_BLOCK
 
 _BY_ONE: dict[str, Any] = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1]}
 _AS_IT_IS: dict[str, Any] = {"attr": "none", "scalars": [], "algorithm": ""}
-_there = torch.ops.mkldnn._convolution_pointwise.default  # one that is named so is not looked for at each call
-_back = torch.ops.mkldnn._convolution_transpose_pointwise.default
 
 
 class Packed(NamedTuple):
@@ -76,12 +75,19 @@ def multiply(v_TV: Tensor, packed: Packed, transposed: bool = False) -> Tensor:
         y_PTK = torch.bmm(v_PTC, u_PKC if transposed else u_PKC.transpose(1, 2))
         return y_PTK.transpose(0, 1).contiguous().view(rows, -1)
     image = v_TV.as_strided((1, parts, rows, 1), (v_TV.numel(), 1, parts, parts))  # as views say it, in one call
+    there, back = _operators()
     y: Tensor
     if transposed:
-        y = _back(image, packed.back, None, **_BY_ONE, output_padding=[0, 0], groups=packed.products, **_AS_IT_IS)
+        y = back(image, packed.back, None, **_BY_ONE, output_padding=[0, 0], groups=packed.products, **_AS_IT_IS)
     else:
-        y = _there(image, packed.there, None, **_BY_ONE, groups=packed.products, **_AS_IT_IS)
+        y = there(image, packed.there, None, **_BY_ONE, groups=packed.products, **_AS_IT_IS)
     return y.permute(0, 2, 3, 1).view(rows, -1)
+
+
+@functools.cache
+def _operators() -> tuple[Any, Any]:
+    """Found once, because each call would choose among variants; not every build of torch has them."""
+    return torch.ops.mkldnn._convolution_pointwise.default, torch.ops.mkldnn._convolution_transpose_pointwise.default
 
 
 def _pack(u_PKC: Tensor, rows: int, transposed: bool) -> Tensor:
