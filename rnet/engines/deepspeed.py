@@ -390,13 +390,18 @@ def _let_go(module: nn.Module) -> None:
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The module, told which device is meant, quiet about it."""
+    """The module, told which device is meant, quiet about it, and building nothing.
+
+    For processes on CPUs it would compile an operator for inference, which needs a compiler; torch before 2.14 waits
+    for ever for the lock of such a build that was killed (pytorch issue 189245).
+    """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__ = {}  # or it runs compilers to see which operators it could build
     return deepspeed
 
 

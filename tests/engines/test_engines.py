@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,3 +266,18 @@ def test_without_fp16_the_scale_is_never_asked_for(precision: str, monkeypatch: 
     monkeypatch.setattr(torch.amp.GradScaler, "get_scale", None)
     engine.descend(lambda rows: (engine.forward(torch.ones(1, 3)).float().sum(), {}), 1)
     assert engine.learning_rate == pytest.approx(0.1)
+
+
+def test_deepspeed_compiles_nothing(tmp_path: Path) -> None:
+    """It needs no compiler then, and no lock of a build that was killed stops it."""
+    stale = tmp_path / "deepspeed_shm_comm" / "lock"
+    stale.parent.mkdir()
+    stale.touch()
+    code = (
+        "import torch; from rnet.engines.deepspeed import import_deepspeed; import_deepspeed(torch.device('cpu'));"
+        "from deepspeed.comm.torch import build_shm_op; assert build_shm_op() is None"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path)}, check=True, timeout=300
+    )
+    assert [*tmp_path.rglob("*")] == [stale.parent, stale]
