@@ -19,17 +19,16 @@ _KINDS = (
     ("fused by the compiler", r"^triton_"),
     ("attention", r"sdpa|attention|flash|fmha|cudnn::fusion"),
     ("convolutions", r"conv(?!ert)|fprop|dgrad|wgrad|winograd"),
-    ("matrix products", r"gemm|gemv|nvjet|splitK|::(b|add|badd)?mm\b|addmm|baddbmm|linear|matmul"),
-    ("copies, casts and fills", r"copy|Memcpy|Memset|Fill|fill_|zero_"),
+    ("matrix products", r"gemm|gemv|nvjet|splitK|mm_?$|linear|matmul"),
+    ("copies, casts and fills", r"copy|memcpy|memset|fill|zero_"),
 )
-_OTHER = "other"
 
 
 def by_kind(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What costliest() found, summed up by what it is, told by names: kind, ms and share, the largest first."""
     sums: dict[str, float] = defaultdict(float)
     for row in found:
-        kind = next((kind for kind, pattern in _KINDS if re.search(pattern, row["name"], re.IGNORECASE)), _OTHER)
+        kind = next((kind for kind, pattern in _KINDS if re.search(pattern, row["name"], re.IGNORECASE)), "other")
         sums[kind] += row["ms"]
     total = sum(sums.values()) or 1.0
     return [

@@ -162,7 +162,7 @@ def test_kinds_are_told_by_the_names_that_profiles_have() -> None:
             "sm90_xmma_dgrad_implicit_gemm_bf16bf16", "aten::convolution_backward", "mkldnn::_convolution_pointwise",
             "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816fprop_optimized_bf16_128x128_32x5_nhwc>",
         ],
-        "matrix products": ["nvjet_sm90_tst_64x64_64x13_2x1_v_bz_bias_TNT", "aten::bmm", "aten::addmm"],
+        "matrix products": ["nvjet_sm90_tst_64x64_64x13_2x1_v_bz_bias_TNT", "aten::bmm", "aten::baddbmm_"],
         "copies, casts and fills": ["void at::native::bfloat16_copy_kernel_cuda", "Memset (Device)", "aten::copy_"],
         "other": ["void at::native::vectorized_layer_norm_kernel<float>", "aten::add_", "aten::threshold_backward"],
     }  # fmt: skip

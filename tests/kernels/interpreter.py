@@ -60,7 +60,7 @@ def _convert_single_elements() -> None:
 
 
 def _fuse_multiply_add() -> None:
-    """numpy rounds the product of float32 numbers, which the instruction does not; in float64 it is exact."""
+    """numpy rounds the product of float32 numbers, which the instruction does not; in float64 the product is exact."""
     import numpy as np
     from triton.runtime import interpreter
 

@@ -10,7 +10,36 @@ from torch import Tensor
 LARGEST_BLOCK = 8192
 """Classes at once: 16 for each of 512 threads. Larger rows are read block by block."""
 FEW = 4096
-"""So many elements, one program takes all at once: two launches less."""
+"""Of so many elements one program takes all rows, which spares the launch that adds them up."""
+
+
+@triton.jit
+def _of_classes(logits, target, is_y, temperature, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What classes add to KL, before T^2, and their gradient, from logits (and mixed scores) less the row's largest.
+
+    p_log, s_log, q_log: logarithms of the row's sums of exponentials; q_sum: of a target that is given.
+    """
+    log_s = logits / temperature - s_log
+    if SOFTEN:
+        log_q = target / temperature - q_log
+        q = tl.exp(log_q)
+        q_mass = 1.0
+    else:
+        q = target
+        log_q = tl.log(q)
+        q_mass = q_sum
+    toward_q = tl.exp(log_s) * q_mass - q
+    toward_y = tl.exp(logits - p_log) - tl.where(is_y, 1.0, 0.0)
+    return tl.where(q == 0, 0.0, q * (log_q - log_s)), by_kl * toward_q + by_ce * toward_y
+
+
+@triton.jit
+def _store_means(loss_ptr, parts_ptr, kl_total, ce_total, B, alpha, gamma):  # type: ignore[no-untyped-def]
+    kl = kl_total / B
+    ce = ce_total / B
+    tl.store(parts_ptr, kl)
+    tl.store(parts_ptr + 1, ce)
+    tl.store(loss_ptr, alpha * kl + gamma * ce)
 
 
 @triton.jit
@@ -53,29 +82,26 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     target = tl.load(target_row, mask=inside, other=minus_infinity if SOFTEN else 0.0).to(tl.float32)
     valid = (y >= 0) & (y < K)
     logits -= tl.max(logits, axis=1)[:, None]
-    scaled = logits / temperature
     p_log = tl.log(tl.sum(tl.exp(logits), axis=1))
     p_log = tl.where(valid, p_log, float("nan"))  # spoils the row's cross-entropy and gradient
-    log_s = scaled - tl.log(tl.sum(tl.exp(scaled), axis=1))[:, None]
+    s_log = tl.log(tl.sum(tl.exp(logits / temperature), axis=1))
     if SOFTEN:
-        target = (target - tl.max(target, axis=1)[:, None]) / temperature
-        log_q = target - tl.log(tl.sum(tl.exp(target), axis=1))[:, None]
-        q = tl.exp(log_q)
-        toward_q = tl.exp(log_s) - q
+        target -= tl.max(target, axis=1)[:, None]
+        q_sum = tl.sum(tl.exp(target / temperature), axis=1)
     else:
-        q = target
-        log_q = tl.log(q)
-        toward_q = tl.exp(log_s) * tl.sum(q, axis=1)[:, None] - q
-    toward_y = tl.exp(logits - p_log[:, None]) - tl.where(k == y[:, None], 1.0, 0.0)
-    tl.store(gradient_ptr + row * K + k, by_kl * toward_q + by_ce * toward_y, mask=inside)
-    kl = tl.sum(tl.where(inside & (q != 0), q * (log_q - log_s), 0.0), axis=1) * temperature * temperature
-    ce = p_log - tl.sum(tl.where(k == y[:, None], logits, 0.0), axis=1)
+        q_sum = tl.sum(target, axis=1)
+    is_y = k == y[:, None]
+    kl, gradient = _of_classes(
+        logits, target, is_y, temperature, p_log[:, None], s_log[:, None], tl.log(q_sum)[:, None], q_sum[:, None],
+        by_kl, by_ce, SOFTEN,
+    )  # fmt: skip
+    tl.store(gradient_ptr + row * K + k, gradient, mask=inside)
+    kl = tl.sum(kl, axis=1) * temperature * temperature
+    ce = p_log - tl.sum(tl.where(is_y, logits, 0.0), axis=1)
     if WHOLE:
-        kl = tl.sum(tl.where(b < B, kl, 0.0), axis=0) / B
-        ce = tl.sum(tl.where(b < B, ce, 0.0), axis=0) / B
-        tl.store(parts_ptr, kl)
-        tl.store(parts_ptr + 1, ce)
-        tl.store(loss_ptr, alpha * kl + gamma * ce)
+        kl_total = tl.sum(tl.where(b < B, kl, 0.0), axis=0)
+        ce_total = tl.sum(tl.where(b < B, ce, 0.0), axis=0)
+        _store_means(loss_ptr, parts_ptr, kl_total, ce_total, B, alpha, gamma)
     else:
         tl.store(rows_ptr + b, kl, mask=b < B)
         tl.store(rows_ptr + B + b, ce, mask=b < B)
@@ -90,11 +116,7 @@ def mean_kernel(rows_ptr, loss_ptr, parts_ptr, B, alpha, gamma, BLOCK: tl.conste
         b = start + tl.arange(0, BLOCK)
         kl_total += tl.load(rows_ptr + b, mask=b < B, other=0.0)
         ce_total += tl.load(rows_ptr + B + b, mask=b < B, other=0.0)
-    kl = tl.sum(kl_total, axis=0) / B
-    ce = tl.sum(ce_total, axis=0) / B
-    tl.store(parts_ptr, kl)
-    tl.store(parts_ptr + 1, ce)
-    tl.store(loss_ptr, alpha * kl + gamma * ce)
+    _store_means(loss_ptr, parts_ptr, tl.sum(kl_total, axis=0), tl.sum(ce_total, axis=0), B, alpha, gamma)
 
 
 @triton.jit
@@ -157,26 +179,21 @@ def long_rows_kernel(  # type: ignore[no-untyped-def]
     q_sum = tl.sum(q_total, axis=0)
     q_log = tl.log(q_sum)
 
-    kl = tl.zeros([BLOCK], tl.float32)
+    kl_total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, K, BLOCK):
         k = start + tl.arange(0, BLOCK)
         logits = tl.load(logits_ptr + k * logits_k, mask=k < K, other=minus_infinity).to(tl.float32) - logits_max
-        log_s = logits / temperature - s_log
         if SOFTEN:
-            target = tl.load(target_ptr + k * target_k, mask=k < K, other=minus_infinity).to(tl.float32)
-            log_q = (target - target_max) / temperature - q_log
-            q = tl.exp(log_q)
-            q_mass = 1.0
+            target = tl.load(target_ptr + k * target_k, mask=k < K, other=minus_infinity).to(tl.float32) - target_max
         else:
-            q = tl.load(target_ptr + k * target_k, mask=k < K, other=0.0).to(tl.float32)
-            log_q = tl.log(q)
-            q_mass = q_sum
-        kl += tl.where(q == 0, 0.0, q * (log_q - log_s))
-        toward_q = tl.exp(log_s) * q_mass - q
-        toward_y = tl.exp(logits - p_log) - tl.where(k == y, 1.0, 0.0)
-        tl.store(gradient_ptr + k, by_kl * toward_q + by_ce * toward_y, mask=k < K)
+            target = tl.load(target_ptr + k * target_k, mask=k < K, other=0.0).to(tl.float32)
+        kl, gradient = _of_classes(
+            logits, target, k == y, temperature, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN
+        )  # fmt: skip
+        kl_total += kl
+        tl.store(gradient_ptr + k, gradient, mask=k < K)
     y_logit = tl.load(logits_ptr + y * logits_k, mask=valid, other=0.0).to(tl.float32)
-    tl.store(rows_ptr + b, tl.sum(kl, axis=0) * temperature * temperature)
+    tl.store(rows_ptr + b, tl.sum(kl_total, axis=0) * temperature * temperature)
     tl.store(rows_ptr + B + b, p_log - (y_logit - logits_max))
 
 
