@@ -44,7 +44,7 @@ def latent_step(
     samples: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """(next z1, its squared distance from z); next z1 = shuffle(z1 - step_size * sign(slope)), where
-    slope = gradient / samples - weight * (z1 - z) / squared.
+    slope = gradient - weight * samples / squared * (z1 - z): that of a mean over samples, times their number.
 
     z1: the latent as the network saw it, shuffled already. z: the features it moves away from. gradient: of the
     cross-entropy at z1, summed over as many samples as are given. All of one shape, in any mix of bfloat16, float16,
@@ -95,8 +95,8 @@ def _reference(
         check_range_on_cpu(_OP, "next_perm_BC", next_perm_BC, z1.shape[channel_axis])
     out = _empty_next(z1)
     away = torch.sub(z1.to(dtype), z.to(dtype), out=torch.empty_like(out, dtype=dtype))
-    away.div_(squared.to(dtype)).mul_(weight)
-    slope = torch.div(gradient.to(dtype), samples, out=torch.empty_like(away)).sub_(away)
+    away.mul_(weight * samples / squared.to(dtype))
+    slope = torch.sub(gradient.to(dtype), away, out=away)
     torch.sub(z1.to(dtype), slope.sign_().mul_(step_size), out=away)
     if next_perm_BC is None:
         out.copy_(away)

@@ -14,14 +14,14 @@ FEW = 4096
 
 
 @triton.jit
-def _of_classes(logits, target, is_y, temperature, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN: tl.constexpr):  # type: ignore[no-untyped-def]
+def _of_classes(logits, target, is_y, cooler, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN: tl.constexpr):  # type: ignore[no-untyped-def]
     """What classes add to KL, before T^2, and their gradient, from logits (and mixed scores) less the row's largest.
 
     p_log, s_log, q_log: logarithms of the row's sums of exponentials; q_sum: of a target that is given.
     """
-    log_s = logits / temperature - s_log
+    log_s = logits * cooler - s_log
     if SOFTEN:
-        log_q = target / temperature - q_log
+        log_q = target * cooler - q_log
         q = tl.exp(log_q)
         q_mass = 1.0
     else:
@@ -73,6 +73,7 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     row = b.to(tl.int64)[:, None]
     k = tl.arange(0, BLOCK)[None, :]
     inside = (b < B)[:, None] & (k < K)
+    cooler = 1.0 / temperature
     minus_infinity = float("-inf")
 
     y = tl.load(y_ptr + b * y_b, mask=b < B, other=0)
@@ -84,15 +85,15 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     logits -= tl.max(logits, axis=1)[:, None]
     p_log = tl.log(tl.sum(tl.exp(logits), axis=1))
     p_log = tl.where(valid, p_log, float("nan"))  # spoils the row's cross-entropy and gradient
-    s_log = tl.log(tl.sum(tl.exp(logits / temperature), axis=1))
+    s_log = tl.log(tl.sum(tl.exp(logits * cooler), axis=1))
     if SOFTEN:
         target -= tl.max(target, axis=1)[:, None]
-        q_sum = tl.sum(tl.exp(target / temperature), axis=1)
+        q_sum = tl.sum(tl.exp(target * cooler), axis=1)
     else:
         q_sum = tl.sum(target, axis=1)
     is_y = k == y[:, None]
     kl, gradient = _of_classes(
-        logits, target, is_y, temperature, p_log[:, None], s_log[:, None], tl.log(q_sum)[:, None], q_sum[:, None],
+        logits, target, is_y, cooler, p_log[:, None], s_log[:, None], tl.log(q_sum)[:, None], q_sum[:, None],
         by_kl, by_ce, SOFTEN,
     )  # fmt: skip
     tl.store(gradient_ptr + row * K + k, gradient, mask=inside)
@@ -144,6 +145,7 @@ def long_rows_kernel(  # type: ignore[no-untyped-def]
     logits_ptr += b * logits_b
     target_ptr += b * target_b
     gradient_ptr += b * K
+    cooler = 1.0 / temperature
     minus_infinity = float("-inf")
 
     logits_top = tl.full([BLOCK], minus_infinity, tl.float32)
@@ -165,10 +167,10 @@ def long_rows_kernel(  # type: ignore[no-untyped-def]
         k = start + tl.arange(0, BLOCK)
         logits = tl.load(logits_ptr + k * logits_k, mask=k < K, other=minus_infinity).to(tl.float32) - logits_max
         p_total += tl.exp(logits)
-        s_total += tl.exp(logits / temperature)
+        s_total += tl.exp(logits * cooler)
         if SOFTEN:
             target = tl.load(target_ptr + k * target_k, mask=k < K, other=minus_infinity).to(tl.float32)
-            q_total += tl.exp((target - target_max) / temperature)
+            q_total += tl.exp((target - target_max) * cooler)
         else:
             q_total += tl.load(target_ptr + k * target_k, mask=k < K, other=0.0).to(tl.float32)
     y = tl.load(y_ptr + b * y_b)
@@ -188,7 +190,7 @@ def long_rows_kernel(  # type: ignore[no-untyped-def]
         else:
             target = tl.load(target_ptr + k * target_k, mask=k < K, other=0.0).to(tl.float32)
         kl, gradient = _of_classes(
-            logits, target, k == y, temperature, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN
+            logits, target, k == y, cooler, p_log, s_log, q_log, q_sum, by_kl, by_ce, SOFTEN
         )  # fmt: skip
         kl_total += kl
         tl.store(gradient_ptr + k, gradient, mask=k < K)
@@ -221,7 +223,7 @@ def launch(
             rows_kernel[(triton.cdiv(B, ROWS),)](
                 *given, rows_2B, loss, parts_2, gradient_BK, B, K, *strides, *weights, alpha, gamma,
                 SOFTEN=soften_target, WHOLE=whole, ROWS=ROWS, BLOCK=BLOCK,
-                num_warps=max(1, min(16, ROWS * BLOCK // 512)), enable_fp_fusion=True,
+                num_warps=max(1, min(16, ROWS * BLOCK // 128)), enable_fp_fusion=True,
             )  # fmt: skip
         else:
             long_rows_kernel[(B,)](

@@ -12,31 +12,8 @@ from torch import Tensor
 
 TILE = 2048
 """Elements per program: 16 for each of 128 threads."""
-NEIGHBOURS = 128
-"""Channels in a row of a tile whose channels are neighbours in memory."""
-
-
-@triton.jit
-def _divided(values, divisor):  # type: ignore[no-untyped-def]
-    """values / divisor, one number, rounded to nearest, in a few instructions for each value.
-
-    The product with the reciprocal, itself rounded to nearest, misses by less than a unit in the last place, and its
-    exact remainder puts it right (Markstein 1990).
-    """
-    reciprocal = tl.div_rn(1.0, divisor)
-    quotient = values * reciprocal
-    exact = tl.fma(tl.fma(-quotient, divisor, values), reciprocal, quotient)
-    return tl.where(exact == exact, exact, quotient)  # an infinite quotient leaves no remainder
-
-
-@triton.jit
-def _channels(row_ptr, c, source, stride, inside, readable, other, NEAR: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The source of each channel. NEAR: what stays where it is is read at once, what does not, one by one."""
-    if NEAR:
-        here = tl.load(row_ptr + c * stride, mask=inside, other=0.0).to(tl.float32)
-        there = tl.load(row_ptr + source * stride, mask=readable & (source != c), other=other).to(tl.float32)
-        return tl.where(source == c, here, there)
-    return tl.load(row_ptr + source * stride, mask=readable, other=other).to(tl.float32)
+WIDEST = {"channels": 128, "positions": 256}
+"""Neighbours in memory in a row of a tile."""
 
 
 @triton.jit
@@ -62,11 +39,11 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     out_b,
     out_c,
     out_s,
-    weight,
+    pull,  # weight * samples
     step_size,
-    samples,
     HAS_PERM: tl.constexpr,
     CHANNELS_INNER: tl.constexpr,
+    WHOLE_ROWS: tl.constexpr,  # INNER divides its axis
     OUTER: tl.constexpr,
     INNER: tl.constexpr,
 ):
@@ -75,37 +52,40 @@ def latent_step_kernel(  # type: ignore[no-untyped-def]
     tiles = tl.cdiv(S if CHANNELS_INNER else C, OUTER) * tiles_across
     b = (program // tiles).to(tl.int64)
     tile = program % tiles
-    outer = ((tile // tiles_across) * OUTER + tl.arange(0, OUTER))[:, None]
+    row = ((tile // tiles_across) * OUTER + tl.arange(0, OUTER))[:, None]
     inner = ((tile % tiles_across) * INNER + tl.arange(0, INNER))[None, :]
+    rows = S if CHANNELS_INNER else C
+    outer = tl.minimum(row, rows - 1)  # the last row once more, instead of a mask: the same is written again
     if CHANNELS_INNER:
         c, s = inner, outer
+        inside = None if WHOLE_ROWS else c < C
     else:
         c, s = outer, inner
-    inside = (c < C) & (s < S)
+        inside = None if WHOLE_ROWS else s < S
     z_row = z_ptr + b * z_b + s * z_s
-    z_here = tl.load(z_row + c * z_c, mask=inside, other=0.0).to(tl.float32)
+    z_here = tl.load(z_row + c * z_c, mask=inside).to(tl.float32)
     if HAS_PERM:
-        source = tl.load(perm_ptr + b * C + c, mask=c < C, other=0)
-        readable = inside & (source >= 0) & (source < C)
-        elsewhere = readable & (source != c)
-        z_there = tl.load(z_row + source * z_c, mask=elsewhere, other=0.0).to(tl.float32)
-        z_source = tl.where(elsewhere, z_there, z_here)
+        wanted = tl.load(perm_ptr + b * C + c, mask=inside if CHANNELS_INNER else None)
+        exists = (wanted >= 0) & (wanted < C)
+        source = tl.where(exists, wanted, 0).to(tl.int32)
+        z = tl.load(z_row + source * z_c, mask=inside).to(tl.float32)
     else:
         source = c
-        readable = inside
-        z_source = z_here
-    NEAR: tl.constexpr = HAS_PERM and CHANNELS_INNER
-    z1 = _channels(z1_ptr + b * z1_b + s * z1_s, c, source, z1_c, inside, readable, float("nan"), NEAR)
+        z = z_here
+    z1 = tl.load(z1_ptr + b * z1_b + s * z1_s + source * z1_c, mask=inside).to(tl.float32)
     gradient_row = gradient_ptr + b * gradient_b + s * gradient_s
-    gradient = _channels(gradient_row, c, source, gradient_c, inside, readable, 0.0, NEAR)
-    squared = tl.load(squared_ptr).to(tl.float32)
-    # Rounded as torch does it (and launched without other fused multiply-adds), so that the same signs come out.
-    slope = _divided(gradient, samples) - _divided(z1 - z_source, squared) * weight
-    shift = tl.where(slope > 0, step_size, tl.where(slope < 0, -step_size, 0.0))
-    moved = (z1 - shift).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + b * out_b + c * out_c + s * out_s, moved, mask=inside)
-    off = tl.where(inside, moved.to(tl.float32) - z_here, 0.0)
-    tl.store(squares_ptr + program, tl.sum(tl.sum(off * off, axis=1), axis=0))
+    gradient = tl.load(gradient_row + source * gradient_c, mask=inside).to(tl.float32)
+    # Rounded as torch does it (and launched without fused multiply-adds), so that the same signs come out.
+    slope = gradient - (z1 - z) * tl.div_rn(pull, tl.load(squared_ptr).to(tl.float32))
+    moved = z1 - tl.where(slope > 0, step_size, tl.where(slope < 0, -step_size, 0.0))
+    if HAS_PERM:
+        moved = tl.where(exists, moved, float("nan"))
+    moved = moved.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + b * out_b + s * out_s + c * out_c, moved, mask=inside)
+    off = moved.to(tl.float32) - z_here
+    counted = row < rows if WHOLE_ROWS else (row < rows) & inside
+    off = tl.where(counted, off, 0.0)
+    tl.store(squares_ptr + program, tl.sum(off * off))
 
 
 def launch(
@@ -127,7 +107,7 @@ def launch(
     B, C, S = out_BCS.shape
     channels_inner = out_BCS.stride(1) == 1 and C > 1
     across, down = (C, S) if channels_inner else (S, C)
-    INNER = _width(across, NEIGHBOURS if channels_inner else TILE // 2)
+    INNER = _width(across, WIDEST["channels" if channels_inner else "positions"])
     OUTER = min(triton.next_power_of_2(down), TILE // INNER)
     programs = B * triton.cdiv(across, INNER) * triton.cdiv(down, OUTER)
     squares = torch.empty(programs, dtype=torch.float32, device=z1.device)
@@ -136,18 +116,21 @@ def launch(
         latent_step_kernel[(programs,)](
             z1_BCS, z_BCS, gradient_BCS, squared, perm_BC, out_BCS, squares, C, S,
             *z1_BCS.stride(), *z_BCS.stride(), *gradient_BCS.stride(), *out_BCS.stride(),
-            weight, step_size, float(samples),
-            HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, OUTER=OUTER, INNER=INNER,
-            num_warps=4, enable_fp_fusion=False,
+            weight * samples, step_size,
+            HAS_PERM=next_perm_BC is not None, CHANNELS_INNER=channels_inner, WHOLE_ROWS=across % INNER == 0,
+            OUTER=OUTER, INNER=INNER, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return squares.sum()
 
 
-def _width(count: int, largest: int) -> int:
-    """Of a tile's rows of neighbours: the widest power of two that leaves hardly more of them idle than any other."""
+def _width(count: int, widest: int) -> int:
+    """Of a tile's rows: a power of two that divides them, else the widest of those that leave hardly more idle."""
     if count <= 32:
         return int(triton.next_power_of_2(count))
-    padded = {2**power: triton.cdiv(count, 2**power) * 2**power for power in range(5, largest.bit_length())}
+    divisor = min(count & -count, widest)
+    if divisor >= 32:
+        return divisor
+    padded = {2**power: triton.cdiv(count, 2**power) * 2**power for power in range(5, widest.bit_length())}
     return max(width for width, size in padded.items() if 16 * size <= 17 * min(padded.values()))
 
 
