@@ -34,6 +34,7 @@ from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.rewrites.attention import project_as_torch
+from rnet.rewrites.pooled_linear import read_as_torch
 from rnet.training.flops import count_flops
 
 IN_A_ROW = 4
@@ -145,9 +146,10 @@ def _without(engine: EngineConfig, device: torch.device, precision: str) -> list
 
 
 def _as_torch_has_it(model: Classifier) -> Classifier:
-    """A copy without rnet's way to compute attention."""
+    """A copy without rnet's ways to compute attention and what follows a pool."""
     result = copy.deepcopy(model)
     project_as_torch(result)
+    read_as_torch(result)
     return result
 
 

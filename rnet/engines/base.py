@@ -32,6 +32,7 @@ from rnet.rewrites.activation_checkpointing import checkpoint_activations, keep_
 from rnet.rewrites.batch_norm import use_global_batch_norm, use_local_batch_norm
 from rnet.rewrites.convolutions import RewrittenConv2d
 from rnet.rewrites.cpu import small_maps
+from rnet.rewrites.pooled_linear import read_as_torch, read_repeated_once
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Engine(ABC):
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
     torch.compile the forward pass, of a split model its head and its tail; auto compiles on CUDA what lower_level()
-    calls many times, and nothing else. cuda_graph and quicken: of lower_level(). average: of the weights, which is
-    measured and kept in their place.
+    calls many times, and nothing else. cuda_graph: of lower_level(). quicken: rewrite convolutions of lower_level() and
+    linear layers of a split model. average: of the weights, which is measured and kept in their place.
     """
 
     config: EngineConfig
@@ -94,6 +95,8 @@ class Engine(ABC):
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
+        if quicken and isinstance(model, SplitModel):
+            read_repeated_once(model.model, model.cut)
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
         if compiled is True:
             for name in self._compiled:
@@ -246,6 +249,7 @@ class Engine(ABC):
         for name in self._compiled:
             vars(self.unwrapped).pop(name, None)
         keep_activations(self.unwrapped)
+        read_as_torch(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
     def held_bytes(self) -> int:

@@ -38,7 +38,7 @@ class EngineConfig(ComponentConfig):
     """On CUDA and in one process, record the lower level of an attack once as a CUDA graph and replay it."""
     quicken: bool = True
     """Rewrite convolutions of small maps, in the frozen copy on which a lower level runs, to take fewer
-    multiplications."""
+    multiplications; and have a linear layer after the cut read once what a pool would repeat for it."""
     compile: bool | str = "auto"
     """torch.compile: true (every forward pass of training too; slow to start), false, or auto: on CUDA the part of an
     attack's lower level that is repeated many times."""

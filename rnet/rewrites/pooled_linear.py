@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from rnet.rewrites.forwards import has_own_forward, replace_forward, restore_forward
 
 
 class PooledLinear(nn.Linear):
@@ -24,8 +27,7 @@ class PooledLinear(nn.Linear):
     def refresh(self, source: nn.Module) -> None:
         """Takes over the present weights of the layer that it stands for."""
         assert isinstance(source, nn.Linear)
-        copies = source.weight.view(self.weight.numel(), -1)  # a product: torch's sums of short rows are slow on CUDA
-        self.weight.copy_(copies.mv(copies.new_ones(copies.shape[1])).view_as(self.weight))
+        self.weight.copy_(_summed(source.weight, self.in_features))
         if source.bias is not None:
             self.bias.copy_(source.bias)
 
@@ -51,8 +53,68 @@ def fold_pools(model: nn.Module, cut: str, example_BCHW: Tensor) -> list[tuple[s
     return folded
 
 
-def _pooled_linears(model: nn.Module, cut: str) -> list[tuple[str, str, int]]:
-    """(pool, linear layer, positions) for each adaptive pool after the cut whose output only that layer reads, flat."""
+def read_repeated_once(model: nn.Module, cut: str) -> int:
+    """Lets linear layers after the layer `cut` read once a position that a pool would repeat for them; how many.
+
+    For training: weights, names and state dicts stay as they are, and a map of several positions is pooled as before.
+    The same function and gradients up to rounding.
+    """
+    modes, found = [(module, module.training) for module in model.modules()], []
+    try:
+        for training in (True, False):
+            for module, _ in modes:
+                module.training = training
+            found.append(_pooled_linears(model, cut, skipped=(nn.Identity,)))  # dropout draws for each copy
+    finally:
+        for module, training in modes:
+            module.training = training
+    pairs = [(model.get_submodule(pool), model.get_submodule(linear)) for pool, linear, _ in {*found[0]} & {*found[1]}]
+    unseen = [(pool, linear) for pool, linear in pairs if not _is_watched(pool) and not _is_watched(linear)]
+    for pool, linear in unseen:
+        replace_forward(pool, _leave_one_position)
+        replace_forward(linear, _read_once)
+    return len(unseen)
+
+
+def read_as_torch(model: nn.Module) -> None:
+    """Undoes read_repeated_once."""
+    restore_forward(model, _leave_one_position, _read_once)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody computes otherwise, or would see what the pool and the layer give each other."""
+    return has_own_forward(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _leave_one_position(self: nn.AdaptiveAvgPool2d, x_BCHW: Tensor) -> Tensor:
+    """What the forward of a pool becomes."""
+    return x_BCHW if x_BCHW.shape[2:] == (1, 1) else type(self).forward(self, x_BCHW)
+
+
+def _read_once(self: nn.Linear, x_BF: Tensor) -> Tensor:
+    """What the forward of the layer becomes: x is one position, (B, C), or as many as the layer reads."""
+    channels = x_BF.shape[-1]
+    if channels == self.in_features or self.in_features % channels:
+        return type(self).forward(self, x_BF)
+    return F.linear(x_BF, _summed(self.weight, channels), self.bias)
+
+
+def _summed(weight_KF: Tensor, channels: int) -> Tensor:
+    """(K, C), of equal inputs' weights, in their type. A product, because torch sums short rows slowly on CUDA."""
+    copies = weight_KF.reshape(len(weight_KF) * channels, -1)
+    with torch.autocast(weight_KF.device.type, enabled=False):
+        return copies.mv(copies.new_ones(copies.shape[1])).view(-1, channels)
+
+
+def _pooled_linears(
+    model: nn.Module, cut: str, skipped: tuple[type[nn.Module], ...] = (nn.Identity, nn.Dropout)
+) -> list[tuple[str, str, int]]:
+    """(pool, linear layer, positions) for each adaptive pool after the cut whose output only that layer reads, flat.
+
+    skipped: what may stand before the layer.
+    """
+    if not any(_positions(module) > 1 for module in model.modules()):
+        return []
     try:
         graph = fx.Tracer().trace(model)
     except Exception:  # user code under a tracer may raise anything
@@ -62,19 +124,23 @@ def _pooled_linears(model: nn.Module, cut: str) -> list[tuple[str, str, int]]:
     inside = [i for i, node in enumerate(nodes) if node.op == "call_module" and f"{node.target}.".startswith(f"{cut}.")]
     found = []
     for node in nodes[inside[-1] + 1 :] if inside else []:
-        pool = _module(model, node)
-        if type(pool) is not nn.AdaptiveAvgPool2d or calls.count(str(node.target)) > 1:
-            continue
-        height, width = pool.output_size if isinstance(pool.output_size, tuple) else (pool.output_size,) * 2
-        flat = _only_user(node)
-        if height is None or width is None or height * width == 1 or not _flattens(model, flat):
+        positions, flat = _positions(_module(model, node)), _only_user(node)
+        if positions == 1 or calls.count(str(node.target)) > 1 or not _flattens(model, flat):
             continue
         reader = _only_user(flat)
-        while isinstance(_module(model, reader), nn.Dropout | nn.Identity):
+        while isinstance(_module(model, reader), skipped):
             reader = _only_user(reader)
         if type(_module(model, reader)) is nn.Linear and calls.count(str(reader.target)) == 1:  # type: ignore[union-attr]
-            found.append((str(node.target), str(reader.target), height * width))  # type: ignore[union-attr]
+            found.append((str(node.target), str(reader.target), positions))  # type: ignore[union-attr]
     return found
+
+
+def _positions(module: nn.Module | None) -> int:
+    """How many positions an adaptive pool always gives; 1 for anything else."""
+    if type(module) is not nn.AdaptiveAvgPool2d:
+        return 1
+    height, width = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+    return height * width if height and width else 1
 
 
 def _module(model: nn.Module, node: fx.Node | None) -> nn.Module | None:
