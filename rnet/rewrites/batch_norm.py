@@ -9,6 +9,8 @@ channels, R ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -20,6 +22,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rnet.errors import UserError
 from rnet.parallel.collectives import gather_rows, sum_over_ranks, world_size
+
+_USUAL_MOMENTUM = 0.1
+"""Of torch's batch norms."""
+_MEMORIES = 20
+"""How many times a training must be as long as 1 / momentum, which is how many steps a running average goes back."""
 
 
 def use_global_batch_norm(model: nn.Module, device: torch.device | None = None) -> None:
@@ -50,6 +57,33 @@ def use_local_batch_norm(model: nn.Module) -> None:
             module.__class__ = vars(module).pop("local_class")
             if not isinstance(module, nn.SyncBatchNorm):
                 vars(module).pop("process_group", None)
+
+
+@contextmanager
+def quick_statistics(model: nn.Module, num_steps: int) -> Iterator[str]:
+    """Inside, running statistics follow a training of so many steps; what was changed for that, in words, or nothing.
+
+    Some networks (MNASNet, MobileNetV3) were published with averages over 100 to 3,000 steps: after a short training,
+    these still hold what they began with, and the network fails in eval mode however well it has learned. Where they
+    would go back over more than a twentieth of the training they are shortened, to torch's usual ten steps at the most.
+    """
+    momentum = min(_USUAL_MOMENTUM, _MEMORIES / max(1, num_steps))
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    slow = [(module, own) for module in norms if (own := module.momentum) is not None and 0 < own < momentum]
+    for module, _ in slow:
+        module.momentum = momentum
+    try:
+        yield (
+            ""
+            if not slow
+            else (
+                f"{len(slow)} batch norms average their statistics over {1 / momentum:.0f} steps, not over "
+                f"{1 / min(own for _, own in slow):.0f}, as the run has only {num_steps:,}"
+            )
+        )
+    finally:
+        for module, own in slow:
+            module.momentum = own
 
 
 class GlobalBatchNorm(_BatchNorm):

@@ -27,6 +27,7 @@ from rnet.engines.config import EngineConfig, check_device
 from rnet.errors import UserError
 from rnet.parallel.collectives import rank, same_on_all, same_tensor_on_all, world_size
 from rnet.parallel.launch import launched
+from rnet.rewrites.batch_norm import quick_statistics
 from rnet.rewrites.cpu.freed_memory import keep_freed_memory
 from rnet.rewrites.memory_format import use_channels_last
 from rnet.storage.checkpoint import Checkpoints
@@ -132,7 +133,12 @@ class Run:
             engine.load(checkpoints.load(start)["engine"])
             self.say(f"goes on after step {start}")
         finite = FiniteWatch(self.label, engine.device, batches.positions if batches is not None else None)
-        with torch.random.fork_rng(), StopFlag() as stop, self._monitor(num_steps, start) as monitor:
+        with (
+            torch.random.fork_rng(), StopFlag() as stop, self._monitor(num_steps, start) as monitor,
+            quick_statistics(engine.unwrapped, num_steps) as changed,
+        ):  # fmt: skip
+            if changed:
+                self.say(changed)
             watching = Watching(
                 monitor, engine, self.config, batches, measure=self.measure, probe=self.probe, start=start
             )  # fmt: skip

@@ -20,7 +20,7 @@ from rnet.cutting.split import SplitModel
 from rnet.errors import UserError
 from rnet.models.resnet import SmallResNet
 from rnet.rewrites.activation_checkpointing import checkpoint_activations
-from rnet.rewrites.batch_norm import GlobalBatchNorm, use_global_batch_norm, use_local_batch_norm
+from rnet.rewrites.batch_norm import GlobalBatchNorm, quick_statistics, use_global_batch_norm, use_local_batch_norm
 from tests.parallel.two_ranks import Case, failures
 
 STEPS = 3
@@ -336,3 +336,26 @@ CUDA_CASES: dict[str, Case] = {
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_sync_batch_norm_on_cuda(tmp_path: Path) -> None:
     assert failures(CUDA_CASES, tmp_path) == {}
+
+
+def slow_network() -> nn.Sequential:
+    """MNASNet's momentum, torch's own, none, and statistics that are not kept."""
+    return nn.Sequential(
+        nn.BatchNorm1d(C, momentum=0.0003), nn.BatchNorm1d(C), nn.BatchNorm1d(C, momentum=None),
+        nn.BatchNorm1d(C, momentum=0.0003, track_running_stats=False),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_steps", "expected"), [(1, 0.1), (200, 0.1), (2_000, 0.01), (100_000, 0.0003)])
+def test_running_statistics_keep_up_with_a_training(num_steps: int, expected: float) -> None:
+    model = slow_network()
+    with quick_statistics(model, num_steps) as changed:
+        assert [norm.momentum for norm in model] == [pytest.approx(expected), 0.1, None, 0.0003]
+        assert bool(changed) == (expected > 0.0003)
+        for _ in range(num_steps if num_steps < 1_000 else 0):
+            model(torch.randn(64, C) * 3 + 5)
+    if num_steps == 200:
+        assert changed == "1 batch norms average their statistics over 10 steps, not over 3333, as the run has only 200"
+        torch.testing.assert_close(model[0].running_mean, torch.full((C,), 5.0), rtol=0.1, atol=0)
+        torch.testing.assert_close(model[0].running_var, torch.full((C,), 9.0), rtol=0.3, atol=0)
+    assert [norm.momentum for norm in model] == [0.0003, 0.1, None, 0.0003]
