@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnet.config.components import ALSO_OPTIONS_OF, GROUPS, PRESETS, REGISTRIES
 from rnet.config.yaml_files import Table, read_mapping
@@ -67,20 +67,41 @@ def option_file(group: str, file: Path) -> Table:
     """The words of an option's file. Raises UserError for one that does not name its component."""
     settings = read_mapping(file)
     if group in REGISTRIES and "name" not in settings:
-        example = defaults()[0][group]
+        example = defaults().options[group]
         raise UserError(
             f"{file}, line 1, column 1: `name:` is missing, which says what {group} it is; add it, e.g. name: {example}"
         )
     return settings
 
 
-def defaults() -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
-    """Each group's default option, how the presets of groups that have some are called, and the keys in no group."""
+class Defaults(NamedTuple):
+    """What a run is made of where nothing else is said."""
+
+    options: dict[str, str]
+    """Of each group."""
+    presets: dict[str, list[str]]
+    """How those of groups that have some are called."""
+    families: dict[str, list[str]]
+    """Of networks, by how their names begin."""
+    top: dict[str, Any]
+    """The keys in no group."""
+
+    def family(self, architecture: str) -> str:
+        """Of a network, by the longest beginning that fits its name; empty for one that is in none."""
+        name = "" if ":" in architecture else architecture.rpartition("/")[2].lower()
+        fitting = ((len(start), family) for family, starts in self.families.items() for start in starts
+                   if name.startswith(start))  # fmt: skip
+        return max(fitting, default=(0, ""))[1]
+
+
+def defaults() -> Defaults:
+    """What config.yaml says."""
     found = dict(read_mapping(config_folder() / "config.yaml"))
-    options, presets = found.pop("defaults"), found.pop("presets")
+    options, presets, families = (found.pop(key) for key in ("defaults", "presets", "families"))
     assert set(options) == set(GROUPS)
     assert {f"{group}_preset" for group in presets} == set(PRESETS)
-    return dict(options), {group: [*map(str, names)] for group, names in presets.items()}, found
+    lists = [{key: [*map(str, names)] for key, names in table.items()} for table in (presets, families)]
+    return Defaults(options=dict(options), presets=lists[0], families=lists[1], top=found)
 
 
 def _user_folder(config_dir: Path) -> Path:

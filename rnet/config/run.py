@@ -86,8 +86,8 @@ class Configurations:
 
     def __init__(self, config_dir: Path | None = None) -> None:
         self._config_dir = config_dir
-        self._defaults, self._presets, self._top = defaults()
-        self._preset_names = {group: {*option_names(f"{group}_preset", config_dir)} for group in self._presets}
+        self._defaults = defaults()
+        self._preset_names = {group: {*option_names(f"{group}_preset", config_dir)} for group in self._defaults.presets}
         self._settings: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._owners: dict[tuple[str, str], str | None] = {}
         self._components: dict[Recipe, Any] = {}
@@ -112,7 +112,7 @@ class Configurations:
 
     def _sorted(self, lines: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
         """The options chosen, the keys set of each group, and the keys in none; of equal keys the last."""
-        chosen = dict(self._defaults)
+        chosen = dict(self._defaults.options)
         given: dict[str, dict[str, str]] = {group: {} for group in GROUPS}
         top: dict[str, str] = {}
         for line in lines:
@@ -132,17 +132,18 @@ class Configurations:
         """For a component that holds one of another group, that other is part of the recipe."""
         fields = {field.partition(".")[0] for field, _ in given}
         held = (fields | self._option(group, chosen[group]).keys()) & run.keys()
-        presets = self._found_presets(group, chosen)
+        presets = self._found_presets(group, chosen, run)
         return (group, chosen[group], presets, given, *(id(run[name]) for name in sorted(held)))
 
-    def _found_presets(self, group: str, chosen: Mapping[str, str]) -> tuple[str, ...]:
+    def _found_presets(self, group: str, chosen: Mapping[str, str], run: Mapping[str, Any]) -> tuple[str, ...]:
         """The options of the group's presets: the one named, or those that fit what is chosen and exist."""
         if named := chosen.get(f"{group}_preset"):
             return (named,)
-        if group not in self._presets:
+        if group not in self._defaults.presets:
             return ()
         fitting = {**chosen, group: self._preset_owner(group, chosen[group]) or chosen[group]}
-        found = (pattern.format_map(fitting) for pattern in self._presets[group])
+        fitting["family"] = self._defaults.family(run["model"].name)
+        found = dict.fromkeys(pattern.format_map(fitting) for pattern in self._defaults.presets[group])
         if group == "train" and chosen["dataset"] in self._preset_names[group]:  # as they were once called
             name = chosen["dataset"]
             raise UserError(
@@ -214,7 +215,7 @@ class Configurations:
 
     def _top_level(self, given: Overrides) -> dict[str, Any]:
         if given not in self._tops:
-            values = {**self._top, **dict(given)}
+            values = {**self._defaults.top, **dict(given)}
             found = {key: typed(key, kind, values[key]) for key, kind in TOP_LEVEL.items()}
             _check_top_level(found)
             self._tops[given] = found

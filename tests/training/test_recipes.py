@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torch.optim.swa_utils import AveragedModel
 
+from rnet.config.compose import defaults
 from rnet.config.run import load_config
 from rnet.engines.averaging import WeightAverage
 from rnet.errors import UserError
+from rnet.stages import stages
+from rnet.stages.store import Store
 from rnet.training.config import TrainConfig
 from rnet.training.recipes import cosine, optimizer_of, views_of
+from tests.tiny_runs import tiny
 
 
 def test_the_cosine_rises_straight_and_falls_to_nothing() -> None:
@@ -137,3 +141,67 @@ def test_a_preset_under_its_former_name_is_refused_and_not_passed_over(tmp_path:
         load_config(["dataset=digits"], config_dir=tmp_path)
     assert load_config(["dataset=fashion_mnist"], config_dir=tmp_path).train.epochs == 4
     assert load_config(["dataset=digits", "train_preset=digits"], config_dir=tmp_path).train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "learning_rate", "clip_norm"),
+    [
+        (["model=vgg19_bn"], "sgd", 0.02, 1.0),
+        (["model=torchvision", "model.name=vgg19_bn"], "sgd", 0.02, 1.0),
+        (["model.name=vgg16"], "sgd", 0.02, 1.0),
+        (["model=timm", "model.name=timm/vgg11.tv_in1k"], "sgd", 0.02, 1.0),
+        (["model.name=squeezenet1_1"], "adamw", 0.001, 1.0),
+        (["model=torchvision", "model.name=alexnet"], "adamw", 0.0005, 1.0),
+        (["model.name=inception_v3", "train.clip_norm=3"], "sgd", 0.02, 3.0),
+        (["model=timm", "model.name=deit_tiny_patch16_224"], "adamw", 0.001, 1.0),
+        (["model=swin_t"], "adamw", 0.001, 1.0),
+        (["model=torchvision", "model.name=resnet50"], "sgd", 0.1, None),
+    ],
+)
+def test_networks_of_a_family_are_trained_alike_however_they_are_chosen(
+    model: list[str], optimizer: str, learning_rate: float, clip_norm: float | None
+) -> None:
+    train = load_config(["dataset=cifar10", *model]).train
+    assert (train.optimizer, train.learning_rate, train.clip_norm) == (optimizer, learning_rate, clip_norm)
+
+
+def test_a_network_of_ones_own_is_in_no_family() -> None:
+    assert defaults().family("vgg.library:Network") == defaults().family("resnet8") == ""
+
+
+def test_presets_of_a_data_set_a_family_and_a_network_go_over_each_other(tmp_path: Path) -> None:
+    (tmp_path / "train_preset").mkdir()
+    for name, rate in (("birds", 1), ("vgg", 2), ("birds_vgg", 3), ("vgg16", 4), ("birds_vgg16", 5)):
+        (tmp_path / "train_preset" / f"default_{name}.yaml").write_text(f"learning_rate: {rate}\n")
+        (tmp_path / "dataset").mkdir(exist_ok=True)
+        (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "dataset" / "birds.yaml").write_text("name: digits\n")
+    (tmp_path / "model" / "vgg16.yaml").write_text("name: vgg16\n")
+    found = [
+        load_config([f"dataset={dataset}", f"model={model}", "model.name=vgg16"], config_dir=tmp_path).train
+        for dataset, model in (("digits", "resnet8"), ("birds", "resnet8"), ("digits", "vgg16"), ("birds", "vgg16"))
+    ]
+    assert [train.learning_rate for train in found] == [2, 3, 4, 5]
+    assert load_config(["dataset=birds", "model=resnet8"], config_dir=tmp_path).train.learning_rate == 1
+
+
+def test_in_a_short_training_running_statistics_keep_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that would average them over 3,000 steps is measured and kept as one with torch's usual batch norms."""
+    build, kept = stages.build, []
+
+    def with_momentum(momentum: float) -> Any:
+        def made(*args: Any, **named: Any) -> nn.Module:
+            model = build(*args, **named)
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = momentum
+            return model
+
+        return made
+
+    for momentum in (0.1, 0.0003):
+        monkeypatch.setattr(stages, "build", with_momentum(momentum))
+        kept.append(stages.train(tiny(), Store(tmp_path / str(momentum))))
+    usual, slow = kept
+    assert usual.result() == slow.result()
+    assert usual.file("model.safetensors").read_bytes() == slow.file("model.safetensors").read_bytes()
