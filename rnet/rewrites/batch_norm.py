@@ -72,15 +72,14 @@ def quick_statistics(model: nn.Module, num_steps: int) -> Iterator[str]:
     slow = [(module, own) for module in norms if (own := module.momentum) is not None and 0 < own < momentum]
     for module, _ in slow:
         module.momentum = momentum
+    said = (
+        f"running statistics of batch norms ({len(slow)} of {len(norms)}) go back over {1 / momentum:.0f} steps, not "
+        f"{1 / min(own for _, own in slow):,.0f}, as the run has only {num_steps:,}"
+        if slow
+        else ""
+    )
     try:
-        yield (
-            ""
-            if not slow
-            else (
-                f"{len(slow)} batch norms average their statistics over {1 / momentum:.0f} steps, not over "
-                f"{1 / min(own for _, own in slow):.0f}, as the run has only {num_steps:,}"
-            )
-        )
+        yield said
     finally:
         for module, own in slow:
             module.momentum = own

@@ -355,7 +355,9 @@ def test_running_statistics_keep_up_with_a_training(num_steps: int, expected: fl
         for _ in range(num_steps if num_steps < 1_000 else 0):
             model(torch.randn(64, C) * 3 + 5)
     if num_steps == 200:
-        assert changed == "1 batch norms average their statistics over 10 steps, not over 3333, as the run has only 200"
+        assert changed == (
+            "running statistics of batch norms (1 of 3) go back over 10 steps, not 3,333, as the run has only 200"
+        )
         torch.testing.assert_close(model[0].running_mean, torch.full((C,), 5.0), rtol=0.1, atol=0)
         torch.testing.assert_close(model[0].running_var, torch.full((C,), 9.0), rtol=0.3, atol=0)
     assert [norm.momentum for norm in model] == [0.0003, 0.1, None, 0.0003]
