@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -18,10 +17,7 @@ Case = Callable[[int], None]
 
 def failures(cases: Mapping[str, Case], folder: Path) -> dict[str, str]:
     """The tracebacks, by case, of those that failed on any rank. cases must be a module's global: it is pickled."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (port, cases, folder), nprocs=2)
+    torch.multiprocessing.spawn(_work, (cases, folder), nprocs=2)
     found: dict[str, str] = {}
     for rank in range(2):
         report: dict[str, Any] = torch.load(folder / f"rank{rank}.pt", weights_only=True)
@@ -30,10 +26,10 @@ def failures(cases: Mapping[str, Case], folder: Path) -> dict[str, str]:
     return found
 
 
-def _work(rank: int, port: int, cases: Mapping[str, Case], folder: Path) -> None:
+def _work(rank: int, cases: Mapping[str, Case], folder: Path) -> None:
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    meeting = (folder / "meeting").as_uri()  # a file, because a port that is free now may not be free in a second
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     report = {}
     for name, case in cases.items():
         torch.manual_seed(0)
