@@ -35,6 +35,7 @@ from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.rewrites.attention import project_as_torch
 from rnet.rewrites.pooled_linear import read_as_torch
+from rnet.rewrites.tiny_maps import train_as_torch
 from rnet.training.flops import count_flops
 
 IN_A_ROW = 4
@@ -146,10 +147,10 @@ def _without(engine: EngineConfig, device: torch.device, precision: str) -> list
 
 
 def _as_torch_has_it(model: Classifier) -> Classifier:
-    """A copy without rnet's ways to compute attention and what follows a pool."""
+    """A copy without rnet's ways to compute attention, what follows a pool and convolutions of the tiniest maps."""
     result = copy.deepcopy(model)
-    project_as_torch(result)
-    read_as_torch(result)
+    for undo in (project_as_torch, read_as_torch, train_as_torch):
+        undo(result)
     return result
 
 

@@ -48,8 +48,8 @@ class Engine(ABC):
     precision: fp32, bf16 or fp16 autocast over float32 parameters, for both levels of the optimisation. accumulate: how
     many micro-batches make a step. clip_norm: the largest l2 norm of all gradients together, None for any. compiled:
     torch.compile the forward pass, of a split model its head and its tail; auto compiles on CUDA what lower_level()
-    calls many times, and nothing else. cuda_graph: of lower_level(). quicken: rewrite convolutions of lower_level() and
-    linear layers of a split model. average: of the weights, which is measured and kept in their place.
+    calls many times, and nothing else. cuda_graph: of lower_level(). quicken: rewrite convolutions, and linear layers
+    of a split model. average: of the weights, which is measured and kept in their place.
     """
 
     config: EngineConfig
@@ -97,6 +97,8 @@ class Engine(ABC):
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
         if quicken and isinstance(model, SplitModel):
             read_repeated_once(model.model, model.cut)
+        if quicken and self.device.type == "cpu":
+            tiny_maps.train_as_products(model)
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
         if compiled is True:
             for name in self._compiled:
@@ -250,6 +252,7 @@ class Engine(ABC):
             vars(self.unwrapped).pop(name, None)
         keep_activations(self.unwrapped)
         read_as_torch(self.unwrapped)
+        tiny_maps.train_as_torch(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
     def held_bytes(self) -> int:

@@ -37,8 +37,8 @@ class EngineConfig(ComponentConfig):
     cuda_graph: bool = True
     """On CUDA and in one process, record the lower level of an attack once as a CUDA graph and replay it."""
     quicken: bool = True
-    """Rewrite convolutions of small maps, in the frozen copy on which a lower level runs, to take fewer
-    multiplications; and have a linear layer after the cut read once what a pool would repeat for it."""
+    """Rewrite convolutions of small maps to take less work, in the frozen copy on which a lower level runs and, those
+    of 2x2 pixels on CPUs, in training; have a linear layer after the cut read once what a pool would repeat for it."""
     compile: bool | str = "auto"
     """torch.compile: true (every forward pass of training too; slow to start), false, or auto: on CUDA the part of an
     attack's lower level that is repeated many times."""

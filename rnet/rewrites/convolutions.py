@@ -56,7 +56,7 @@ def quicken(model: nn.Module, x_BCHW: Tensor, kinds: Sequence[type[RewrittenConv
     sizes: dict[str, set[tuple[int, int]]] = {}
     handles = []
     for name, module in model.named_modules():
-        if any(_stands_for(kind, module) for kind in kinds):
+        if any(stands_for(kind, module) for kind in kinds):
 
             def note(module: nn.Module, arguments: Any, name: str = name) -> None:
                 sizes.setdefault(name, set()).add(tuple(arguments[0].shape[2:]))
@@ -75,14 +75,14 @@ def quicken(model: nn.Module, x_BCHW: Tensor, kinds: Sequence[type[RewrittenConv
             continue
         (size,) = found
         for kind in kinds:
-            if _stands_for(kind, conv) and kind.pays(conv.in_channels, conv.out_channels, size):
+            if stands_for(kind, conv) and kind.pays(conv.in_channels, conv.out_channels, size):
                 replaced.append(kind(conv, size))
                 model.set_submodule(name, replaced[-1])
                 break
     return replaced
 
 
-def _stands_for(kind: type[RewrittenConv2d], conv: nn.Module) -> bool:
+def stands_for(kind: type[RewrittenConv2d], conv: nn.Module) -> bool:
     """Whether the module is a plain Conv2d as the kind has it, with the usual border and no hooks."""
     if type(conv) is not nn.Conv2d or conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks:
         return False

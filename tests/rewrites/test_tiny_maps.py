@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from rnet.cutting.split import SplitModel
+from rnet.engines.plain import PlainEngine
 from rnet.rewrites.convolutions import quicken
 from rnet.rewrites.folding import FoldedSplit, folded
-from rnet.rewrites.tiny_maps import KINDS, DenseConv2d, HalvingDenseConv2d
+from rnet.rewrites.tiny_maps import (
+    FEWEST_IMAGES,
+    KINDS,
+    DenseConv2d,
+    HalvingDenseConv2d,
+    train_as_products,
+    train_as_torch,
+)
 from tests.rewrites.test_folding import lived_in
 
 
@@ -92,3 +102,83 @@ def test_maps_of_another_size_take_the_convolution() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
     x = torch.randn(2, 4, 3, 3)
     assert torch.equal(DenseConv2d(conv, (2, 2))(x), conv(x))
+
+
+def products(function: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many linear layers a call computes, of a network that has none."""
+    calls: list[Tensor] = []
+    linear = nn.functional.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "linear", lambda x, *rest: (calls.append(x), linear(x, *rest))[1])
+        function()
+    return len(calls)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 2), (2, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_in_training_a_product_is_the_convolution(
+    size: tuple[int, int], stride: int, bias: bool, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=bias).to(memory_format=layout)
+    model = nn.Sequential(conv)
+    x = torch.randn(FEWEST_IMAGES, 5, *size).to(memory_format=layout).requires_grad_(True)
+    inputs = (x, *conv.parameters())
+    expected = conv(x)
+    slope = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, inputs, slope)
+    assert train_as_products(model) == 1
+    assert products(lambda: model(x), monkeypatch) == 1
+    found = model(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs, slope), gradients, rtol=1e-5, atol=1e-5)
+    train_as_torch(model)
+    assert products(lambda: model(x), monkeypatch) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "stride", "precision", "count"),
+    [
+        (FEWEST_IMAGES - 1, 2, 1, "fp32", 0),
+        (FEWEST_IMAGES - 1, 1, 1, "fp32", 1),
+        (FEWEST_IMAGES - 1, 2, 2, "fp32", 1),  # to one pixel
+        (FEWEST_IMAGES, 3, 1, "fp32", 0),
+        (FEWEST_IMAGES, 2, 1, "bf16", 0),
+        (FEWEST_IMAGES, 2, 1, "fp64", 0),
+    ],
+)
+def test_in_training_convolutions_that_would_not_gain_stay(
+    images: int, size: int, stride: int, precision: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    model = nn.Sequential(nn.Conv2d(5, 7, 3, stride=stride, padding=1)).to(dtype)
+    x = torch.randn(images, 5, size, size, dtype=dtype)
+    expected = model(x)
+    train_as_products(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        assert products(lambda: model(x), monkeypatch) == count
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_what_no_product_stands_for_stays_in_training() -> None:
+    hooked = nn.Conv2d(4, 4, 3, padding=1)
+    hooked.register_forward_hook(lambda *_: None)
+    convolutions = (nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 4, 1), hooked)
+    assert train_as_products(nn.Sequential(*convolutions)) == 0
+
+
+@pytest.mark.parametrize("quicken", [True, False])
+def test_an_engine_trains_so_and_hands_back_an_ordinary_network(quicken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = SplitModel(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1), nn.Flatten()), "0")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    engine = PlainEngine(model, optimizer, schedule, quicken=quicken)
+    x = torch.rand(FEWEST_IMAGES, 3, 2, 2)
+    assert products(lambda: engine.forward(x), monkeypatch) == 2 * quicken
+    copy = FoldedSplit(model, x[:1]).split
+    assert not any("forward" in vars(module) for module in copy.modules())
+    engine.finish()
+    assert not any("forward" in vars(module) for module in model.modules())
