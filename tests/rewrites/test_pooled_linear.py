@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rnet.cutting.split import SplitModel
 from rnet.engines.plain import PlainEngine
+from rnet.rewrites.folding import FoldedSplit
 from rnet.rewrites.pooled_linear import fold_pools, read_as_torch, read_repeated_once
 
 
@@ -157,6 +158,7 @@ def test_an_engine_trains_a_split_model_so(precision: str) -> None:
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         engine = PlainEngine(split, optimizer, schedule, precision=precision, quicken=quicken)
         assert ("forward" in vars(split.model.pool)) == quicken
+        assert "forward" not in vars(FoldedSplit(split, torch.rand(1, 3, 9, 9)).split.model.pool)
 
         def loss(rows: slice, engine: PlainEngine = engine) -> tuple[Tensor, dict[str, Tensor]]:
             return engine.forward(x_BCHW[rows]).float().square().mean(), {}
