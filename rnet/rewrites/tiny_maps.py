@@ -9,7 +9,6 @@ Shapes: N samples, I pixels and C channels of the input, O pixels and K channels
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -121,7 +120,6 @@ def _pays_in_training(x_NCHW: Tensor, weight: Tensor, stride: int) -> bool:
 # --- the product
 
 
-@functools.cache
 def _taps(size: tuple[int, ...], stride: int) -> list[list[int]]:
     """[O][I]: which of the 9 taps leads from a pixel to a pixel."""
     rows, columns = (
