@@ -240,6 +240,24 @@ def test_auto_divides_what_would_not_fit(
     assert ("engine=auto" in caplog.text) == (memory < 10**12)  # without a word where no division could help
 
 
+@pytest.mark.parametrize(("memory", "name"), [(730_000, "ddp"), (710_000, "deepspeed")])
+def test_auto_goes_by_the_weights_where_no_plan_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, memory: int, name: str
+) -> None:
+    """161,600 bytes, four times: they fit into nine tenths of the one memory and not into those of the other."""
+
+    def no_plan(*args: object) -> Plan:
+        raise UserError("the attack depends on the images")
+
+    monkeypatch.setattr(choice, "world_size", lambda: 2)
+    monkeypatch.setattr(choice, "device_memory", lambda device: memory)
+    monkeypatch.setattr(choice, "plan_stage", no_plan)
+    monkeypatch.setattr(choice, "same_on_all", lambda value: value)
+    config = load_config(["dataset=digits", "engine.device=cpu"])
+    found = choice.decided_engine("attack", config, load_dataset_once(config.dataset), nn.Linear(100, 400))
+    assert found.name == name
+
+
 @pytest.mark.parametrize(
     ("groups", "limits", "expected"),
     [
