@@ -34,8 +34,7 @@ from rnet.engines.config import EngineConfig
 from rnet.errors import UserError
 from rnet.models.classifier import Classifier
 from rnet.rewrites.attention import project_as_torch
-from rnet.rewrites.pooled_linear import read_as_torch
-from rnet.rewrites.tiny_maps import train_as_torch
+from rnet.rewrites.in_training import train_as_torch
 from rnet.training.flops import count_flops
 
 IN_A_ROW = 4
@@ -147,10 +146,10 @@ def _without(engine: EngineConfig, device: torch.device, precision: str) -> list
 
 
 def _as_torch_has_it(model: Classifier) -> Classifier:
-    """A copy without rnet's ways to compute attention, what follows a pool and convolutions of the tiniest maps."""
+    """A copy without rnet's ways to compute attention and to train."""
     result = copy.deepcopy(model)
-    for undo in (project_as_torch, read_as_torch, train_as_torch):
-        undo(result)
+    project_as_torch(result)
+    train_as_torch(result)
     return result
 
 

@@ -32,7 +32,7 @@ from rnet.rewrites.activation_checkpointing import checkpoint_activations, keep_
 from rnet.rewrites.batch_norm import use_global_batch_norm, use_local_batch_norm
 from rnet.rewrites.convolutions import RewrittenConv2d
 from rnet.rewrites.cpu import small_maps
-from rnet.rewrites.pooled_linear import read_as_torch, read_repeated_once
+from rnet.rewrites.in_training import quicken_training, train_as_torch
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,8 @@ class Engine(ABC):
         self.checkpointed = checkpoint_activations(model) if activation_checkpointing else []
         if activation_checkpointing and not self.checkpointed:
             logger.warning("engine.activation_checkpointing=true has no effect: the network has no repeated blocks")
-        if quicken and isinstance(model, SplitModel):
-            read_repeated_once(model.model, model.cut)
-        if quicken and self.device.type == "cpu":
-            tiny_maps.train_as_products(model)
+        if quicken:
+            quicken_training(model, self.device)
         self._compiled = ("head", "tail") if isinstance(model, SplitModel) else ("forward",)
         if compiled is True:
             for name in self._compiled:
@@ -251,8 +249,7 @@ class Engine(ABC):
         for name in self._compiled:
             vars(self.unwrapped).pop(name, None)
         keep_activations(self.unwrapped)
-        read_as_torch(self.unwrapped)
-        tiny_maps.train_as_torch(self.unwrapped)
+        train_as_torch(self.unwrapped)
         use_local_batch_norm(self.unwrapped)
 
     def held_bytes(self) -> int:

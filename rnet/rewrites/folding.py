@@ -14,8 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from rnet.cutting.split import SplitModel
 from rnet.rewrites.activation_checkpointing import keep_activations
 from rnet.rewrites.batch_norm import use_local_batch_norm
-from rnet.rewrites.pooled_linear import fold_pools, read_as_torch
-from rnet.rewrites.tiny_maps import train_as_torch
+from rnet.rewrites.in_training import train_as_torch
+from rnet.rewrites.pooled_linear import fold_pools
 
 M = TypeVar("M", bound=nn.Module)
 _MULTIPLY = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)
@@ -48,8 +48,8 @@ class FoldedSplit:
 
     def __init__(self, source: SplitModel, example_BCHW: Tensor, *, held: torch.dtype | None = None) -> None:
         model = copy.deepcopy(source.model).eval().requires_grad_(False)
-        for undo in (keep_activations, read_as_torch, train_as_torch):
-            undo(model)
+        keep_activations(model)
+        train_as_torch(model)
         use_local_batch_norm(model)  # in eval mode the same function, and one that can be folded
         inside = f"{source.cut}."
         pairs = [  # z must stay what it was: a convolution that ends the cut layer keeps the norm outside of it

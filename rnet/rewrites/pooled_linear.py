@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from rnet.rewrites.forwards import has_own_forward, replace_forward, restore_forward
+from rnet.rewrites.forwards import has_own_forward, replace_forward
 
 
 class PooledLinear(nn.Linear):
@@ -76,11 +76,6 @@ def read_repeated_once(model: nn.Module, cut: str) -> int:
     return len(unseen)
 
 
-def read_as_torch(model: nn.Module) -> None:
-    """Undoes read_repeated_once."""
-    restore_forward(model, _leave_one_position, _read_once)
-
-
 def _is_watched(module: nn.Module) -> bool:
     """Whether somebody computes otherwise, or would see what the pool and the layer give each other."""
     return has_own_forward(module) or bool(module._forward_hooks or module._forward_pre_hooks)
@@ -97,6 +92,10 @@ def _read_once(self: nn.Linear, x_BF: Tensor) -> Tensor:
     if channels == self.in_features or self.in_features % channels:
         return type(self).forward(self, x_BF)
     return F.linear(x_BF, _summed(self.weight, channels), self.bias)
+
+
+FORWARDS = (_leave_one_position, _read_once)
+"""What read_repeated_once puts in."""
 
 
 def _summed(weight_KF: Tensor, channels: int) -> Tensor:

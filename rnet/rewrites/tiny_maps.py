@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rnet.rewrites.convolutions import RewrittenConv2d, stands_for
-from rnet.rewrites.forwards import has_own_forward, replace_forward, restore_forward
+from rnet.rewrites.forwards import has_own_forward, replace_forward
 
 LARGEST_MAP = 2
 """Every pixel of such maps is within reach of every tap that does not meet the border."""
@@ -93,11 +93,6 @@ def train_as_products(model: nn.Module) -> int:
     return len(found)
 
 
-def train_as_torch(model: nn.Module) -> None:
-    """Undoes train_as_products."""
-    restore_forward(model, _forward)
-
-
 def _forward(self: nn.Conv2d, x_NCHW: Tensor) -> Tensor:
     """What the forward of a convolution becomes."""
     size = tuple(x_NCHW.shape[2:])
@@ -107,6 +102,10 @@ def _forward(self: nn.Conv2d, x_NCHW: Tensor) -> Tensor:
     weight = _weight_of(self, taps_OI).flatten(2).flatten(0, 1)
     bias = None if self.bias is None else self.bias.repeat(len(taps_OI))
     return _product(x_NCHW, weight, bias, out_size)
+
+
+FORWARDS = (_forward,)
+"""What train_as_products puts in."""
 
 
 def _pays_in_training(x_NCHW: Tensor, weight: Tensor, stride: int) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rnet.cutting.split import SplitModel
 from rnet.engines.plain import PlainEngine
 from rnet.rewrites.folding import FoldedSplit
-from rnet.rewrites.pooled_linear import fold_pools, read_as_torch, read_repeated_once
+from rnet.rewrites.in_training import train_as_torch
+from rnet.rewrites.pooled_linear import fold_pools, read_repeated_once
 
 
 class Pooled(nn.Module):
@@ -108,7 +109,7 @@ def test_in_training_a_repeated_position_is_read_once(
     torch.testing.assert_close(gradients(model, x_BCHW), expected, rtol=1e-12, atol=1e-12)
     assert widths == [5 if height == 3 else 40, 6]
     assert list(model.state_dict()) == names
-    read_as_torch(model)
+    train_as_torch(model)
     assert not any("forward" in vars(module) for module in model.modules())
 
 

@@ -13,13 +13,13 @@ from rnet.cutting.split import SplitModel
 from rnet.engines.plain import PlainEngine
 from rnet.rewrites.convolutions import quicken
 from rnet.rewrites.folding import FoldedSplit, folded
+from rnet.rewrites.in_training import train_as_torch
 from rnet.rewrites.tiny_maps import (
     FEWEST_IMAGES,
     KINDS,
     DenseConv2d,
     HalvingDenseConv2d,
     train_as_products,
-    train_as_torch,
 )
 from tests.rewrites.test_folding import lived_in
 
