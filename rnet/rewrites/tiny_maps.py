@@ -80,8 +80,9 @@ FEWEST_IMAGES = 32
 def train_as_products(model: nn.Module) -> int:
     """Lets convolutions of the model compute maps of at most 2x2 pixels as products; returns how many may.
 
-    The same function and gradients up to rounding. In float32 on CPUs, where it was measured: the gradient of weights
-    of 512 channels takes up to ten times as long as its product. Weights, names and state dicts stay as they are.
+    The same function and gradients up to rounding. In float32 on CPUs, where it was measured: of 64 images and more,
+    512 channels with both gradients take 0.4 to 0.6 of the time at 2x2 pixels, and a fifth or less at one pixel.
+    Weights, names and state dicts stay as they are.
     """
     found = [
         module
