@@ -170,11 +170,10 @@ def test_a_network_of_ones_own_is_in_no_family() -> None:
 
 
 def test_presets_of_a_data_set_a_family_and_a_network_go_over_each_other(tmp_path: Path) -> None:
-    (tmp_path / "train_preset").mkdir()
+    for group in ("train_preset", "dataset", "model"):
+        (tmp_path / group).mkdir()
     for name, rate in (("birds", 1), ("vgg", 2), ("birds_vgg", 3), ("vgg16", 4), ("birds_vgg16", 5)):
         (tmp_path / "train_preset" / f"default_{name}.yaml").write_text(f"learning_rate: {rate}\n")
-        (tmp_path / "dataset").mkdir(exist_ok=True)
-        (tmp_path / "model").mkdir(exist_ok=True)
     (tmp_path / "dataset" / "birds.yaml").write_text("name: digits\n")
     (tmp_path / "model" / "vgg16.yaml").write_text("name: vgg16\n")
     found = [
