@@ -19,7 +19,7 @@ from rnet.bench.memory import peak_memory
 from rnet.bench.steps import prepare_removalnet, prepare_victim_training
 from rnet.bench.timing import now
 from rnet.bench.traffic import Traffic
-from rnet.command.guarded import guarded
+from rnet.command.guarded import guarded, leave_at_once
 from rnet.config.run import RunConfig, load_config
 from rnet.data.images import Dataset
 from rnet.data.loading import load_dataset
@@ -127,7 +127,9 @@ def main() -> int:
             if rank() == 0:
                 result_file.write_text(json.dumps(asdict(measured)))
 
-    return guarded(share)
+    status = guarded(share)
+    leave_at_once(status)
+    return status
 
 
 if __name__ == "__main__":

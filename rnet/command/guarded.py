@@ -77,10 +77,10 @@ def leave_at_once(status: int) -> None:
     """Ends a process that was one of several, without the interpreter's teardown; does nothing in others.
 
     Threads that torch leaves behind abort there now and then ("terminate called without an active exception"), and the
-    launcher takes a run that has succeeded for a failed one. MPI wants its own end.
+    launcher takes a run that has succeeded for a failed one. MPI has ended long before, in rendezvous.
     """
     processes = sys.modules.get("rnet.parallel.processes")
-    if processes is None or not processes.has_met() or "mpi4py.MPI" in sys.modules:
+    if processes is None or not processes.has_met():
         return
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -8,15 +8,18 @@ The launcher is asked once, by whoever opens the group; within it, collectives.p
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # first imported within a group, its functions' defaults would keep the group
 from torch.distributed import PrefixStore, Store
 
 from rnet.errors import UserError, unknown_name
@@ -97,12 +100,23 @@ def process_group(
                 leaving = error
             dist.barrier()
             dist.destroy_process_group()
+            _end_gloos_threads(leaving)
     except BaseException as error:
         watch.fail(error)
         raise
     watch.finish()
     if leaving is not None:
         raise leaving
+
+
+def _end_gloos_threads(leaving: BaseException | None) -> None:
+    """Lets go of the models that know the group: its threads end with the last of them.
+
+    A thread that drops a tensor of its last collective while the interpreter ends would abort the process.
+    """
+    if leaving is not None:
+        traceback.clear_frames(leaving.__traceback__)
+    gc.collect()
 
 
 def has_met() -> bool:

@@ -121,16 +121,13 @@ def test_a_warning_says_that_it_is_one(capfd: pytest.CaptureFixture[str]) -> Non
     assert done.stderr.splitlines() == ["step 1", "warning: odd", "warning: no effect"]
 
 
-@pytest.mark.parametrize(("met", "mpi", "ends"), [([2], False, True), ([], False, False), ([2], True, False)])
+@pytest.mark.parametrize(("met", "ends"), [([2], True), ([], False)])
 def test_only_one_of_several_processes_ends_without_the_teardown(
-    met: list[int], mpi: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+    met: list[int], ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
     monkeypatch.setattr(processes, "_met", met)
-    monkeypatch.setitem(sys.modules, "mpi4py.MPI", processes) if mpi else monkeypatch.delitem(
-        sys.modules, "mpi4py.MPI", raising=False
-    )
     leave_at_once(2)
     assert ended == ([2] if ends else [])

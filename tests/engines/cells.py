@@ -29,6 +29,7 @@ from rnet.attacks.finetune.config import FineTuneConfig
 from rnet.attacks.registry import ATTACKS
 from rnet.attacks.removalnet.attack import RemovalNet
 from rnet.attacks.removalnet.config import RemovalNetConfig
+from rnet.command.guarded import leave_at_once
 from rnet.config.run import load_config
 from rnet.data.loading import load_dataset
 from rnet.engines.base import Engine
@@ -244,6 +245,7 @@ def main() -> None:
                 continue
             if rank() == 0:
                 torch.save({"state": state, "seen": seen, "processes": world_size()}, folder / f"{name}.pt")
+    leave_at_once(0)
 
 
 if __name__ == "__main__":

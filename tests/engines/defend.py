@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from rnet.command.guarded import leave_at_once
 from rnet.config.run import load_config
 from rnet.parallel.collectives import rank
 from rnet.parallel.launch import launched
@@ -22,6 +23,7 @@ def main() -> None:
         rows = {row["defense"]: row for line in lines for row in examine([load_config(line)], Store(folder / "two"))}
         if rank() == 0:
             (folder / "rows.json").write_text(json.dumps(rows))
+    leave_at_once(0)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rnet.command.guarded import leave_at_once
 from rnet.config.run import load_config
 from rnet.engines.base import Engine
 from rnet.parallel.collectives import rank
@@ -230,6 +231,7 @@ def main() -> None:
         watch.on = True
         watch.look("after the attack")
         (folder / f"rank{rank()}{'-stopped' if watch.stop else ''}.json").write_text(json.dumps(watch.peaks))
+    leave_at_once(0)
 
 
 if __name__ == "__main__":

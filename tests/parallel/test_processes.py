@@ -232,12 +232,24 @@ def test_two_ranks_on_one_cuda_device_are_refused() -> None:
         processes._claim_device(store, 2, "uuid-a")
 
 
-# Two groups one after the other, ranks that come and go at different times, and an exception all agree on.
+# Two groups one after the other, models that know them, ranks that come and go at different times, and an exception
+# all agree on.
 PROGRAM = """
 import os, sys, time
+from pathlib import Path
 import torch, torch.distributed as dist
 from rnet.parallel.launch import launched
 from rnet.parallel.processes import process_group
+
+def threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+def step():
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 2).to(sys.argv[1]))
+    model(torch.ones(3, 4, device=sys.argv[1])).sum().backward()
+    model.cycle = [model]
+    if delay:
+        raise StopIteration
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 me = launched()
@@ -251,13 +263,14 @@ for delay in (0.0, 0.7):
             value = torch.tensor([1.0 + me.rank], device=sys.argv[1])
             dist.all_reduce(value)
             time.sleep(delay * me.rank)
-            if delay:
-                raise StopIteration
+            assert not threads() or dist.get_backend() != "gloo" or "pt_gloo_runloop" in threads()
+            step()
             os.write(1, f"{me.launcher} {dist.get_backend()} {value.item()}\\n".encode())
         assert not delay
     except StopIteration:
         assert delay
     assert not dist.is_initialized()
+    assert not [name for name in threads() if "gloo" in name]  # one that ends with the interpreter may abort it
     assert [os.environ.get(name) for name in NAMES] == before
 time.sleep(0.7 * me.rank)
 """
